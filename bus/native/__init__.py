@@ -1,0 +1,43 @@
+"""The native core: rings, waiting, SynIC pages, the interrupt router. Types and docstrings: `_core.pyi`."""
+
+from bus.native._core import (
+    PAGE_BYTES,
+    Channel,
+    GpaMap,
+    Histogram,
+    RingClosed,
+    RingCorrupt,
+    RingError,
+    RingFull,
+    Router,
+    Waiting,
+    crc32c,
+    eventfd_signal,
+    flag_set,
+    flag_take,
+    flags_take_all,
+    monotonic_ns,
+    synic_post,
+    synic_take,
+)
+
+__all__ = [
+    "PAGE_BYTES",
+    "Channel",
+    "GpaMap",
+    "Histogram",
+    "RingClosed",
+    "RingCorrupt",
+    "RingError",
+    "RingFull",
+    "Router",
+    "Waiting",
+    "crc32c",
+    "eventfd_signal",
+    "flag_set",
+    "flag_take",
+    "flags_take_all",
+    "monotonic_ns",
+    "synic_post",
+    "synic_take",
+]

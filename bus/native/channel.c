@@ -1,0 +1,335 @@
+/* The type Channel: making one, waiting, ending. Sending is in channel_send.c, receiving in channel_receive.c. */
+#include "channel.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "synic.h"
+#include "waiting.h"
+
+int channel_refuse(struct channel *channel, enum wait_for side)
+{
+    if (channel->closed)
+        PyErr_SetString(channel->state->ring_closed, "this end of the channel is closed");
+    else if (channel->corrupt)
+        PyErr_SetString(channel->state->ring_corrupt, "the peer broke the ring's rules; the channel is finished");
+    else
+        PyErr_SetString(PyExc_RuntimeError, side == WAIT_FOR_DATA ? "another thread is receiving on this channel"
+                                                                  : "another thread is sending on this channel");
+    return -1;
+}
+
+PyObject *channel_is_corrupt(struct channel *channel)
+{
+    channel->corrupt = true;
+    channel_refuse(channel, WAIT_FOR_DATA);
+    return NULL;
+}
+
+void channel_last_leaves(struct channel *channel)
+{
+    Py_CLEAR(channel->memory_view);
+    if (channel->flags.obj)
+        PyBuffer_Release(&channel->flags);
+    if (channel->memory.obj)
+        PyBuffer_Release(&channel->memory);
+}
+
+int channel_wait(struct channel *channel, enum wait_for what, uint32_t bytes, int64_t timeout_ns)
+{
+    struct endpoint *endpoint = &channel->endpoint;
+    const uint32_t limit_ns = timeout_ns == 0 ? 0 : endpoint_spin_limit_ns(endpoint, what);
+    struct wait_progress progress = {.spun_ns = limit_ns < ENDPOINT_LOCKED_SPIN_NS ? limit_ns : ENDPOINT_LOCKED_SPIN_NS};
+    enum wait_result result = endpoint_spin(endpoint, what, bytes, progress.spun_ns);
+    if (result == WAIT_READY)
+        return 1;
+    if (result == WAIT_NOT_YET && timeout_ns == 0)
+        return 0;
+    if (result == WAIT_NOT_YET) {
+        const uint64_t deadline_ns = timeout_ns < 0 ? ENDPOINT_FOREVER : clock_now_ns() + (uint64_t)timeout_ns;
+        bool raised = false;
+        channel->waits[what] = true;
+        do {
+            PyThreadState *thread = PyEval_SaveThread();
+            result = endpoint_wait(endpoint, what, bytes, deadline_ns, &progress);
+            PyEval_RestoreThread(thread);
+            raised = result == WAIT_INTERRUPTED && PyErr_CheckSignals() < 0;
+        } while (result == WAIT_INTERRUPTED && !raised);
+        channel->waits[what] = false;
+        if (raised)
+            return -1;
+    }
+    /* A handler, or another thread, may have closed the channel while we slept. */
+    if (result == WAIT_CLOSED || channel->closed)
+        return channel_refuse(channel, what);
+    if (result == WAIT_CORRUPT) {
+        channel_is_corrupt(channel);
+        return -1;
+    }
+    return result == WAIT_READY;
+}
+
+/* One ring inside the channel's memory. -1 with ValueError set. */
+static int check_ring(const Py_buffer *memory, Py_ssize_t offset, Py_ssize_t bytes, const char *name)
+{
+    if (bytes < RING_PAGE_BYTES || bytes % RING_PAGE_BYTES != 0 || bytes > RING_MAX_DATA_BYTES) {
+        PyErr_Format(PyExc_ValueError, "%s_bytes: %zd is not a number of whole pages up to 1 GiB", name, bytes);
+        return -1;
+    }
+    if (offset < 0 || offset % 64 != 0 || offset > memory->len - RING_PAGE_BYTES
+        || bytes > memory->len - RING_PAGE_BYTES - offset) {
+        PyErr_Format(PyExc_ValueError, "%s_offset: a ring of %zd bytes at %zd is not inside the memory's %zd bytes", name,
+                     bytes, offset, memory->len);
+        return -1;
+    }
+    return 0;
+}
+
+struct channel_arguments {
+    PyObject *memory, *waiting, *flags;
+    Py_ssize_t outgoing_offset, outgoing_bytes, incoming_offset, incoming_bytes;
+    int signal_fd, wait_fd, flag, reset;
+};
+
+static int attach(struct channel *channel, const struct channel_arguments *given)
+{
+    const Py_ssize_t out_at = given->outgoing_offset, in_at = given->incoming_offset;
+    if (writable_page_open(&channel->memory, given->memory, 2 * RING_PAGE_BYTES, "memory") < 0)
+        return -1;
+    if (check_ring(&channel->memory, out_at, given->outgoing_bytes, "outgoing") < 0
+        || check_ring(&channel->memory, in_at, given->incoming_bytes, "incoming") < 0)
+        return -1;
+    if (out_at < in_at ? out_at + RING_PAGE_BYTES + given->outgoing_bytes > in_at
+                       : in_at + RING_PAGE_BYTES + given->incoming_bytes > out_at) {
+        PyErr_SetString(PyExc_ValueError, "the two rings overlap");
+        return -1;
+    }
+    if (given->flags != Py_None) {
+        if (given->flag < 0 || given->flag >= (int)SYNIC_FLAGS) {
+            PyErr_Format(PyExc_ValueError, "flag: %d is not a bit of a SIEF page", given->flag);
+            return -1;
+        }
+        if (writable_page_open(&channel->flags, given->flags, SYNIC_PAGE_BYTES, "flags") < 0)
+            return -1;
+        channel->endpoint.flag_page = channel->flags.buf;
+        channel->endpoint.flag = (uint32_t)given->flag;
+    }
+    PyObject *view = PyMemoryView_FromObject(given->memory);
+    PyObject *flat = view ? PyObject_CallMethod(view, "cast", "s", "B") : NULL;
+    channel->memory_view = flat ? PyObject_CallMethod(flat, "toreadonly", NULL) : NULL;
+    Py_XDECREF(view);
+    Py_XDECREF(flat);
+    if (!channel->memory_view)
+        return -1;
+    uint8_t *outgoing = (uint8_t *)channel->memory.buf + out_at, *incoming = (uint8_t *)channel->memory.buf + in_at;
+    if (given->reset) {
+        memset(outgoing, 0, RING_PAGE_BYTES);
+        memset(incoming, 0, RING_PAGE_BYTES);
+        ((struct ring_header *)incoming)->feature_bits = RING_FEATURE_PENDING_SEND; /* until the peer says it itself */
+    }
+    channel->reader_data_offset = in_at + RING_PAGE_BYTES;
+    if (ring_writer_attach(&channel->endpoint.writer, outgoing, (uint32_t)given->outgoing_bytes) != RING_OK
+        || ring_reader_attach(&channel->endpoint.reader, incoming, (uint32_t)given->incoming_bytes) != RING_OK) {
+        PyErr_SetString(channel->state->ring_corrupt, "an index in a ring's header is impossible");
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *channel_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"memory", "outgoing_offset", "outgoing_bytes", "incoming_offset", "incoming_bytes",
+                            "signal_fd", "wait_fd", "waiting", "flags", "flag", "reset", NULL};
+    const Py_ssize_t missing = PY_SSIZE_T_MIN; /* the format cannot say that a named argument is required */
+    struct channel_arguments given = {
+        .waiting = Py_None, .flags = Py_None, .flag = -1, .signal_fd = INT_MIN, .wait_fd = INT_MIN,
+        .outgoing_offset = missing, .outgoing_bytes = missing, .incoming_offset = missing, .incoming_bytes = missing};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$nnnniiOOip:Channel", names, &given.memory, &given.outgoing_offset,
+                                     &given.outgoing_bytes, &given.incoming_offset, &given.incoming_bytes,
+                                     &given.signal_fd, &given.wait_fd, &given.waiting, &given.flags, &given.flag,
+                                     &given.reset))
+        return NULL;
+    if (given.outgoing_offset == missing || given.outgoing_bytes == missing || given.incoming_offset == missing
+        || given.incoming_bytes == missing || given.signal_fd == INT_MIN || given.wait_fd == INT_MIN)
+        return PyErr_Format(PyExc_TypeError, "Channel() needs the place of both rings, signal_fd and wait_fd by name");
+    struct wait_policy policy;
+    if (waiting_policy_of(state_of(type), given.waiting, &policy) < 0)
+        return NULL;
+    struct channel *channel = new_instance(type);
+    if (!channel)
+        return NULL;
+    channel->state = state_of(type);
+    if (attach(channel, &given) < 0) {
+        Py_DECREF((PyObject *)channel);
+        return NULL;
+    }
+    const int error = endpoint_open(&channel->endpoint, given.signal_fd, given.wait_fd, &policy);
+    if (error) {
+        errno = error;
+        PyErr_SetFromErrno(PyExc_OSError);
+        Py_DECREF((PyObject *)channel);
+        return NULL;
+    }
+    channel->opened = true;
+    return (PyObject *)channel;
+}
+
+static void channel_dealloc(struct channel *channel)
+{
+    if (channel->opened)
+        endpoint_destroy(&channel->endpoint);
+    channel_last_leaves(channel);
+    free_instance((PyObject *)channel);
+}
+
+static PyObject *channel_wait_readable(struct channel *channel, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = {"timeout_ns"};
+    PyObject *values[1];
+    int64_t timeout_ns;
+    if (parse_arguments("wait_readable", names, 1, 0, args, nargs, kwnames, values) < 0
+        || to_i64(values[0], -1, &timeout_ns) < 0 || channel_enter(channel, WAIT_FOR_DATA) < 0)
+        return NULL;
+    struct ring_reader *reader = &channel->endpoint.reader;
+    const int ready = reader->cached_in != reader->next_out ? 1 : channel_wait(channel, WAIT_FOR_DATA, 0, timeout_ns);
+    return channel_leave(channel, ready < 0 ? NULL : PyBool_FromLong(ready));
+}
+
+static PyObject *channel_wait_writable(struct channel *channel, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = {"packet_bytes", "timeout_ns"};
+    PyObject *values[2];
+    uint32_t bytes;
+    int64_t timeout_ns;
+    if (parse_arguments("wait_writable", names, 2, 1, args, nargs, kwnames, values) < 0
+        || to_u32(values[0], 0, &bytes) < 0 || to_i64(values[1], -1, &timeout_ns) < 0
+        || channel_check(channel, WAIT_FOR_SPACE) < 0)
+        return NULL;
+    struct ring_writer *writer = &channel->endpoint.writer;
+    if (bytes > ring_largest_packet_bytes(writer->size_bytes))
+        return PyErr_Format(PyExc_ValueError, "packet_bytes: this ring's largest packet takes %u bytes",
+                            (unsigned)ring_largest_packet_bytes(writer->size_bytes));
+    bytes = ring_align8(bytes);
+    if (bytes <= ring_writable_cached(writer))
+        Py_RETURN_TRUE;
+    channel->inside++;
+    const int ready = channel_wait(channel, WAIT_FOR_SPACE, bytes, timeout_ns);
+    ring_want_no_space(writer);
+    return channel_leave(channel, ready < 0 ? NULL : PyBool_FromLong(ready));
+}
+
+static PyObject *channel_release_method(struct channel *channel, PyObject *unused)
+{
+    if (channel_check(channel, WAIT_FOR_DATA) < 0)
+        return NULL;
+    channel_release(channel);
+    Py_RETURN_NONE;
+}
+
+static PyObject *channel_arm(struct channel *channel, PyObject *unused)
+{
+    if (channel_check(channel, WAIT_FOR_DATA) < 0)
+        return NULL;
+    const enum wait_result result = endpoint_arm(&channel->endpoint);
+    return result == WAIT_CORRUPT ? channel_is_corrupt(channel) : PyBool_FromLong(result == WAIT_NOT_YET);
+}
+
+static PyObject *channel_disarm(struct channel *channel, PyObject *unused)
+{
+    if (channel_check(channel, WAIT_FOR_DATA) < 0)
+        return NULL;
+    ring_mask(&channel->endpoint.reader);
+    Py_RETURN_NONE;
+}
+
+static PyObject *channel_kick(struct channel *channel, PyObject *unused)
+{
+    if (channel->closed) {
+        channel_refuse(channel, WAIT_FOR_SPACE);
+        return NULL;
+    }
+    endpoint_signal(&channel->endpoint);
+    Py_RETURN_NONE;
+}
+
+static PyObject *channel_close(struct channel *channel, PyObject *unused)
+{
+    if (channel->closed)
+        Py_RETURN_NONE;
+    channel->closed = true;
+    channel->inside++;
+    PyThreadState *thread = PyEval_SaveThread();
+    endpoint_close(&channel->endpoint);
+    PyEval_RestoreThread(thread);
+    Py_INCREF(Py_None);
+    return channel_leave(channel, Py_None);
+}
+
+static PyObject *channel_statistics(struct channel *channel, PyObject *unused)
+{
+    static const char *const names[] = {
+        "packets_sent", "packets_received", "bytes_sent", "bytes_received", "signals_sent", "signals_suppressed",
+        "waits_spun", "waits_yielded", "waits_blocked", "ring_full", "unknown_ids", "spin_ns", NULL};
+    const struct endpoint_statistics *counted = &channel->endpoint.statistics;
+    const uint64_t values[] = {
+        counted->packets_sent, counted->packets_received, counted->bytes_sent, counted->bytes_received,
+        counted->signals_sent, counted->signals_suppressed, counted->waits_spun, counted->waits_yielded,
+        counted->waits_blocked, counted->ring_full, counted->unknown_ids, channel->endpoint.data_tuning.spin_ns};
+    return dict_of_u64s(names, values);
+}
+
+static PyObject *channel_held(struct channel *channel, void *unused)
+{
+    return PyLong_FromUnsignedLong(channel->held);
+}
+
+#define FAST (METH_FASTCALL | METH_KEYWORDS)
+#define METHOD(name, function, how) {name, (PyCFunction)(void (*)(void))(function), how, NULL}
+
+static PyMethodDef channel_methods[] = {
+    METHOD("send", channel_send, FAST),
+    METHOD("send_completion", channel_send_completion, FAST),
+    METHOD("send_gpa_direct", channel_send_gpa_direct, FAST),
+    METHOD("send_transfer_pages", channel_send_transfer_pages, FAST),
+    METHOD("send_raw", channel_send_raw, FAST),
+    METHOD("send_many", channel_send_many, FAST),
+    METHOD("receive", channel_receive, FAST),
+    METHOD("receive_batch", channel_receive_batch, FAST),
+    METHOD("receive_payloads", channel_receive_payloads, FAST),
+    METHOD("receive_into", channel_receive_into, FAST),
+    METHOD("peek_views", channel_peek_views, METH_NOARGS),
+    METHOD("release", channel_release_method, METH_NOARGS),
+    METHOD("exchange", channel_exchange, FAST),
+    METHOD("reply_and_receive", channel_reply_and_receive, FAST),
+    METHOD("wait_readable", channel_wait_readable, FAST),
+    METHOD("wait_writable", channel_wait_writable, FAST),
+    METHOD("arm", channel_arm, METH_NOARGS),
+    METHOD("disarm", channel_disarm, METH_NOARGS),
+    METHOD("kick", channel_kick, METH_NOARGS),
+    METHOD("close", channel_close, METH_NOARGS),
+    METHOD("statistics", channel_statistics, METH_NOARGS),
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef channel_properties[] = {
+    {"held", (getter)channel_held, NULL, "Packets peeked and not released.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot channel_slots[] = {
+    {Py_tp_doc, "One end of a VMBus channel: an outgoing and an incoming ring, the peer's doorbell, our own."},
+    {Py_tp_new, channel_new},
+    {Py_tp_dealloc, channel_dealloc},
+    {Py_tp_methods, channel_methods},
+    {Py_tp_getset, channel_properties},
+    {0, NULL},
+};
+
+PyType_Spec channel_spec = {
+    .name = "bus.native.Channel",
+    .basicsize = sizeof(struct channel),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = channel_slots,
+};

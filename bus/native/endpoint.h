@@ -1,0 +1,139 @@
+/* One end of a channel: a ring to write, a ring to read, the peer's doorbell, our own, and how to wait. No Python.
+ *
+ * Waiting is halt polling in three phases: spin, give the processor away (sched_yield), sleep. Only a sleeper asks for an
+ * interrupt: the mask of the incoming ring stays set until the last look before sleeping.
+ *
+ * Sleeping is epoll_wait() on a private epoll that watches our doorbell edge-triggered, and never reads it:
+ *  - one system call a sleep, as a blocking read() would be, while the doorbell stays O_NONBLOCK for whoever writes it;
+ *  - every write is an edge, whatever the counter holds, so a count left over wakes nobody twice;
+ *  - several sleepers may share one line, for none takes the count away from another. */
+#ifndef PARTVISOR_ENDPOINT_H
+#define PARTVISOR_ENDPOINT_H
+
+#include "ring.h"
+
+#define ENDPOINT_FOREVER UINT64_MAX
+#define ENDPOINT_DEFAULT_SPIN_NS 2000u
+#define ENDPOINT_DEFAULT_YIELD_NS 20000u
+#define ENDPOINT_MAX_PHASE_NS 5000000u /* a limit above would delay Ctrl-C */
+#define ENDPOINT_LOCKED_SPIN_NS 2000u  /* spin so long at most while holding the interpreter's lock */
+#define ENDPOINT_SLICE_NS 5000000u  /* longest stretch without a look at signals, when we do not sleep */
+#define ENDPOINT_PROBE_WAITS 64u    /* one wait in so many tries the full limits again */
+#define ENDPOINT_CLOSE_TRIES 200u   /* a hostile peer may eat the wake-up that close() sends: it is repeated */
+#define ENDPOINT_CLOSE_PAUSE_NS 500000u
+
+enum wait_mode { WAIT_ADAPTIVE, WAIT_SPIN, WAIT_BLOCK };
+
+struct wait_policy {
+    enum wait_mode mode;
+    uint32_t spin_ns, yield_ns; /* upper limits of the two phases */
+};
+
+enum wait_for { WAIT_FOR_DATA, WAIT_FOR_SPACE };
+
+enum wait_result {
+    WAIT_NOT_YET = 0,
+    WAIT_READY,
+    WAIT_TIMEOUT,
+    WAIT_INTERRUPTED, /* a signal arrived, or a slice is over: look at signals, then go on with the same progress */
+    WAIT_CLOSED,
+    WAIT_CORRUPT,
+};
+
+/* What self-tuning has learnt; one for each thing that can be waited for. */
+struct wait_tuning {
+    uint32_t spin_ns, yield_ns; /* current limits */
+    uint32_t waits;
+};
+
+/* Where one wait stands, so that it can be left for a signal and gone on with. */
+struct wait_progress {
+    uint32_t spun_ns; /* so long in endpoint_spin() */
+    bool yielded, slept;
+};
+
+struct endpoint_statistics {
+    uint64_t packets_sent, packets_received, bytes_sent, bytes_received;
+    uint64_t signals_sent, signals_suppressed;
+    uint64_t waits_spun, waits_yielded, waits_blocked;
+    uint64_t ring_full, unknown_ids;
+};
+
+struct endpoint {
+    struct ring_writer writer;
+    struct ring_reader reader;
+    int signal_fd;       /* eventfd, owned by the endpoint; -1: never signal */
+    bool signal_may_block; /* it was not O_NONBLOCK when we got it */
+    int wait_fd;         /* eventfd, owned by the endpoint; -1: spin only */
+    int wait_epoll_fd;
+    void *flag_page; /* our SIEF page, or NULL */
+    uint32_t flag;
+    struct wait_policy policy;
+    struct wait_tuning data_tuning, space_tuning;
+    struct endpoint_statistics statistics;
+    _Atomic uint32_t closed;
+    _Atomic uint32_t signalling; /* a thread of ours is in the doorbell's write() */
+    _Atomic uint32_t sleepers;   /* threads of ours between their last look and their wake-up */
+    _Atomic uint32_t has_leader; /* one of them is in epoll_wait(), the others wait for it on `generation` */
+    _Atomic uint32_t generation; /* counts leaders that came back */
+};
+
+/* Both rings must be attached already. The descriptors are duplicated, so the caller may close its own.
+ * 0, or an errno value with nothing left open. */
+int endpoint_open(struct endpoint *endpoint, int signal_fd, int wait_fd, const struct wait_policy *policy);
+
+/* Closes the descriptors. No thread may be inside. */
+void endpoint_destroy(struct endpoint *endpoint);
+
+/* Ends every wait, now and later. May sleep for a bounded time until the sleepers have left. Any thread. */
+void endpoint_close(struct endpoint *endpoint);
+
+/* Ring the peer's doorbell. Never blocks on a doorbell that behaves. */
+void endpoint_signal(struct endpoint *endpoint);
+
+/* The first, short phase, for a caller who holds a lock that others want: at most `limit_ns`. Counts and tunes a success. */
+enum wait_result endpoint_spin(struct endpoint *endpoint, enum wait_for what, uint32_t bytes, uint32_t limit_ns);
+
+/* All the rest: spins on, yields, sleeps. deadline_ns: on clock_now_ns()'s clock. bytes: the packet that needs space. */
+enum wait_result endpoint_wait(struct endpoint *endpoint, enum wait_for what, uint32_t bytes, uint64_t deadline_ns,
+                               struct wait_progress *progress);
+
+/* For event loops: unmask. WAIT_NOT_YET: nothing to read, sleep on wait_fd; WAIT_READY: masked again, there is data. */
+enum wait_result endpoint_arm(struct endpoint *endpoint);
+
+/* How long the next wait for `what` may spin while its caller holds a lock. */
+uint32_t endpoint_spin_limit_ns(const struct endpoint *endpoint, enum wait_for what);
+
+/* Publish what is staged and signal by the rules. */
+static inline void endpoint_publish(struct endpoint *endpoint)
+{
+    if (ring_publish(&endpoint->writer))
+        endpoint_signal(endpoint);
+    else
+        endpoint->statistics.signals_suppressed++;
+}
+
+static inline void endpoint_release(struct endpoint *endpoint)
+{
+    if (ring_release(&endpoint->reader))
+        endpoint_signal(endpoint);
+}
+
+/* Publish, then release, with one fence for both: a reply leaves before its request is given back, and a server that
+ * answers one request at a time pays for one barrier a request. One doorbell serves both rules. */
+static inline void endpoint_publish_and_release(struct endpoint *endpoint)
+{
+    const uint32_t previous_in = ring_publish_index(&endpoint->writer);
+    const uint32_t previous_out = ring_release_index(&endpoint->reader);
+    RING_FULL_FENCE(); /* ORDER sleep and ORDER space, in ring.h */
+    const bool for_data = previous_in != endpoint->writer.published_in
+                          && ring_publish_signals(&endpoint->writer, previous_in);
+    const bool for_space = previous_out != endpoint->reader.released_out
+                           && ring_release_signals(&endpoint->reader, previous_out);
+    if (for_data || for_space)
+        endpoint_signal(endpoint);
+    else
+        endpoint->statistics.signals_suppressed++;
+}
+
+#endif

@@ -1,0 +1,135 @@
+"""What a child partition's program is given: its birth, its arguments, its devices.
+
+A program is a function of one argument, plain or async:
+
+    def main(partition: Partition) -> int | None:
+        with partition.open_disk("disk0") as disk:
+            disk.write(0, b"hello".ljust(512, b"."))
+            disk.flush()
+
+Its return value is the partition's exit code (None: 0). What it prints becomes console lines of the machine; what
+it tells `partition.report` becomes events.
+"""
+
+import contextlib
+import faulthandler
+import importlib
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+from uuid import UUID
+
+from bus.guids import SCSI
+from partitions.machine_plan import instance_guid
+from partitions.storage.disk import Disk
+from partitions.virtual_processor import VirtualProcessor
+from partitions.vmbus_guest import GuestChannel, VmbusGuest
+from runtime.abi import HypervisorGone
+from runtime.console import ConsoleWriter
+from runtime.hypercalls import Birth, HypercallPort, adopt_socket
+
+DISK_DATA_BYTES: Final = 4 << 20
+
+
+class Partition:
+    """This partition, as its program sees it."""
+
+    def __init__(self, birth: Birth, port: HypercallPort, console: ConsoleWriter) -> None:
+        boot = birth.args
+        self.id, self.name = birth.partition, birth.name
+        self.hypercalls = port
+        self.args: Mapping[str, Any] = _table(boot.get("args"))
+        self.devices: Mapping[str, Mapping[str, Any]] = {
+            str(device["name"]): device for device in _tables(boot.get("devices"))
+        }
+        names = [str(file["name"]) for file in _tables(boot.get("files"))]
+        self.files: Mapping[str, int] = dict(zip(names, birth.files, strict=True))  # descriptors, by name
+        self._console = console
+        self.vps = [VirtualProcessor(lines, port) for lines in birth.vps]
+        self._vmbus: VmbusGuest | None = None
+
+    def report(self, kind: str, **fields: object) -> None:
+        """Put an event into the machine's log: `partvisor events` shows it as `guest.KIND`."""
+        self._console.emit(f"guest.{kind}", **fields)
+
+    @property
+    def vmbus(self) -> VmbusGuest:
+        """The bus, connected at first use. Raises VmbusError: the root refused or does not answer."""
+        if self._vmbus is None:
+            self._vmbus = VmbusGuest(self.vps, self.hypercalls)
+        return self._vmbus
+
+    def open_channel(self, name: str, interface: UUID, data_bytes: int) -> GuestChannel:
+        """Open the channel of the configured device `name`, whose interface type is `interface`.
+
+        Raises:
+            KeyError: the config gives this partition no such device.
+            VmbusError: the offer did not come, or the channel could not be opened.
+        """
+        device = self.devices[name]
+        offer = self.vmbus.find_offer(interface, instance_guid(self.name, name))
+        return self.vmbus.open_channel(
+            offer, ring_bytes=device["ring_bytes"], data_bytes=data_bytes, waiting=device["waiting"]
+        )
+
+    @contextlib.contextmanager
+    def open_disk(self, name: str, data_bytes: int = DISK_DATA_BYTES) -> Iterator[Disk]:
+        """The disk of that name, with the blocking API of `partitions.storage.vsc.Disk`, until the block ends.
+
+        For trio programs: `with partition.open_disk(...) as disk: async with AsyncDisk(disk) as disk: ...`
+
+        Args:
+            name: of a [[partition.device]] of this partition's config.
+            data_bytes: for the buffers that are shared with the server; whole pages.
+        """
+        with (
+            self.open_channel(name, SCSI, data_bytes) as opened,
+            Disk(opened.channel, opened.data, opened.data_gpfn, wait_fd=opened.wait_fd) as disk,
+        ):
+            yield disk
+
+    def close(self) -> None:
+        """Close every channel and leave the bus, as a guest does when it shuts down."""
+        if self._vmbus is not None:
+            with contextlib.suppress(HypervisorGone):
+                self._vmbus.close()
+            self._vmbus = None
+
+
+def main(hypercall_fd: int, console_fd: int) -> int:
+    """A partition's life, from birth to exit code. Runs in the process that the zygote forked."""
+    faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the platform's business
+    port = adopt_socket(hypercall_fd)
+    birth = port.get_birth()
+    console = ConsoleWriter(console_fd)
+    sys.stdout, sys.stderr = console.stream("stdout"), console.stream("stderr")
+    if cpus := birth.args.get("cpus"):
+        os.sched_setaffinity(0, [int(cpu) for cpu in cpus] if isinstance(cpus, list) else [])
+    partition = Partition(birth, port, console)
+    try:
+        return _run(birth.program, str(birth.args["function"]), partition)
+    finally:
+        partition.close()
+
+
+def _run(module_name: str, function_name: str, partition: Partition) -> int:
+    function = getattr(importlib.import_module(module_name), function_name)
+    if inspect.iscoroutinefunction(function):
+        import trio
+
+        result = trio.run(function, partition)
+    else:
+        result = function(partition)
+    return int(result or 0)
+
+
+def _table(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _tables(value: object) -> list[Mapping[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -1,0 +1,1 @@
+"""Programs for child partitions. A config names one as `partitions.guests.MODULE:FUNCTION`."""

@@ -1,0 +1,71 @@
+"""Types of the disk's fast paths in C. Lengths in bytes unless the name says otherwise."""
+
+from typing import Final, final
+
+from bus.native import Channel, GpaMap
+
+MAX_SLOTS: Final[int]
+MAX_TRANSFER_BYTES: Final[int]
+
+@final
+class Server:
+    """Serves plain READs and WRITEs of one channel straight from a descriptor, without the GIL."""
+
+    def __new__(
+        cls,
+        channel: Channel,
+        gpa_map: GpaMap,
+        descriptor: int,
+        size_bytes: int,
+        block_bytes: int,
+        max_transfer_bytes: int,
+        read_only: bool,
+    ) -> Server: ...
+    def serve(self, timeout_ns: int, /) -> bool:
+        """Serve until a packet comes that is not plain: True, and `channel.receive_batch` returns it next.
+
+        False: the time is over, or a signal arrived. Either way all that was served is answered and released.
+        Raises RingClosed, RingCorrupt; RuntimeError where packets are held or another thread uses the channel.
+        """
+
+    def statistics(self) -> dict[str, int]:
+        """reads, writes, bytes_read, bytes_written."""
+
+@final
+class Queue:
+    """READs and WRITEs in flight on slots of a channel's data area. One thread.
+
+    Slot n is the `slot_bytes` from guest page `first_pfn + n * slot_bytes / 4096` on. `sequence` numbers requests:
+    their transaction ids are (sequence << 16 | slot), from sequence + 1 on, and none is used twice.
+    """
+
+    def __new__(
+        cls, channel: Channel, first_pfn: int, slots: int, slot_bytes: int, block_bytes: int, sequence: int
+    ) -> Queue: ...
+    def submit(self, write: bool, slots: list[int], lbas: list[int], blocks: int, /) -> int:
+        """Start one request of `blocks` on each slot; how many were: fewer where the ring is full.
+
+        ValueError: a slot that is not free, or a number out of range; those before it were started.
+        """
+
+    def reap(self, timeout_ns: int, /) -> list[int]:
+        """Wait for at least one packet, take in all that are there; the slots whose transfer ended well.
+
+        Others are in `take_failed` and `take_foreign`, and `troubled` is True.
+        """
+
+    def transfer(self, write: bool, slot: int, lba: int, blocks: int, timeout_ns: int, /) -> bool:
+        """Start one request and wait until its slot is free again, or the time is over. False: the ring is full."""
+
+    def take_failed(self) -> list[tuple[int, bytes]]:
+        """(slot, the server's 64-byte packet) of each transfer that did not end well since the last call."""
+
+    def take_foreign(self) -> list[tuple[int, int, int, bytes, bytes]]:
+        """Packets that are no completion of a slot's request, as `Channel.receive_batch` returns them."""
+
+    @property
+    def in_flight(self) -> int: ...
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def troubled(self) -> bool: ...

@@ -1,0 +1,212 @@
+#include "block_server.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "clock.h"
+
+#define ANSWER_RING_BYTES (RING_DESCRIPTOR_BYTES + STORVSP_PACKET_BYTES + RING_TRAILER_BYTES)
+
+/* What an ordinary request asks for, from private copies. */
+struct transfer {
+    bool write;
+    uint64_t offset_bytes;
+    uint32_t bytes;
+};
+
+/* True: a plain READ or WRITE of blocks inside the disk, in the right direction. target.py decides the same. */
+static bool parse_request(const struct block_server *server, const struct storvsp_packet *packet, struct transfer *transfer)
+{
+    const uint8_t *cdb = packet->cdb_or_sense;
+    uint64_t lba, blocks;
+    if (packet->operation != STORVSP_EXECUTE_SRB || (packet->path | packet->target | packet->lun) != 0)
+        return false;
+    switch (cdb[0]) {
+    case SCSI_READ_10:
+    case SCSI_WRITE_10:
+        if (packet->cdb_length < 10 || (cdb[9] & SCSI_NACA))
+            return false;
+        lba = cdb_number(cdb + 2, 4);
+        blocks = cdb_number(cdb + 7, 2);
+        break;
+    case SCSI_READ_16:
+    case SCSI_WRITE_16:
+        if (packet->cdb_length < 16 || (cdb[15] & SCSI_NACA))
+            return false;
+        lba = cdb_number(cdb + 2, 8);
+        blocks = cdb_number(cdb + 10, 4);
+        break;
+    default:
+        return false;
+    }
+    transfer->write = cdb[0] == SCSI_WRITE_10 || cdb[0] == SCSI_WRITE_16;
+    if (packet->cdb_length > 16 || cdb[1] != 0) /* caching and protection bits are not ordinary */
+        return false;
+    if (packet->direction != (transfer->write ? SRB_DIRECTION_WRITE : SRB_DIRECTION_READ))
+        return false;
+    if (transfer->write && !server->writable)
+        return false;
+    if (blocks == 0 || lba > server->blocks || blocks > server->blocks - lba)
+        return false;
+    if (blocks > server->max_transfer_bytes / server->block_bytes)
+        return false;
+    transfer->bytes = (uint32_t)blocks * server->block_bytes;
+    transfer->offset_bytes = lba * server->block_bytes;
+    return transfer->bytes <= packet->transfer_bytes;
+}
+
+/* Find the host memory behind the packet's one range. The number of vectors; 0: not one range of mapped pages. */
+static size_t resolve_pages(struct block_server *server, const struct storvsp_packet *packet,
+                            const struct transfer *transfer, uint32_t extra_bytes)
+{
+    struct gpa_direct_head head;
+    size_t count;
+    memcpy(&head, server->extra, sizeof head);
+    if (head.range_count != 1 || head.byte_offset >= GPA_PAGE_BYTES || packet->transfer_bytes > head.byte_count)
+        return 0;
+    const uint64_t listed = ((uint64_t)head.byte_offset + head.byte_count + GPA_PAGE_BYTES - 1) / GPA_PAGE_BYTES;
+    if (listed > (extra_bytes - sizeof head) / PFN_BYTES)
+        return 0;
+    const size_t pages = (head.byte_offset + transfer->bytes + GPA_PAGE_BYTES - 1) / GPA_PAGE_BYTES;
+    const uint8_t *pfns = (const uint8_t *)server->extra + sizeof head;
+    if (gpa_resolve(server->table, head.byte_offset, transfer->bytes, pfns, pages, !transfer->write, server->spans, &count)
+        != GPA_OK)
+        return 0;
+    for (size_t i = 0; i < count; i++)
+        server->vectors[i] = (struct iovec){
+            .iov_base = server->spans[i].range->memory + server->spans[i].offset_bytes,
+            .iov_len = server->spans[i].bytes,
+        };
+    return count;
+}
+
+static bool move(const struct block_server *server, const struct transfer *transfer, size_t vectors)
+{
+    ssize_t moved;
+    do
+        moved = transfer->write
+                    ? pwritev(server->fd, server->vectors, (int)vectors, (off_t)transfer->offset_bytes)
+                    : preadv(server->fd, server->vectors, (int)vectors, (off_t)transfer->offset_bytes);
+    while (moved < 0 && errno == EINTR);
+    return moved == (ssize_t)transfer->bytes;
+}
+
+/* The request, turned into its own answer: byte for byte what executor.py builds. */
+static void make_answer(struct storvsp_packet *packet, const struct transfer *transfer)
+{
+    packet->operation = STORVSP_COMPLETE_IO;
+    packet->flags = packet->status = 0;
+    packet->srb_length = SRB_BYTES;
+    packet->srb_status = SRB_STATUS_SUCCESS;
+    packet->scsi_status = packet->sense_length = packet->reserved_1 = 0;
+    packet->transfer_bytes = transfer->bytes;
+    memset(packet->cdb_or_sense, 0, sizeof packet->cdb_or_sense);
+    packet->reserved_2 = 0;
+}
+
+/* Execute the peeked packet and stage its answer. False: it is for Python, and nothing was staged. */
+static bool serve_one(struct block_server *server, const struct ring_packet *found)
+{
+    struct endpoint *endpoint = server->endpoint;
+    struct storvsp_packet packet;
+    struct transfer transfer;
+    if (found->type != RING_PACKET_GPA_DIRECT || found->flags != RING_FLAG_COMPLETION
+        || found->payload_bytes != STORVSP_PACKET_BYTES || found->extra_bytes < sizeof(struct gpa_direct_head)
+        || found->extra_bytes > sizeof server->extra)
+        return false;
+    ring_copy_out(&endpoint->reader, found->payload_at, &packet, STORVSP_PACKET_BYTES);
+    ring_copy_out(&endpoint->reader, found->extra_at, server->extra, found->extra_bytes);
+    /* The copies must be made here, once: read again, the guest's memory may say something else. */
+    __asm__ volatile("" : "+m"(packet), "+m"(server->extra));
+    if (!parse_request(server, &packet, &transfer))
+        return false;
+    const size_t vectors = resolve_pages(server, &packet, &transfer, found->extra_bytes);
+    if (vectors == 0)
+        return false;
+    if (ring_writable_cached(&endpoint->writer) < ANSWER_RING_BYTES
+        && (ring_writer_refresh(&endpoint->writer) != RING_OK
+            || ring_writable_cached(&endpoint->writer) < ANSWER_RING_BYTES))
+        return false; /* no room for the answer: Python waits for it, and sees a corrupt ring */
+    if (!move(server, &transfer, vectors))
+        return false; /* done again in Python, which finds out what the error means */
+    make_answer(&packet, &transfer);
+    if (ring_write(&endpoint->writer, RING_PACKET_COMPLETION, 0, found->transaction_id, NULL, 0, &packet,
+                   STORVSP_PACKET_BYTES) != RING_OK)
+        return false; /* cannot happen: there was room, and only we write */
+    endpoint->statistics.packets_received++;
+    endpoint->statistics.bytes_received += found->payload_bytes;
+    endpoint->statistics.packets_sent++;
+    endpoint->statistics.bytes_sent += STORVSP_PACKET_BYTES;
+    if (transfer.write) {
+        server->statistics.writes++;
+        server->statistics.bytes_written += transfer.bytes;
+    } else {
+        server->statistics.reads++;
+        server->statistics.bytes_read += transfer.bytes;
+    }
+    return true;
+}
+
+/* Serve all that is there. RING_EMPTY: nothing is left; RING_OK: the next is Python's, or the batch is over.
+ * Whatever it returns, all answers are published and all that was answered is released, in that order. */
+static enum ring_status serve_batch(struct block_server *server, bool *for_python)
+{
+    struct endpoint *endpoint = server->endpoint;
+    struct ring_packet packet;
+    enum ring_status status = RING_OK;
+    uint32_t staged = 0;
+    *for_python = false;
+    for (unsigned served = 0; served < BLOCK_SERVER_BATCH; served++) {
+        status = ring_peek(&endpoint->reader, &packet);
+        if (status != RING_OK)
+            break;
+        if (!serve_one(server, &packet)) {
+            *for_python = true;
+            break;
+        }
+        ring_hold(&endpoint->reader, &packet);
+        if (++staged == BLOCK_SERVER_PUBLISH_EVERY) {
+            endpoint_publish_and_release(endpoint);
+            staged = 0;
+        }
+    }
+    if (staged)
+        endpoint_publish_and_release(endpoint);
+    return status;
+}
+
+enum block_server_result block_server_run(struct block_server *server, uint64_t deadline_ns)
+{
+    struct endpoint *endpoint = server->endpoint;
+    bool for_python;
+    for (;;) {
+        if (atomic_load_explicit(&endpoint->closed, memory_order_relaxed))
+            return BLOCK_SERVER_CLOSED;
+        switch (serve_batch(server, &for_python)) {
+        case RING_OK:
+            if (for_python)
+                return BLOCK_SERVER_PACKET;
+            if (clock_now_ns() >= deadline_ns)
+                return BLOCK_SERVER_IDLE;
+            continue;
+        case RING_EMPTY:
+            break;
+        default:
+            return BLOCK_SERVER_CORRUPT;
+        }
+        struct wait_progress progress = {.spun_ns = endpoint_spin_limit_ns(endpoint, WAIT_FOR_DATA)};
+        enum wait_result result = endpoint_spin(endpoint, WAIT_FOR_DATA, 0, progress.spun_ns);
+        if (result == WAIT_NOT_YET)
+            result = endpoint_wait(endpoint, WAIT_FOR_DATA, 0, deadline_ns, &progress);
+        switch (result) {
+        case WAIT_READY:
+            break;
+        case WAIT_CLOSED:
+            return BLOCK_SERVER_CLOSED;
+        case WAIT_CORRUPT:
+            return BLOCK_SERVER_CORRUPT;
+        default:
+            return BLOCK_SERVER_IDLE;
+        }
+    }
+}

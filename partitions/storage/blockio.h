@@ -1,0 +1,29 @@
+/* What the files of the extension _blockio share. */
+#ifndef PARTVISOR_BLOCKIO_H
+#define PARTVISOR_BLOCKIO_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "clock.h"
+#include "core_api.h"
+
+struct module_state {
+    const struct core_api *core;
+    PyTypeObject *server_type, *queue_type;
+};
+
+extern PyType_Spec server_spec, queue_spec;
+
+/* The state of the module that an object's type belongs to. The types are final, so this is always the right one. */
+static inline struct module_state *state_of(PyTypeObject *type)
+{
+    return PyType_GetModuleState(type);
+}
+
+static inline uint64_t deadline_of(long long timeout_ns)
+{
+    return timeout_ns < 0 ? ENDPOINT_FOREVER : clock_now_ns() + (uint64_t)timeout_ns;
+}
+
+#endif

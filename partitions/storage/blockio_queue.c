@@ -1,0 +1,333 @@
+/* The type Queue: block_queue.h for Python. */
+#include "blockio.h"
+
+#include "block_queue.h"
+
+struct queue_object {
+    PyObject_HEAD
+    PyObject *channel;
+    PyObject *failed;  /* list of (slot, packet) */
+    PyObject *foreign; /* list of (type, flags, transaction id, extra header, payload) */
+    struct block_queue queue;
+    bool broken; /* the peer broke the ring in this call */
+};
+
+static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"channel", "first_pfn", "slots", "slot_bytes", "block_bytes", "sequence", NULL};
+    PyObject *channel;
+    unsigned long long first_pfn, sequence;
+    unsigned int slots, slot_bytes, block_bytes;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OKIIIK", names, &channel, &first_pfn, &slots, &slot_bytes,
+                                     &block_bytes, &sequence))
+        return NULL;
+    if (slots == 0 || slots > BLOCK_QUEUE_MAX_SLOTS || slot_bytes == 0 || slot_bytes % RING_PAGE_BYTES
+        || slot_bytes > STORVSP_MAX_TRANSFER_BYTES || block_bytes == 0) {
+        PyErr_Format(PyExc_ValueError, "want 1 to %u slots of whole pages, at most %u bytes each", BLOCK_QUEUE_MAX_SLOTS,
+                     STORVSP_MAX_TRANSFER_BYTES);
+        return NULL;
+    }
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    struct queue_object *self = (struct queue_object *)alloc(type, 0);
+    if (!self)
+        return NULL;
+    Py_INCREF(channel);
+    self->channel = channel;
+    self->failed = PyList_New(0);
+    self->foreign = PyList_New(0);
+    self->queue.slot = PyMem_Calloc(slots, sizeof *self->queue.slot);
+    if (!self->failed || !self->foreign || !self->queue.slot) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    self->queue.first_pfn = first_pfn;
+    self->queue.slots = slots;
+    self->queue.slot_bytes = slot_bytes;
+    self->queue.block_bytes = block_bytes;
+    self->queue.sequence = sequence;
+    return (PyObject *)self;
+}
+
+static void queue_dealloc(PyObject *object)
+{
+    struct queue_object *self = (struct queue_object *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    Py_XDECREF(self->channel);
+    Py_XDECREF(self->failed);
+    Py_XDECREF(self->foreign);
+    PyMem_Free(self->queue.slot);
+    freefunc free_object = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    free_object(object);
+    Py_DECREF(type);
+}
+
+/* Every call is between these two: we are the channel's sender and receiver meanwhile. */
+static bool begin(struct queue_object *self)
+{
+    self->queue.endpoint = state_of(Py_TYPE((PyObject *)self))->core->channel_enter(self->channel);
+    return self->queue.endpoint != NULL;
+}
+
+/* Takes `result` over: it is returned unless the channel was closed or broke meanwhile. NULL there: an
+ * exception is set, or `broken` is, or the channel was closed. */
+static PyObject *end(struct queue_object *self, PyObject *result)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    const int left = state_of(Py_TYPE((PyObject *)self))->core->channel_leave(self->channel, self->broken);
+    self->broken = false;
+    if (type) {
+        PyErr_Restore(type, value, traceback);
+        return NULL;
+    }
+    if (left < 0)
+        Py_CLEAR(result);
+    else if (!result)
+        PyErr_SetString(PyExc_RuntimeError, "the wait ended without a reason");
+    return result;
+}
+
+/* RING_FULL is an answer; for everything else but RING_OK it is false: an exception is set, or `broken` is. */
+static bool stage(struct queue_object *self, bool write, unsigned long long slot, unsigned long long lba, uint32_t blocks,
+                  enum ring_status *status)
+{
+    if (PyErr_Occurred())
+        return false;
+    if (slot >= self->queue.slots || self->queue.slot[slot].transaction_id != 0) {
+        PyErr_Format(PyExc_ValueError, "slot %llu: want a free one below %u", slot, (unsigned)self->queue.slots);
+        return false;
+    }
+    *status = block_queue_stage(&self->queue, (uint32_t)slot, write, lba, blocks);
+    if (*status == RING_TOO_LARGE)
+        PyErr_SetString(PyExc_ValueError, "the ring is too small for a request of that size");
+    self->broken = *status == RING_CORRUPT;
+    return *status == RING_OK || *status == RING_FULL;
+}
+
+static bool blocks_fit(struct queue_object *self, unsigned int blocks)
+{
+    if (blocks != 0 && blocks <= self->queue.slot_bytes / self->queue.block_bytes)
+        return true;
+    PyErr_Format(PyExc_ValueError, "%u blocks: want 1 to %u", blocks,
+                 (unsigned)(self->queue.slot_bytes / self->queue.block_bytes));
+    return false;
+}
+
+static PyObject *stage_all(struct queue_object *self, bool write, PyObject *slots, PyObject *lbas, uint32_t blocks)
+{
+    enum ring_status status = RING_OK;
+    const Py_ssize_t count = PyList_Size(slots);
+    Py_ssize_t done = 0;
+    bool good = true;
+    while (good && status == RING_OK && done < count) {
+        const unsigned long long slot = PyLong_AsUnsignedLongLong(PyList_GetItem(slots, done));
+        const unsigned long long lba = PyLong_AsUnsignedLongLong(PyList_GetItem(lbas, done));
+        good = stage(self, write, slot, lba, blocks, &status);
+        done += good && status == RING_OK;
+    }
+    block_queue_flush(&self->queue); /* also after a mistake: what was staged is in flight, the slots say so */
+    return good ? PyLong_FromSsize_t(done) : NULL;
+}
+
+static PyObject *queue_submit(PyObject *object, PyObject *args)
+{
+    struct queue_object *self = (struct queue_object *)object;
+    PyObject *slots, *lbas;
+    int write;
+    unsigned int blocks;
+    if (!PyArg_ParseTuple(args, "pO!O!I", &write, &PyList_Type, &slots, &PyList_Type, &lbas, &blocks)
+        || !blocks_fit(self, blocks))
+        return NULL;
+    if (PyList_Size(lbas) != PyList_Size(slots)) {
+        PyErr_SetString(PyExc_ValueError, "want as many LBAs as slots");
+        return NULL;
+    }
+    return begin(self) ? end(self, stage_all(self, write, slots, lbas, blocks)) : NULL;
+}
+
+/* Wait until there is a packet. 1: there is; 0: timeout; -1: an exception is set, the channel is closed, or `broken`. */
+static int wait_for_packet(struct queue_object *self, uint64_t deadline_ns)
+{
+    struct endpoint *endpoint = self->queue.endpoint;
+    const uint32_t limit_ns = endpoint_spin_limit_ns(endpoint, WAIT_FOR_DATA);
+    struct wait_progress progress = {.spun_ns = limit_ns < ENDPOINT_LOCKED_SPIN_NS ? limit_ns : ENDPOINT_LOCKED_SPIN_NS};
+    enum wait_result result = endpoint_spin(endpoint, WAIT_FOR_DATA, 0, progress.spun_ns);
+    while (result == WAIT_NOT_YET || result == WAIT_INTERRUPTED) {
+        if (result == WAIT_INTERRUPTED && PyErr_CheckSignals() < 0)
+            return -1;
+        Py_BEGIN_ALLOW_THREADS
+        result = endpoint_wait(endpoint, WAIT_FOR_DATA, 0, deadline_ns, &progress);
+        Py_END_ALLOW_THREADS
+    }
+    self->broken = result == WAIT_CORRUPT;
+    return result == WAIT_READY ? 1 : result == WAIT_TIMEOUT ? 0 : -1;
+}
+
+static bool append_and_drop(PyObject *list, PyObject *item)
+{
+    const bool good = item && PyList_Append(list, item) == 0;
+    Py_XDECREF(item);
+    return good;
+}
+
+static bool keep_foreign(struct queue_object *self, const struct ring_packet *found)
+{
+    PyObject *payload = PyBytes_FromStringAndSize(NULL, found->payload_bytes);
+    if (!payload)
+        return false;
+    ring_copy_out(&self->queue.endpoint->reader, found->payload_at, PyBytes_AsString(payload), found->payload_bytes);
+    return append_and_drop(self->foreign,
+                           Py_BuildValue("(iiKyN)", (int)found->type, (int)found->flags,
+                                         (unsigned long long)found->transaction_id, "", payload));
+}
+
+/* Take in everything that is there; `done`, if not NULL, gets the slots that ended well. False: an exception is set, or
+ * `broken` is. Whatever happens, what was looked at is released. */
+static bool take_all(struct queue_object *self, PyObject *done)
+{
+    struct endpoint *endpoint = self->queue.endpoint;
+    struct ring_packet found;
+    struct storvsp_packet packet;
+    uint32_t slot;
+    bool good = true;
+    enum ring_status status = RING_OK;
+    while (good && (status = ring_peek(&endpoint->reader, &found)) == RING_OK) {
+        switch (block_queue_take(&self->queue, &found, &slot, &packet)) {
+        case BLOCK_DONE:
+            good = !done || append_and_drop(done, PyLong_FromUnsignedLong(slot));
+            break;
+        case BLOCK_FAILED:
+            good = append_and_drop(
+                self->failed,
+                Py_BuildValue("(Iy#)", (unsigned int)slot, (const char *)&packet, (Py_ssize_t)sizeof packet));
+            break;
+        case BLOCK_FOREIGN:
+            good = keep_foreign(self, &found);
+            break;
+        }
+        ring_hold(&endpoint->reader, &found);
+    }
+    endpoint_release(endpoint);
+    self->broken = status == RING_CORRUPT;
+    return good && !self->broken;
+}
+
+static PyObject *reap(struct queue_object *self, long long timeout_ns)
+{
+    if (ring_poll(&self->queue.endpoint->reader) == RING_EMPTY && timeout_ns != 0
+        && wait_for_packet(self, deadline_of(timeout_ns)) < 0)
+        return NULL;
+    PyObject *done = PyList_New(0);
+    if (done && !take_all(self, done))
+        Py_CLEAR(done);
+    return done;
+}
+
+static PyObject *queue_reap(PyObject *object, PyObject *argument)
+{
+    struct queue_object *self = (struct queue_object *)object;
+    const long long timeout_ns = PyLong_AsLongLong(argument);
+    if (timeout_ns == -1 && PyErr_Occurred())
+        return NULL;
+    return begin(self) ? end(self, reap(self, timeout_ns)) : NULL;
+}
+
+/* True: the request has ended, or its time has (then it is in flight still); False: no room in the ring for it. */
+static PyObject *transfer(struct queue_object *self, bool write, uint32_t slot, uint64_t lba, uint32_t blocks,
+                          long long timeout_ns)
+{
+    enum ring_status status;
+    if (!stage(self, write, slot, lba, blocks, &status))
+        return NULL;
+    if (status == RING_FULL)
+        Py_RETURN_FALSE;
+    block_queue_flush(&self->queue);
+    const uint64_t deadline_ns = deadline_of(timeout_ns);
+    while (self->queue.slot[slot].transaction_id != 0) {
+        const int found = ring_poll(&self->queue.endpoint->reader) == RING_EMPTY ? wait_for_packet(self, deadline_ns) : 1;
+        if (found == 0)
+            break;
+        if (found < 0 || !take_all(self, NULL))
+            return NULL;
+    }
+    Py_RETURN_TRUE;
+}
+
+static PyObject *queue_transfer(PyObject *object, PyObject *args)
+{
+    struct queue_object *self = (struct queue_object *)object;
+    int write;
+    unsigned int slot, blocks;
+    unsigned long long lba;
+    long long timeout_ns;
+    if (!PyArg_ParseTuple(args, "pIKIL", &write, &slot, &lba, &blocks, &timeout_ns) || !blocks_fit(self, blocks))
+        return NULL;
+    return begin(self) ? end(self, transfer(self, write, slot, lba, blocks, timeout_ns)) : NULL;
+}
+
+static PyObject *queue_get_in_flight(PyObject *object, void *unused)
+{
+    return PyLong_FromUnsignedLong(((struct queue_object *)object)->queue.in_flight);
+}
+
+static PyObject *queue_get_sequence(PyObject *object, void *unused)
+{
+    return PyLong_FromUnsignedLongLong(((struct queue_object *)object)->queue.sequence);
+}
+
+static PyObject *queue_take_failed(PyObject *object, PyObject *unused)
+{
+    struct queue_object *self = (struct queue_object *)object;
+    PyObject *fresh = PyList_New(0), *taken = self->failed;
+    if (!fresh)
+        return NULL;
+    self->failed = fresh;
+    return taken;
+}
+
+static PyObject *queue_take_foreign(PyObject *object, PyObject *unused)
+{
+    struct queue_object *self = (struct queue_object *)object;
+    PyObject *fresh = PyList_New(0), *taken = self->foreign;
+    if (!fresh)
+        return NULL;
+    self->foreign = fresh;
+    return taken;
+}
+
+static PyObject *queue_get_troubled(PyObject *object, void *unused)
+{
+    struct queue_object *self = (struct queue_object *)object;
+    return PyBool_FromLong(PyList_Size(self->failed) > 0 || PyList_Size(self->foreign) > 0);
+}
+
+static PyMethodDef queue_methods[] = {
+    {"submit", queue_submit, METH_VARARGS, NULL},
+    {"reap", queue_reap, METH_O, NULL},
+    {"transfer", queue_transfer, METH_VARARGS, NULL},
+    {"take_failed", queue_take_failed, METH_NOARGS, NULL},
+    {"take_foreign", queue_take_foreign, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef queue_properties[] = {
+    {"in_flight", queue_get_in_flight, NULL, NULL, NULL},
+    {"sequence", queue_get_sequence, NULL, NULL, NULL},
+    {"troubled", queue_get_troubled, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot queue_slots[] = {
+    {Py_tp_new, queue_new},
+    {Py_tp_dealloc, queue_dealloc},
+    {Py_tp_methods, queue_methods},
+    {Py_tp_getset, queue_properties},
+    {0, NULL},
+};
+
+PyType_Spec queue_spec = {
+    .name = "partitions.storage._blockio.Queue",
+    .basicsize = sizeof(struct queue_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = queue_slots,
+};

@@ -1,0 +1,107 @@
+/* The type Server: block_server.h for Python. */
+#include "blockio.h"
+
+#include "block_server.h"
+
+struct server_object {
+    PyObject_HEAD
+    PyObject *channel, *gpa_map; /* keep what `server` points into alive */
+    struct block_server server;
+};
+
+static PyObject *server_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"channel", "gpa_map", "descriptor", "size_bytes", "block_bytes", "max_transfer_bytes",
+                            "read_only", NULL};
+    PyObject *channel, *gpa_map;
+    int fd, read_only;
+    unsigned long long size_bytes;
+    unsigned int block_bytes, max_transfer_bytes;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOiKIIp", names, &channel, &gpa_map, &fd, &size_bytes, &block_bytes,
+                                     &max_transfer_bytes, &read_only))
+        return NULL;
+    if (block_bytes == 0 || size_bytes % block_bytes || size_bytes > INT64_MAX || max_transfer_bytes == 0) {
+        PyErr_SetString(PyExc_ValueError, "size_bytes: want whole blocks");
+        return NULL;
+    }
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    struct server_object *self = (struct server_object *)alloc(type, 0);
+    if (!self)
+        return NULL;
+    Py_INCREF(channel);
+    Py_INCREF(gpa_map);
+    self->channel = channel;
+    self->gpa_map = gpa_map;
+    self->server.fd = fd;
+    self->server.block_bytes = block_bytes;
+    self->server.blocks = size_bytes / block_bytes;
+    self->server.max_transfer_bytes =
+        max_transfer_bytes < STORVSP_MAX_TRANSFER_BYTES ? max_transfer_bytes : STORVSP_MAX_TRANSFER_BYTES;
+    self->server.writable = !read_only;
+    return (PyObject *)self;
+}
+
+static void server_dealloc(PyObject *object)
+{
+    struct server_object *self = (struct server_object *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    Py_XDECREF(self->channel);
+    Py_XDECREF(self->gpa_map);
+    freefunc free_object = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    free_object(object);
+    Py_DECREF(type);
+}
+
+/* True: the next packet is for Python; False: the time is over, or a signal is to be handled. */
+static PyObject *server_serve(PyObject *object, PyObject *argument)
+{
+    struct server_object *self = (struct server_object *)object;
+    const struct core_api *core = state_of(Py_TYPE(object))->core;
+    const long long timeout_ns = PyLong_AsLongLong(argument);
+    if (timeout_ns == -1 && PyErr_Occurred())
+        return NULL;
+    self->server.table = core->gpa_enter(self->gpa_map);
+    if (!self->server.table)
+        return NULL;
+    self->server.endpoint = core->channel_enter(self->channel);
+    if (!self->server.endpoint) {
+        core->gpa_leave(self->gpa_map);
+        return NULL;
+    }
+    enum block_server_result result;
+    Py_BEGIN_ALLOW_THREADS
+    result = block_server_run(&self->server, deadline_of(timeout_ns));
+    Py_END_ALLOW_THREADS
+    core->gpa_leave(self->gpa_map);
+    if (core->channel_leave(self->channel, result == BLOCK_SERVER_CORRUPT) < 0)
+        return NULL;
+    return PyBool_FromLong(result == BLOCK_SERVER_PACKET);
+}
+
+static PyObject *server_statistics(PyObject *object, PyObject *unused)
+{
+    const struct block_server_statistics *counted = &((struct server_object *)object)->server.statistics;
+    return Py_BuildValue("{sKsKsKsK}", "reads", (unsigned long long)counted->reads, "writes",
+                         (unsigned long long)counted->writes, "bytes_read", (unsigned long long)counted->bytes_read,
+                         "bytes_written", (unsigned long long)counted->bytes_written);
+}
+
+static PyMethodDef server_methods[] = {
+    {"serve", server_serve, METH_O, NULL},
+    {"statistics", server_statistics, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot server_slots[] = {
+    {Py_tp_new, server_new},
+    {Py_tp_dealloc, server_dealloc},
+    {Py_tp_methods, server_methods},
+    {0, NULL},
+};
+
+PyType_Spec server_spec = {
+    .name = "partitions.storage._blockio.Server",
+    .basicsize = sizeof(struct server_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = server_slots,
+};

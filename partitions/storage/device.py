@@ -1,0 +1,75 @@
+"""A disk as the root offers it: a backend, and a VSP for each channel that is opened to it."""
+
+import fcntl
+from typing import Final, Protocol
+from uuid import UUID
+
+from bus import guids
+from bus.native import Channel, GpaMap
+from partitions.machine_plan import DevicePlan
+from partitions.storage.backends import BackendOpenError, BlockBackend, FileBackend, MemoryBackend
+from partitions.storage.vsp import StorageVsp
+
+
+class OfferedDevice(Protocol):
+    """What the VMBus server needs of a device of any class."""
+
+    name: str
+
+    @property
+    def interface(self) -> UUID: ...
+    def open(self, channel: Channel, gpa_map: GpaMap) -> StorageVsp: ...
+    def close(self) -> None: ...
+
+
+class DiskDevice:
+    """One configured disk. Any number of partitions may open it; each gets a VSP of its own on the same backend."""
+
+    interface: Final[UUID] = guids.SCSI
+
+    def __init__(self, plan: DevicePlan) -> None:
+        """Raises BackendOpenError: the text says what is wrong and how to mend it."""
+        self.name = plan.name
+        self.backend: BlockBackend = open_backend(plan)
+
+    def open(self, channel: Channel, gpa_map: GpaMap) -> StorageVsp:
+        return StorageVsp(channel, gpa_map, self.backend, serial=self.name)
+
+    def close(self) -> None:
+        """Everything written is on the medium afterwards. Raises BackendError if it could not be put there."""
+        try:
+            if not self.backend.read_only:
+                self.backend.flush()
+        finally:
+            self.backend.close()
+
+
+def open_backend(plan: DevicePlan) -> BlockBackend:
+    if plan.backend == "memory":
+        assert plan.size_bytes is not None  # the config's validation sees to it
+        return MemoryBackend(plan.size_bytes, block_bytes=plan.block_bytes)
+    assert plan.path is not None
+    backend = FileBackend.open(
+        plan.path,
+        plan.size_bytes,
+        create=plan.size_bytes is not None,
+        read_only=plan.read_only,
+        block_bytes=plan.block_bytes,
+    )
+    _claim(backend, plan)
+    return backend
+
+
+def _claim(backend: FileBackend, plan: DevicePlan) -> None:
+    """One machine at a time may write a disk, any number may read it: two writers would not see each other's caches.
+
+    The lock goes with the last descriptor, so it cannot outlive its machine.
+    """
+    assert backend.descriptor is not None
+    try:
+        fcntl.flock(backend.descriptor, (fcntl.LOCK_SH if plan.read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        backend.close()
+        raise BackendOpenError(
+            error.errno or 0, f"{plan.path}: in use by another machine: stop that one first (partvisor list)"
+        ) from error

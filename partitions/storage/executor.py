@@ -1,0 +1,204 @@
+"""Requests to answers: one storvsp session, its disk and its backend, without a channel.
+
+Whatever carries the packets (a ring, a message, a direct call) asks `execute` and sends what it returns.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from bus.memory import PFN_BYTES
+from bus.packets import GpaRange, PacketError, decode_gpa_direct_header, page_count
+from partitions.storage.backends import BackendError, BlockBackend
+from partitions.storage.identity import DiskIdentity
+from partitions.storage.protocol import (
+    SENSE_AREA_BYTES,
+    ChannelProperties,
+    MalformedPacket,
+    NtStatus,
+    Packet,
+    ScsiRequest,
+    SrbStatus,
+)
+from partitions.storage.session import Execute, Session
+from partitions.storage.target import (
+    Action,
+    Data,
+    Discard,
+    Done,
+    Flush,
+    Outcome,
+    Read,
+    ReadParameters,
+    Refuse,
+    ScsiDisk,
+    Write,
+    refuse_errno,
+    refuse_outcome,
+)
+
+MAX_TRANSFER_BYTES: Final = 256 * 1024  # openvmm's; 64 PFNs a packet
+
+Views = Callable[[int, int, bytes, bool], list[memoryview]]
+"""(byte offset, byte count, PFNs, written to?) -> the guest's pages; LookupError where there are none."""
+
+
+class BadPages(Exception):
+    """The page list is not one range of mapped pages that covers the transfer; nothing was touched."""
+
+
+def one_range(extra_header: bytes) -> GpaRange | None:
+    """None for an in-band packet. Raises BadPages for anything but one well-formed range."""
+    if not extra_header:
+        return None
+    try:
+        ranges = decode_gpa_direct_header(extra_header)
+    except PacketError as error:
+        raise BadPages(str(error)) from error
+    if len(ranges) != 1:
+        raise BadPages(f"{len(ranges)} ranges")
+    return ranges[0]
+
+
+@dataclass(slots=True)
+class Counters:
+    requests: int = 0
+    reads: int = 0
+    writes: int = 0
+    flushes: int = 0
+    discards: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    refused: int = 0  # SRBs that ended in an error of the guest's making or of the medium's
+    malformed: int = 0  # packets or page lists that made no sense
+
+
+class Executor:
+    """One opening of one channel. One thread."""
+
+    def __init__(
+        self,
+        backend: BlockBackend,
+        views: Views,
+        *,
+        serial: str,
+        max_transfer_bytes: int = MAX_TRANSFER_BYTES,
+        saved: Mapping[str, object] | None = None,
+    ) -> None:
+        """`saved`: a predecessor's `session.snapshot()`, to go on where it stopped. Raises SnapshotError."""
+        self.backend: Final = backend
+        self.counters: Final = Counters()
+        self._views = views
+        self.target: Final = ScsiDisk(
+            DiskIdentity(
+                size_bytes=backend.size_bytes,
+                serial=serial,
+                block_bytes=backend.block_bytes,
+                max_transfer_bytes=max_transfer_bytes,
+                read_only=backend.read_only,
+                can_discard=backend.can_discard,
+            )
+        )
+        properties = ChannelProperties(max_transfer_bytes=max_transfer_bytes)
+        self.session: Final = Session(properties) if saved is None else Session.restore(properties, saved)
+
+    def execute(self, extra_header: bytes, payload: bytes) -> bytes:
+        """Carry one packet out; the completion's payload. Never raises for what a guest wrote.
+
+        Args:
+            extra_header: what stands between descriptor and payload; empty for an in-band packet.
+        """
+        self.counters.requests += 1
+        try:
+            packet = Packet.parse(payload)
+        except MalformedPacket:
+            self.counters.malformed += 1
+            return Packet(0).reply(NtStatus.INVALID_PARAMETER).build()
+        step = self.session.receive(packet)
+        if isinstance(step, Execute):
+            return self._execute_srb(step, extra_header).build()
+        return step.build()
+
+    def _execute_srb(self, step: Execute, extra_header: bytes) -> Packet:
+        request = step.request
+        try:
+            outcome = self._run(request, one_range(extra_header))
+            status = NtStatus.SUCCESS
+        except BadPages:
+            self.counters.malformed += 1
+            outcome, status = Outcome(SrbStatus.INVALID_REQUEST), NtStatus.INVALID_PARAMETER
+        answer = replace(
+            request,
+            srb_status=outcome.srb_status,
+            scsi_status=outcome.scsi_status,
+            transfer_bytes=outcome.transfer_bytes,
+            sense_length=len(outcome.sense),
+            cdb_or_sense=outcome.sense,
+        )
+        return step.packet.reply(status, answer.build())
+
+    def _run(self, request: ScsiRequest, pages: GpaRange | None) -> Outcome:
+        covered = pages.byte_count if pages is not None else 0
+        if request.transfer_bytes > covered:
+            raise BadPages(f"{request.transfer_bytes} bytes asked for, pages for {covered}")
+        action: Action = self.target.decide(request, request.transfer_bytes)
+        if isinstance(action, ReadParameters):
+            action = self.target.decide_unmap(self._copy_in(pages, action.length))
+        try:
+            outcome = self._carry_out(action, pages)
+        except BackendError as error:
+            action = refuse_errno(error.errno, writing=not isinstance(action, Read))
+            outcome = Outcome()
+        if isinstance(action, Refuse):
+            self.counters.refused += 1
+            return refuse_outcome(action, min(request.sense_length, SENSE_AREA_BYTES))
+        return outcome
+
+    def _carry_out(self, action: Action, pages: GpaRange | None) -> Outcome:
+        counters = self.counters
+        match action:
+            case Read(offset, length):
+                self.backend.readv(self._pages(pages, length, write=True), offset)
+                counters.reads += 1
+                counters.bytes_read += length
+                return Outcome(transfer_bytes=length)
+            case Write(offset, length, durable):
+                self.backend.writev(self._pages(pages, length, write=False), offset)
+                if durable:
+                    self.backend.flush()
+                counters.writes += 1
+                counters.bytes_written += length
+                return Outcome(transfer_bytes=length)
+            case Flush():
+                self.backend.flush()
+                counters.flushes += 1
+            case Discard(ranges):
+                for offset, length in ranges:
+                    self.backend.discard(offset, length)
+                counters.discards += 1
+            case Data(payload):
+                self._copy_out(pages, payload)
+                return Outcome(transfer_bytes=len(payload))
+            case Done() | Refuse() | ReadParameters():
+                pass
+        return Outcome()
+
+    def _pages(self, pages: GpaRange | None, length: int, *, write: bool) -> list[memoryview]:
+        if length == 0:
+            return []
+        if pages is None or length > pages.byte_count:
+            raise BadPages("the transfer is larger than its pages")
+        needed = page_count(pages.byte_offset, length) * PFN_BYTES
+        try:
+            return self._views(pages.byte_offset, length, pages.pfns[:needed], write)
+        except LookupError as error:
+            raise BadPages(str(error)) from error
+
+    def _copy_in(self, pages: GpaRange | None, length: int) -> bytes:
+        return b"".join(self._pages(pages, length, write=False))
+
+    def _copy_out(self, pages: GpaRange | None, payload: bytes) -> None:
+        done = 0
+        for view in self._pages(pages, len(payload), write=True):
+            view[:] = payload[done : done + view.nbytes]
+            done += view.nbytes

@@ -1,0 +1,123 @@
+"""storvsp's channel set-up on the server's side: a table and a function, without I/O.
+
+    CREATED -BEGIN-> BEGUN -QUERY_PROTOCOL_VERSION-> VERSIONED -QUERY_PROPERTIES-> DESCRIBED -END-> READY
+
+A version that we do not speak is refused with REVISION_MISMATCH and leaves the state: the guest asks again
+with an older one. Whatever comes out of order is answered INVALID_DEVICE_STATE, and changes nothing. Each
+opening of the channel begins a new session. Source: openvmm vm/devices/storage/storvsp, ProtocolState.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from partitions.storage.protocol import (
+    ChannelProperties,
+    MalformedPacket,
+    NtStatus,
+    Operation,
+    Packet,
+    ProtocolVersion,
+    ScsiRequest,
+    build_version,
+    parse_sub_channel_count,
+    parse_version,
+)
+
+SUPPORTED_VERSIONS: Final = frozenset(
+    (ProtocolVersion.WIN6, ProtocolVersion.WIN7, ProtocolVersion.WIN8, ProtocolVersion.BLUE)
+)
+SNAPSHOT_VERSION: Final = 1
+
+
+class SessionState(Enum):
+    CREATED = "created"
+    BEGUN = "begun"
+    VERSIONED = "versioned"
+    DESCRIBED = "described"
+    READY = "ready"
+
+
+_NEXT: Final[Mapping[tuple[SessionState, int], SessionState]] = {
+    (SessionState.CREATED, Operation.BEGIN_INITIALIZATION): SessionState.BEGUN,
+    (SessionState.BEGUN, Operation.QUERY_PROTOCOL_VERSION): SessionState.VERSIONED,
+    (SessionState.VERSIONED, Operation.QUERY_PROPERTIES): SessionState.DESCRIBED,
+    (SessionState.DESCRIBED, Operation.END_INITIALIZATION): SessionState.READY,
+    (SessionState.DESCRIBED, Operation.CREATE_SUB_CHANNELS): SessionState.DESCRIBED,
+    (SessionState.READY, Operation.CREATE_SUB_CHANNELS): SessionState.READY,
+    (SessionState.READY, Operation.EXECUTE_SRB): SessionState.READY,
+    (SessionState.READY, Operation.RESET_LUN): SessionState.READY,
+    (SessionState.READY, Operation.RESET_ADAPTER): SessionState.READY,
+    (SessionState.READY, Operation.RESET_BUS): SessionState.READY,
+}
+_KNOWN: Final = frozenset(operation for _, operation in _NEXT)
+
+
+class SnapshotError(ValueError):
+    """A saved session that this version can't take over; nothing was restored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Execute:
+    """Carry this SRB out, then answer `packet` with its outcome."""
+
+    packet: Packet
+    request: ScsiRequest
+
+
+@dataclass(slots=True)
+class Session:
+    """One channel's negotiation. Packets in; a reply, or an SRB to execute, out."""
+
+    properties: ChannelProperties
+    state: SessionState = SessionState.CREATED
+    version: int = 0  # as negotiated; 0 before
+
+    def receive(self, packet: Packet) -> Packet | Execute:
+        """The reply to send, or what to execute first. Never raises for anything that a guest wrote."""
+        if packet.operation not in _KNOWN:
+            return packet.reply(NtStatus.INVALID_DEVICE_REQUEST)
+        following = _NEXT.get((self.state, packet.operation))
+        if following is None:
+            return packet.reply(NtStatus.INVALID_DEVICE_STATE)
+        match packet.operation:
+            case Operation.EXECUTE_SRB:
+                try:
+                    return Execute(packet, ScsiRequest.parse(packet.body))
+                except MalformedPacket:
+                    return packet.reply(NtStatus.INVALID_PARAMETER)
+            case Operation.QUERY_PROTOCOL_VERSION:
+                version = parse_version(packet.body)
+                if version not in SUPPORTED_VERSIONS:
+                    return packet.reply(NtStatus.REVISION_MISMATCH)
+                self.version = version
+                reply = packet.reply(NtStatus.SUCCESS, build_version(version))
+            case Operation.QUERY_PROPERTIES:
+                reply = packet.reply(NtStatus.SUCCESS, self.properties.build())
+            case Operation.CREATE_SUB_CHANNELS:
+                too_many = parse_sub_channel_count(packet.body) > self.properties.max_sub_channels
+                reply = packet.reply(NtStatus.INVALID_PARAMETER if too_many else NtStatus.SUCCESS)
+            case _:  # BEGIN, END; and resets: requests run in order, so none is in flight when one is read
+                reply = packet.reply(NtStatus.SUCCESS)
+        self.state = following
+        return reply
+
+    def snapshot(self) -> dict[str, int | str]:
+        """What a successor needs to go on serving the channel."""
+        return {"snapshot": SNAPSHOT_VERSION, "state": self.state.value, "version": self.version}
+
+    @classmethod
+    def restore(cls, properties: ChannelProperties, saved: Mapping[str, object]) -> "Session":
+        """Raises SnapshotError unless `saved` is exactly what `snapshot` makes."""
+        if set(saved) != {"snapshot", "state", "version"} or saved["snapshot"] != SNAPSHOT_VERSION:
+            raise SnapshotError(f"not a version {SNAPSHOT_VERSION} storage session: {dict(saved)!r}")
+        version = saved["version"]
+        try:
+            state = SessionState(saved["state"])
+        except ValueError as error:
+            raise SnapshotError(str(error)) from error
+        negotiated = state not in (SessionState.CREATED, SessionState.BEGUN)
+        if not isinstance(version, int) or negotiated != (version in SUPPORTED_VERSIONS):
+            raise SnapshotError(f"version {version!r} while {state.name}")
+        return cls(properties, state, version)

@@ -1,0 +1,1 @@
+"""The subcommands of `partvisor`, one module a subject."""

@@ -1,0 +1,51 @@
+"""`partvisor run`: boot a machine."""
+
+import contextlib
+
+import click
+
+from runtime.reports import print_json
+
+
+@click.command()
+@click.argument("config", type=click.Path())
+@click.option("-d", "--detach", is_flag=True, help="Run it in the background; return when it has booted.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a value of the config; may be given several times.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print events, or with -d the machine, as JSON lines.")
+def run(config: str, detach: bool, overrides: tuple[str, ...], as_json: bool) -> int:
+    """Boot the machine of a config file.
+
+    In the foreground it prints what happens until the machine ends; Ctrl-C ends it.
+
+    \b
+    Example:
+      partvisor run configs/quickstart.toml
+      partvisor run -d configs/quickstart.toml --set partition.writer.memory=128MiB
+    """
+    from runtime.config import load
+    from runtime.events import Event
+    from runtime.launch import run_detached, run_in_foreground
+
+    machine = load(config, overrides)
+    if detach:
+        started = run_detached(machine)
+        name, pid = started["name"], started["pid"]
+        if as_json:
+            print_json(started)
+        else:
+            print(f"machine {name} runs (pid {pid}); stop it with: partvisor stop --machine {name}")
+        return 0
+
+    from runtime.commands.machines import event_fields, event_line
+
+    def show(event: Event, encoded: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the machine does not depend on being watched
+            print_json(event_fields(event)) if as_json else print(event_line(event), flush=True)
+
+    return run_in_foreground(machine, show)

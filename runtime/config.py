@@ -1,0 +1,341 @@
+"""What a machine is made of: the typed model of a config file, and how to load one.
+
+These classes are the one declaration. The loader, the `validate` command, the error texts and the JSON
+schema for editors (configs/partvisor.schema.json) are all derived from them.
+"""
+
+import enum
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from runtime.config_overrides import apply_overrides
+from runtime.exits import CommandError, ExitCode
+from runtime.sizes import SIZE_PATTERN, ByteSize, DiskSize, MemorySize, RingSize, format_size
+
+if TYPE_CHECKING:
+    from runtime.validate import Problem
+
+FILE_BYTES_MAX: Final = 1 << 20
+PATH_CHARACTERS_MAX: Final = 4095  # PATH_MAX of Linux, less its closing zero
+PARTITIONS_MAX: Final = 256
+DEVICES_MAX: Final = 64
+FILES_MAX: Final = 16  # of one partition; what the hypervisor hands over at its birth
+VPS_MAX: Final = 64
+ROOT: Final = "root"  # the name of partition 1; no configured partition may take it
+
+NAME_PATTERN: Final = "^[a-z0-9][a-z0-9_-]{0,31}$"
+PROGRAM_PATTERN: Final = "^[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
+
+PATTERN_MEANINGS: Final = {  # an error says these words; the regular expressions are for editors
+    NAME_PATTERN: "1 to 32 of a-z, 0-9, '-' and '_', the first one a letter or digit",
+    PROGRAM_PATTERN: "a function as 'package.module:function'",
+}
+
+Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+CpuNumber = Annotated[int, Meta(ge=0, le=4095)]
+
+
+class OnRootFailure(enum.StrEnum):
+    HALT = "halt"  # the whole machine goes down
+
+
+class SignalRoute(enum.StrEnum):
+    """How an interrupt travels: DIRECT is the target's own doorbell, BROKER goes through the hypervisor."""
+
+    DIRECT = "direct"
+    BROKER = "broker"
+
+
+class WaitingKind(enum.StrEnum):
+    """What a side does while its ring is empty."""
+
+    ADAPTIVE = "adaptive"
+    SPIN = "spin"
+    BLOCK = "block"
+
+
+class DeviceKind(enum.StrEnum):
+    DISK = "disk"
+
+
+class BackendKind(enum.StrEnum):
+    FILE = "file"
+    MEMORY = "memory"
+
+
+class FileMode(enum.StrEnum):
+    READ = "read"
+    WRITE = "write"  # created if missing, emptied if not
+    READ_WRITE = "read-write"  # must exist
+
+
+class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One table of the file. An unknown key is an error, with its path."""
+
+
+class MachineSettings(Shape, frozen=True, kw_only=True):
+    """[machine]"""
+
+    name: Annotated[Name, Meta(description="What `partvisor list` calls the machine.")]
+    memory: Annotated[MemorySize, Meta(description="All memory of the machine; partitions draw from it.")] = (
+        msgspec.field(default_factory=lambda: MemorySize(512 << 20))
+    )
+    on_root_failure: Annotated[OnRootFailure, Meta(description="What happens when the root dies.")] = (
+        OnRootFailure.HALT
+    )
+    signal_route: Annotated[
+        SignalRoute, Meta(description="How interrupts travel, for each device that does not say otherwise.")
+    ] = SignalRoute.DIRECT
+    waiting: Annotated[
+        WaitingKind, Meta(description="How both sides wait, for each device that does not say otherwise.")
+    ] = WaitingKind.ADAPTIVE
+
+
+class DeviceConfig(Shape, frozen=True, kw_only=True):
+    """[[root.device]]: a real device, which the root owns."""
+
+    name: Annotated[Name, Meta(description="What [[partition.device]] tables call it.")]
+    kind: DeviceKind
+    backend: Annotated[BackendKind, Meta(description="Where the blocks are kept.")]
+    path: Annotated[
+        Path | None,
+        Meta(
+            description="The backing file; relative to the folder of this config. Only for backend = 'file'."
+        ),
+    ] = None
+    size: Annotated[
+        DiskSize | None,
+        Meta(
+            description="Of the disk. For a file: created sparse at this size if missing, refused if shorter;"
+            " left out: the size that the file has."
+        ),
+    ] = None
+    read_only: bool = False
+    block_bytes: Annotated[Literal[512, 4096], Meta(description="The logical block, in bytes.")] = 512
+
+
+class RootConfig(Shape, frozen=True, kw_only=True):
+    """[root]"""
+
+    devices: Annotated[tuple[DeviceConfig, ...], Meta(max_length=DEVICES_MAX)] = msgspec.field(
+        name="device", default=()
+    )
+
+
+class PartitionDeviceConfig(Shape, frozen=True, kw_only=True):
+    """[[partition.device]]: one device of the root, offered to this partition over a channel."""
+
+    name: Annotated[Name, Meta(description="Of a [[root.device]].")]
+    ring_bytes: Annotated[
+        RingSize, Meta(description="Data area of the ring, each direction; the header page is not counted.")
+    ] = msgspec.field(default_factory=lambda: RingSize(64 << 10))
+    signal_route: Annotated[
+        SignalRoute | None, Meta(description="Left out: as [machine] signal_route says.")
+    ] = None
+    waiting: Annotated[WaitingKind | None, Meta(description="Left out: as [machine] waiting says.")] = None
+
+
+class PartitionFileConfig(Shape, frozen=True, kw_only=True):
+    """[[partition.file]]: a file that the platform opens and hands over as a descriptor."""
+
+    name: Annotated[Name, Meta(description="What the program asks for.")]
+    path: Annotated[Path, Meta(description="Relative to the folder of this config.")]
+    mode: Annotated[
+        FileMode, Meta(description="write: created if missing, emptied if not; read-write: must exist.")
+    ] = FileMode.READ
+
+
+class PartitionConfig(Shape, frozen=True, kw_only=True):
+    """[[partition]]"""
+
+    name: Name
+    parent: Annotated[
+        Name, Meta(description="The partition that creates it: 'root', or another one's name.")
+    ] = ROOT
+    program: Annotated[
+        str,
+        Meta(
+            pattern=PROGRAM_PATTERN,
+            max_length=255,
+            description="What runs in it, as 'package.module:function'",
+        ),
+    ]
+    args: Annotated[dict[str, Any], Meta(description="Handed to the program as they stand.")] = msgspec.field(
+        default_factory=dict
+    )
+    memory: Annotated[MemorySize, Meta(description="Deposited for it by its parent.")] = msgspec.field(
+        default_factory=lambda: MemorySize(64 << 20)
+    )
+    vps: Annotated[int, Meta(ge=1, le=VPS_MAX, description="Virtual processors.")] = 1
+    cpus: Annotated[
+        tuple[CpuNumber, ...],
+        Meta(description="Host CPUs that it may run on; left out: any.", max_length=4096),
+    ] = ()
+    privileges: Annotated[
+        tuple[str, ...] | None,
+        Meta(
+            description="What it may ask of the hypervisor: names of the TLFS's privilege bits, such as"
+            " 'post_messages'; left out: what a guest needs."
+        ),
+    ] = None
+    devices: Annotated[tuple[PartitionDeviceConfig, ...], Meta(max_length=DEVICES_MAX)] = msgspec.field(
+        name="device", default=()
+    )
+    files: Annotated[tuple[PartitionFileConfig, ...], Meta(max_length=FILES_MAX)] = msgspec.field(
+        name="file", default=()
+    )
+
+
+class MachineConfig(Shape, frozen=True, kw_only=True):
+    """A whole config file. Sizes are bytes, paths are absolute."""
+
+    machine: MachineSettings
+    root: RootConfig = RootConfig()
+    partitions: Annotated[tuple[PartitionConfig, ...], Meta(max_length=PARTITIONS_MAX)] = msgspec.field(
+        name="partition", default=()
+    )
+
+    def device(self, name: str) -> DeviceConfig:
+        """The root's device of that name. KeyError: there is none (never for a name in a loaded config)."""
+        for device in self.root.devices:
+            if device.name == name:
+                return device
+        raise KeyError(name)
+
+    def signal_route_of(self, device: PartitionDeviceConfig) -> SignalRoute:
+        return device.signal_route or self.machine.signal_route
+
+    def waiting_of(self, device: PartitionDeviceConfig) -> WaitingKind:
+        return device.waiting or self.machine.waiting
+
+
+class ConfigError(CommandError):
+    """The file was refused as a whole; `problems` has every mistake in it."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.USAGE
+
+    def __init__(self, source: str, problems: "Sequence[Problem]") -> None:
+        super().__init__(source, problems)
+        self.source, self.problems = source, tuple(problems)
+
+    def __str__(self) -> str:
+        lines = [problem.text(self.source) for problem in self.problems]
+        if len(lines) > 1:
+            lines.insert(0, f"{self.source}: {len(lines)} mistakes")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A parsed file before anything was checked, with what is needed to say where a mistake stands."""
+
+    source: str  # as the user named the file
+    folder: Path  # relative paths start here
+    text: str
+    tables: dict[str, Any]
+    overridden: frozenset[tuple[str | int, ...]] = frozenset()  # paths of values that came from --set
+
+
+def decode_value(kind: type, value: object, folder: Path) -> object:
+    """Read a value of a type that TOML lacks. ValueError: the text says what is allowed."""
+    if issubclass(kind, ByteSize):
+        return kind.parse(value)
+    if issubclass(kind, Path):
+        if not isinstance(value, str) or not 0 < len(value) <= PATH_CHARACTERS_MAX or "\0" in value:
+            raise ValueError(f"a path, 1 to {PATH_CHARACTERS_MAX} characters")
+        return folder / value
+    raise NotImplementedError(kind)
+
+
+def schema_of_value(kind: type) -> dict[str, Any]:
+    """The JSON schema of the same types."""
+    if issubclass(kind, ByteSize):
+        number = {"type": "integer", "minimum": kind.bytes_min, "maximum": kind.bytes_max}
+        return {"anyOf": [number, {"type": "string", "pattern": SIZE_PATTERN}]}
+    if issubclass(kind, Path):
+        return {"type": "string", "minLength": 1, "maxLength": PATH_CHARACTERS_MAX}
+    raise NotImplementedError(kind)
+
+
+def read(path: Path | str, overrides: Sequence[str] = ()) -> Document:
+    """Parse a file and apply `--set` overrides. ConfigError: unreadable, not TOML, or a bad override."""
+    from runtime.validate import Problem, problem_of_syntax_error
+
+    source = str(path)
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(FILE_BYTES_MAX + 1)
+        if len(content) > FILE_BYTES_MAX:
+            raise ConfigError(source, [Problem((), "a file above 1 MiB", f"at most {FILE_BYTES_MAX} bytes")])
+        text = content.decode()
+        tables = tomllib.loads(text)
+    except OSError as error:
+        problem = Problem((), f"a file that can't be read ({error.strerror})", "a readable TOML file")
+        raise ConfigError(source, [problem]) from error
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
+        raise ConfigError(source, [problem_of_syntax_error(error)]) from error
+    overridden, problems = apply_overrides(tables, overrides)
+    if problems:
+        raise ConfigError(source, problems)
+    return Document(source, Path(path).absolute().parent, text, tables, overridden)
+
+
+def load(path: Path | str, overrides: Sequence[str] = ()) -> MachineConfig:
+    """Load a config file.
+
+    Args:
+        path: of the TOML file; relative paths inside it start at its folder.
+        overrides: "partition.writer.args.count=3", as given to `partvisor run --set`. A path in an override
+            starts at the current directory, as anywhere else in a shell.
+
+    Raises:
+        ConfigError: with every mistake in the file. Nothing was created or opened for writing.
+    """
+    from runtime.validate import find_problems
+
+    document = read(path, overrides)
+    if problems := find_problems(document):
+        raise ConfigError(document.source, problems)
+    return convert(document)
+
+
+def convert(document: Document) -> MachineConfig:
+    """The typed config of a document in which no problem was found."""
+    return msgspec.convert(
+        document.tables,
+        MachineConfig,
+        dec_hook=lambda kind, value: decode_value(kind, value, document.folder),
+    )
+
+
+def to_tables(config: MachineConfig) -> dict[str, Any]:
+    """The config as plain tables: numbers, texts, lists and dicts, ready for JSON or TOML."""
+    encoded = msgspec.msgpack.encode(
+        config, enc_hook=lambda value: str(value) if isinstance(value, Path) else int(value)
+    )
+    tables: dict[str, Any] = msgspec.msgpack.decode(encoded)  # by this way arrays are lists
+    return tables
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a config file, for editors."""
+    schema: dict[str, Any] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "partvisor machine",
+        **msgspec.json.schema(MachineConfig, schema_hook=schema_of_value),
+    }
+    for shape in Shape.__subclasses__():  # msgspec leaves the defaults of our own types out
+        for field in msgspec.structs.fields(shape):
+            factory = field.default_factory
+            if callable(factory) and isinstance(default := factory(), ByteSize):
+                properties = schema["$defs"][shape.__name__]["properties"]
+                properties[field.encode_name]["default"] = format_size(default)
+    plain: dict[str, Any] = json.loads(json.dumps(schema))  # as it will be read: tuples are lists
+    return plain

@@ -1,0 +1,131 @@
+"""The console line of a machine: every process writes records, the platform alone reads them.
+
+One SOCK_SEQPACKET pair serves the whole machine. The kernel stamps each record with its sender's pid
+(SO_PASSCRED), so a partition cannot speak in another's name. Writing never blocks a guest for long: when the
+platform does not read, records are dropped, counted, and the count goes out with the next one that fits.
+"""
+
+import io
+import os
+import socket
+import struct
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import msgpack
+
+RECORD_BYTES_MAX: Final = 64 * 1024
+_TEXT_BYTES_MAX: Final = 16 * 1024
+_PATIENCE_MS: Final = 200
+_CREDENTIALS: Final = struct.Struct("=iII")  # pid, uid, gid
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleRecord:
+    """What one process said. `pid` is the kernel's word; everything else is the sender's."""
+
+    pid: int
+    kind: str
+    fields: Mapping[str, object]
+
+
+class ConsoleWriter:
+    """The writing end, inherited as a descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd)
+        self._dropped = 0
+
+    def emit(self, kind: str, **fields: object) -> None:
+        """Send one record. Never raises for a slow or vanished reader: a dead terminal is not a guest's fault."""
+        if self._dropped:
+            fields["records_dropped"] = self._dropped
+        data = msgpack.packb({"kind": kind, "fields": fields}, use_bin_type=True)
+        if len(data) > RECORD_BYTES_MAX:
+            raise ValueError(f"console record of {len(data)} bytes; at most {RECORD_BYTES_MAX}")
+        deadline = time.monotonic() + _PATIENCE_MS / 1000
+        while True:
+            try:
+                self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                if time.monotonic() < deadline:
+                    time.sleep(0.001)
+                    continue
+                self._dropped += 1
+                return
+            except OSError:
+                self._dropped += 1
+                return
+            self._dropped = 0
+            return
+
+    def stream(self, name: str) -> io.TextIOBase:
+        """A text stream whose every line becomes one `output` record; put it in sys.stdout's place."""
+        return _LineStream(self, name)
+
+
+class _LineStream(io.TextIOBase):
+    def __init__(self, writer: ConsoleWriter, name: str) -> None:
+        self._writer, self._name, self._partial = writer, name, ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, self._partial = (self._partial + text).split("\n")
+        for line in lines:
+            self._writer.emit("output", stream=self._name, text=line[:_TEXT_BYTES_MAX])
+        if len(self._partial) > _TEXT_BYTES_MAX:
+            self.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        if self._partial:
+            text, self._partial = self._partial, ""
+            self._writer.emit("output", stream=self._name, text=text[:_TEXT_BYTES_MAX])
+
+
+def console_pair() -> tuple[socket.socket, socket.socket]:
+    """(reader, writer): the reader non-blocking and stamped with credentials, the writer to be inherited."""
+    reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    reader.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    reader.setblocking(False)
+    return reader, writer
+
+
+def read_record(reader: socket.socket) -> ConsoleRecord | None:
+    """One record, or None for end of file. Garbage becomes a record of kind `garbage`, never an exception.
+
+    Raises:
+        BlockingIOError: nothing is there now.
+    """
+    data, ancillary, flags, _ = reader.recvmsg(
+        RECORD_BYTES_MAX,
+        socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(16 * 4),
+        socket.MSG_CMSG_CLOEXEC,
+    )
+    pid = 0
+    for level, kind, payload in ancillary:
+        if (
+            level == socket.SOL_SOCKET
+            and kind == socket.SCM_CREDENTIALS
+            and len(payload) >= _CREDENTIALS.size
+        ):
+            pid = _CREDENTIALS.unpack_from(payload)[0]
+        elif level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:  # nobody asked for descriptors
+            for (fd,) in struct.iter_unpack("i", payload[: len(payload) // 4 * 4]):
+                os.close(fd)
+    if not data:
+        return None
+    if flags & socket.MSG_TRUNC:
+        return ConsoleRecord(pid, "garbage", {"reason": "record too long"})
+    try:
+        record = msgpack.unpackb(data, raw=False, max_map_len=256, max_array_len=4096)
+        kind, fields = record["kind"], record["fields"]
+        if not isinstance(kind, str) or not isinstance(fields, dict):
+            raise TypeError("kind is a string, fields a map")
+    except Exception as error:  # whatever msgpack makes of hostile bytes
+        return ConsoleRecord(pid, "garbage", {"reason": str(error)[:200]})
+    return ConsoleRecord(pid, kind, {str(key): value for key, value in fields.items()})

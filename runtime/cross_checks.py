@@ -1,0 +1,333 @@
+"""Checks that take more than one value of a config file, or a look at this host.
+
+The input is what `runtime.validate.Walk` decoded: tables with defaults filled in and unsound values left
+out, so each check skips what it cannot see; that was reported already.
+"""
+
+import ast
+import importlib.util
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from runtime.config import ROOT, BackendKind, FileMode
+from runtime.sizes import PAGE_BYTES, format_size
+from runtime.toml_lines import Steps
+from runtime.validate import Problem, quoted, spell
+
+ROOT_MEMORY_BYTES_MIN: Final = (
+    4 << 20
+)  # what the root keeps: its own pages, ports and connections to each child
+ARGS_BYTES_MAX: Final = 16 << 10  # of one partition, encoded; they travel in one hypercall
+_INTEGER_MIN: Final = -(1 << 63)  # of msgpack
+_INTEGER_MAX: Final = (1 << 64) - 1
+
+Table = Mapping[str, Any]
+
+
+def cross_check(config: Table, spelled: Mapping[Steps, object]) -> list[Problem]:
+    """All mistakes that no single value shows. `spelled` has each value as the file spells it."""
+    problems: list[Problem] = []
+    devices = list(_tables(config.get("root"), "device", ("root",)))
+    partitions = list(_tables(config, "partition", ()))
+    problems += _duplicates(devices) + _duplicates(partitions)
+    problems += _shared_backing_files(devices)
+    for path, device in devices:
+        problems += _backend(path, device)
+    problems += _parents(partitions, _all_named(config, "partition"))
+    problems += _memory(config, partitions, spelled)
+    offered = [device["name"] for _, device in devices if "name" in device]
+    all_known = _all_named(config.get("root"), "device")
+    for path, partition in partitions:
+        own_devices = list(_tables(partition, "device", path))
+        files = list(_tables(partition, "file", path))
+        problems += _duplicates(own_devices) + _duplicates(files)
+        for device_path, device in own_devices:
+            name = device.get("name")
+            if name is not None and name not in offered and all_known:
+                allowed = f"a [[root.device]]: {quoted(offered)}"
+                problems.append(Problem((*device_path, "name"), spell(name), allowed))
+        problems += _cpus(path, partition)
+        problems += _privileges(path, partition)
+        problems += _program(path, partition)
+        problems += _args(path, partition)
+        for file_path, file in files:
+            problems += _file(file_path, file)
+    return problems
+
+
+def _tables(table: object, key: str, path: Steps) -> Iterator[tuple[Steps, Table]]:
+    """The sound tables of an array of tables, each with its path."""
+    items = table.get(key) if isinstance(table, Mapping) else None
+    if isinstance(items, list):
+        for index, item in enumerate(items):
+            if isinstance(item, Mapping):
+                yield (*path, key, index), item
+
+
+def _all_named(table: object, key: str) -> bool:
+    """Whether an array of tables is so sound that a name which is not in it does not exist."""
+    items = table.get(key) if isinstance(table, Mapping) else None
+    return isinstance(items, list | tuple) and all(
+        isinstance(item, Mapping) and "name" in item for item in items
+    )
+
+
+def _duplicates(tables: list[tuple[Steps, Table]]) -> list[Problem]:
+    problems, seen = [], set()
+    for path, table in tables:
+        name = table.get("name")
+        if name in seen:
+            problems.append(Problem((*path, "name"), f"{spell(name)} a second time", "each name once"))
+        if name is not None:
+            seen.add(name)
+    return problems
+
+
+def _shared_backing_files(devices: list[tuple[Steps, Table]]) -> list[Problem]:
+    problems: list[Problem] = []
+    writable: dict[Path, bool] = {}
+    for path, device in devices:
+        backing = device.get("path")
+        if backing is None:
+            continue
+        backing = Path(os.path.realpath(backing))
+        writes = not device.get("read_only", False)
+        if backing in writable and (writes or writable[backing]):
+            allowed = "a file of its own, or read_only = true on each device that shares it"
+            problems.append(Problem((*path, "path"), f"{spell(str(backing))} a second time", allowed))
+        writable[backing] = writable.get(backing, False) or writes
+    return problems
+
+
+def _backend(path: Steps, device: Table) -> list[Problem]:
+    problems = []
+    backend, backing, size = device.get("backend"), device.get("path"), device.get("size")
+    if "path" in device and "size" in device:  # neither was refused already
+        if backend is BackendKind.FILE and backing is None:
+            problems.append(Problem((*path, "path"), "nothing", 'a path, as backend = "file" needs one'))
+        if backend is BackendKind.MEMORY and backing is not None:
+            problems.append(Problem((*path, "path"), spell(str(backing)), 'no path with backend = "memory"'))
+        if backend is BackendKind.MEMORY and size is None:
+            problems.append(Problem((*path, "size"), "nothing", 'a size, as backend = "memory" needs one'))
+    if size is not None and (block := device.get("block_bytes")) and size % block:
+        allowed = f"a multiple of block_bytes = {block}"
+        problems.append(Problem((*path, "size"), spell(int(size)), allowed))
+    if backend is BackendKind.FILE and backing is not None:
+        may_create = size is not None and not device.get("read_only", False)
+        problems += _openable((*path, "path"), backing, device.get("read_only", False), may_create)
+    return problems
+
+
+def _parents(partitions: list[tuple[Steps, Table]], all_known: bool) -> list[Problem]:
+    problems = []
+    parents = {table["name"]: table.get("parent") for _, table in partitions if "name" in table}
+    for path, partition in partitions:
+        name, parent = partition.get("name"), partition.get("parent")
+        if name == ROOT:
+            problems.append(
+                Problem((*path, "name"), spell(name), "any other name; this one is the root partition's")
+            )
+        if parent is None or parent == ROOT:
+            continue
+        if parent not in parents and all_known:
+            others = [ROOT, *(other for other in parents if other != name)]
+            problems.append(Problem((*path, "parent"), spell(parent), quoted(others)))
+            continue
+        ancestor, steps = parent, 0
+        while ancestor in parents and ancestor != name and steps < len(parents):
+            ancestor, steps = parents[ancestor], steps + 1
+        if ancestor == name and name is not None:
+            allowed = f"a chain of parents that ends at {spell(ROOT)}"
+            problems.append(Problem((*path, "parent"), f"{spell(parent)}, which closes a circle", allowed))
+    return problems
+
+
+def _memory(
+    config: Table, partitions: list[tuple[Steps, Table]], spelled: Mapping[Steps, object]
+) -> list[Problem]:
+    """Each parent deposits its children's memory out of its own; rings lie in their partition's."""
+    problems: list[Problem] = []
+    machine = config.get("machine")
+    own: dict[str, int] = {}
+    if isinstance(machine, Mapping) and "memory" in machine:
+        own[ROOT] = max(machine["memory"] - ROOT_MEMORY_BYTES_MIN, 0)
+    taken: dict[str, int] = {}
+    for path, partition in partitions:
+        memory = partition.get("memory")
+        if memory is None:
+            continue
+        if "name" in partition:
+            own[partition["name"]] = memory
+        if "parent" in partition:
+            taken[partition["parent"]] = taken.get(partition["parent"], 0) + memory
+        rings = sum(
+            2 * (device["ring_bytes"] + PAGE_BYTES)
+            for _, device in _tables(partition, "device", path)
+            if "ring_bytes" in device
+        )
+        if rings >= memory:
+            allowed = f"more than {format_size(rings)}, which the rings of its devices take"
+            problems.append(
+                Problem((*path, "memory"), _as_spelled((*path, "memory"), memory, spelled), allowed)
+            )
+    for parent, total in taken.items():
+        if parent not in own or total <= own[parent]:
+            continue
+        if parent == ROOT:
+            path = ("machine", "memory")
+            found = (
+                f"{_as_spelled(path, own[ROOT] + ROOT_MEMORY_BYTES_MIN, spelled)} for all partitions together"
+            )
+            needed = format_size(total + ROOT_MEMORY_BYTES_MIN)
+            kept = format_size(ROOT_MEMORY_BYTES_MIN)
+            allowed = f"at least {needed}: they ask for {format_size(total)}, and the root keeps {kept}"
+        else:
+            path = next((*path, "memory") for path, table in partitions if table.get("name") == parent)
+            found = f"{_as_spelled(path, own[parent], spelled)} for {spell(parent)} and its children together"
+            allowed = f"at least {format_size(total)}, which its children ask for"
+        problems.append(Problem(path, found, allowed))
+    return problems
+
+
+def _cpus(path: Steps, partition: Table) -> list[Problem]:
+    host = sorted(os.sched_getaffinity(0))
+    cpus = [cpu for cpu in partition.get("cpus", ()) if isinstance(cpu, int)]
+    problems = []
+    for index, cpu in enumerate(cpus):
+        if cpu in cpus[:index]:
+            problems.append(Problem((*path, "cpus", index), f"{cpu} a second time", "each CPU once"))
+        elif cpu not in host:
+            allowed = f"a CPU that this process may use: {', '.join(map(str, host))}"
+            problems.append(Problem((*path, "cpus", index), str(cpu), allowed))
+    return problems
+
+
+def _privileges(path: Steps, partition: Table) -> list[Problem]:
+    listed = partition.get("privileges")
+    if not listed:
+        return []
+    from runtime.abi import Privilege
+
+    known = [str(privilege.name).lower() for privilege in Privilege]
+    problems = []
+    for index, name in enumerate(listed):
+        if not isinstance(name, str):
+            continue
+        if name not in known:
+            problems.append(Problem((*path, "privileges", index), spell(name), quoted(known)))
+        elif name in listed[:index]:
+            problems.append(
+                Problem((*path, "privileges", index), f"{spell(name)} a second time", "each once")
+            )
+    return problems
+
+
+def _program(path: Steps, partition: Table) -> list[Problem]:
+    """Find the program without running it: its packages are imported, its module is only read."""
+    if not isinstance(program := partition.get("program"), str):
+        return []
+    module, _, function = program.partition(":")
+    path = (*path, "program")
+    try:
+        spec = importlib.util.find_spec(module)
+    except Exception as error:  # a package's own code ran, so it can be anything
+        return [
+            Problem(
+                path, f"{spell(program)} ({type(error).__name__}: {error})", "a module that can be imported"
+            )
+        ]
+    if spec is None:
+        return [
+            Problem(path, f"{spell(program)} (no such module)", "a module that Python finds; see PYTHONPATH")
+        ]
+    if spec.origin is None or not spec.origin.endswith(".py"):
+        return []  # compiled or frozen: it will show at boot
+    try:
+        body = ast.parse(Path(spec.origin).read_bytes(), spec.origin).body
+    except (OSError, SyntaxError, ValueError) as error:
+        return [Problem(path, f"{spell(program)} ({error})", "a module without a syntax error")]
+    functions = [node.name for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    if function in functions or function in _other_names(body):
+        return []
+    public = [name for name in functions if not name.startswith("_")]
+    return [
+        Problem(path, f"{spell(program)} (no such function)", f"a function of that module: {quoted(public)}")
+    ]
+
+
+def _other_names(body: list[ast.stmt]) -> set[str]:
+    """Names that a module may bind in any other way; a star import binds whatever one asks for."""
+    names: set[str] = set()
+    for statement in body:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.alias):
+                names.add(node.asname or node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names.add(node.id)
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                names.add(node.name)
+    return names
+
+
+def _args(path: Steps, partition: Table) -> list[Problem]:
+    if not isinstance(args := partition.get("args"), dict):
+        return []
+    path = (*path, "args")
+    problems = list(_unsendable(args, path))
+    if not problems and (size := len(msgspec.msgpack.encode(args))) > ARGS_BYTES_MAX:
+        allowed = f"at most {ARGS_BYTES_MAX}; hand over a [[partition.file]] instead"
+        problems.append(Problem(path, f"{size} bytes, encoded", allowed))
+    return problems
+
+
+def _unsendable(value: object, path: Steps) -> Iterator[Problem]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _unsendable(item, (*path, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _unsendable(item, (*path, index))
+    elif isinstance(value, int):
+        if not _INTEGER_MIN <= value <= _INTEGER_MAX:
+            yield Problem(path, spell(value), f"a whole number from {_INTEGER_MIN} to {_INTEGER_MAX}")
+    elif not isinstance(value, str | float):
+        yield Problem(
+            path, spell(value), "a text, number, true, false, array or table (write dates as texts)"
+        )
+
+
+def _file(path: Steps, file: Table) -> list[Problem]:
+    backing, mode = file.get("path"), file.get("mode")
+    if backing is None or mode is None:
+        return []
+    return _openable((*path, "path"), backing, mode is FileMode.READ, mode is FileMode.WRITE)
+
+
+def _openable(path: Steps, file: Path, read_only: bool, may_create: bool) -> list[Problem]:
+    """What opening `file` would say, without opening it."""
+    try:
+        mode = file.stat().st_mode
+    except FileNotFoundError:
+        if not may_create:
+            return [Problem(path, f"{spell(str(file))} (no such file)", "a file that exists")]
+        if not os.access(file.parent, os.W_OK | os.X_OK):
+            found = f"{spell(str(file))} (its folder is missing or can't be written)"
+            return [Problem(path, found, "a file in a folder that can be written")]
+        return []
+    except (OSError, ValueError) as error:
+        return [Problem(path, f"{spell(str(file))} ({error})", "a file that can be reached")]
+    if stat.S_ISDIR(mode):
+        return [Problem(path, f"{spell(str(file))} (a folder)", "a file or a block device")]
+    if not os.access(file, os.R_OK if read_only else os.R_OK | os.W_OK):
+        allowed = "a file that can be read" if read_only else "a file that can be read and written"
+        return [Problem(path, f"{spell(str(file))} (permission denied)", allowed)]
+    return []
+
+
+def _as_spelled(path: Steps, value: int, spelled: Mapping[Steps, object]) -> str:
+    return spell(spelled.get(path, format_size(value)))

@@ -1,0 +1,238 @@
+"""Who may call what: one table of rules, and the hypervisor that applies it.
+
+Order of the checks, so that a refusal says as little as possible: known code, shape of the arguments, the
+caller's state, target, relation and privilege, the target's state, and then the call's own rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, cast
+
+from runtime.abi import (
+    ALL_PRIVILEGES,
+    INITIALIZE_PARTITION_PAGES,
+    PARTITION_SELF,
+    ROOT_PARTITION,
+    VP_PAGES,
+    ExitStatus,
+    HvStatus,
+    HypercallCode,
+    PartitionState,
+    Privilege,
+)
+from runtime.hypervisor import arguments, gpa, partitions, pools, ports, properties, synic, vps
+from runtime.hypervisor.effects import Effect, KillPartition, Resources, SynicOperations
+from runtime.hypervisor.machine import Call, Machine, RootFailurePolicy
+from runtime.hypervisor.partitions import Partition
+from runtime.hypervisor.programs import Process, Program
+from runtime.hypervisor.replies import Refused, Reply
+
+_S = PartitionState
+_ACTIVE: Final = frozenset({_S.ACTIVE})
+_EARLY: Final = frozenset({_S.UNINITIALIZED, _S.ACTIVE})
+_ANY: Final = frozenset(_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row: who may make the call on whom. None: never, whatever the privileges."""
+
+    handler: Callable[..., Reply]
+    on_self: Privilege | None  # privileges needed when the target is the caller
+    on_child: Privilege | None = None  # when it is a child of the caller
+    on_deeper: Privilege | None = None  # when it is further below
+    states: frozenset[PartitionState] = _ACTIVE  # of the target
+    takes_files: bool = False
+
+
+_NONE: Final = Privilege(0)
+_CREATE: Final = Privilege.CREATE_PARTITIONS
+_C = HypercallCode
+_P = Privilege
+
+RULES: Final[Mapping[HypercallCode, Rule]] = MappingProxyType(
+    {
+        # lifecycle: of one's own children, and deeper where only looking
+        _C.CREATE_PARTITION: Rule(partitions.create_partition, _CREATE),
+        _C.INITIALIZE_PARTITION: Rule(
+            partitions.initialize_partition, None, _CREATE, states=frozenset({_S.UNINITIALIZED})
+        ),
+        _C.FINALIZE_PARTITION: Rule(
+            partitions.finalize_partition, None, _CREATE, states=frozenset({_S.ACTIVE, _S.FINALIZING})
+        ),
+        _C.DELETE_PARTITION: Rule(
+            partitions.delete_partition, None, _CREATE, states=frozenset({_S.UNINITIALIZED, _S.FINALIZED})
+        ),
+        _C.GET_PARTITION_ID: Rule(partitions.get_partition_id, _P.ACCESS_PARTITION_ID),
+        _C.GET_NEXT_CHILD_PARTITION: Rule(
+            partitions.get_next_child_partition, _CREATE, _CREATE, _CREATE, states=_ANY
+        ),
+        _C.GET_PARTITION_PROPERTY: Rule(
+            properties.get_partition_property, _NONE, _CREATE, _CREATE, states=_ANY
+        ),
+        _C.SET_PARTITION_PROPERTY: Rule(properties.set_partition_property, None, _CREATE, states=_EARLY),
+        _C.GET_PARTITION_PROPERTY_EX: Rule(
+            properties.get_partition_property_ex, _NONE, _CREATE, _CREATE, states=_ANY
+        ),
+        _C.SET_PARTITION_PROPERTY_EX: Rule(
+            properties.set_partition_property_ex, None, _CREATE, states=_EARLY, takes_files=True
+        ),
+        _C.GET_BIRTH: Rule(partitions.get_birth, _NONE),
+        _C.WATCH_CHILDREN: Rule(partitions.watch_children, _CREATE),
+        # memory: pages move between parent and child only
+        _C.DEPOSIT_MEMORY: Rule(pools.deposit_memory, None, _CREATE, states=_EARLY),
+        _C.WITHDRAW_MEMORY: Rule(pools.withdraw_memory, None, _CREATE, states=_ANY),
+        _C.GET_MEMORY_BALANCE: Rule(
+            pools.get_memory_balance, _P.ACCESS_MEMORY_POOL, _CREATE, _CREATE, states=_ANY
+        ),
+        _C.MAP_GPA_PAGES: Rule(gpa.map_gpa_pages, _P.ACCESS_MEMORY_POOL, _CREATE, _CREATE),
+        _C.UNMAP_GPA_PAGES: Rule(gpa.unmap_gpa_pages, _P.ACCESS_MEMORY_POOL, _CREATE, _CREATE),
+        _C.CLAIM_GPA_PAGES: Rule(gpa.claim_gpa_pages, _NONE),
+        # virtual processors
+        _C.CREATE_VP: Rule(vps.create_vp, _CREATE, _CREATE),
+        _C.DELETE_VP: Rule(vps.delete_vp, _CREATE, _CREATE),
+        _C.START_VIRTUAL_PROCESSOR: Rule(vps.start_virtual_processor, _P.START_VIRTUAL_PROCESSOR, _CREATE),
+        _C.GET_VP_REGISTERS: Rule(vps.get_vp_registers, _P.ACCESS_SYNIC, _CREATE, _CREATE),
+        _C.SET_VP_REGISTERS: Rule(vps.set_vp_registers, _P.ACCESS_SYNIC, _CREATE, _CREATE),
+        # ports: of one's own, or made for anyone below
+        _C.CREATE_PORT: Rule(ports.create_port, _P.CREATE_PORT, _P.CREATE_PORT, _P.CREATE_PORT),
+        _C.DELETE_PORT: Rule(ports.delete_port, _P.CREATE_PORT, _P.CREATE_PORT, _P.CREATE_PORT),
+        _C.CONNECT_PORT: Rule(ports.connect_port, _P.CONNECT_PORT, _P.CONNECT_PORT, _P.CONNECT_PORT),
+        _C.DISCONNECT_PORT: Rule(ports.disconnect_port, _P.CONNECT_PORT, _P.CONNECT_PORT, _P.CONNECT_PORT),
+        _C.POST_MESSAGE: Rule(synic.post_message, _P.POST_MESSAGES),
+        _C.SIGNAL_EVENT: Rule(synic.signal_event, _P.SIGNAL_EVENTS),
+        _C.CLAIM_DOORBELL: Rule(ports.claim_doorbell, _P.SIGNAL_EVENTS),
+    }
+)
+
+assert set(RULES) == set(HypercallCode)
+
+
+class Hypervisor:
+    """All decisions of the broker. Deterministic: no clock, socket or process; what it wants, it returns.
+
+    Calls and reports go in one at a time; each returns the effects that follow from it, to be carried out in
+    order before the next goes in.
+    """
+
+    def __init__(
+        self,
+        resources: Resources,
+        synic_operations: SynicOperations,
+        on_root_failure: RootFailurePolicy = RootFailurePolicy.HALT,
+    ) -> None:
+        self.machine: Final = Machine(resources, synic_operations, on_root_failure)
+
+    def adopt_root(
+        self, name: str, memory_pages: int, args: Mapping[str, object], pid: int, now_ns: int = 0
+    ) -> list[Effect]:
+        """Take the process that booted us as partition 1; all memory of the machine is its.
+
+        Raises: ValueError: a bad name or too little memory; OSError: out of descriptors. Both change nothing.
+        """
+        machine = self.machine
+        if ROOT_PARTITION in machine.partitions:
+            raise ValueError("there is a root already")
+        if memory_pages < INITIALIZE_PARTITION_PAGES + VP_PAGES:
+            raise ValueError(f"{memory_pages} pages cannot hold the root partition itself")
+        try:
+            program = Program.parse({"module": "root", "name": name, "args": dict(args)})
+        except Refused as error:
+            raise ValueError("the root's name or arguments are not possible") from error
+        machine.now_ns = now_ns
+        root = Partition(ROOT_PARTITION, None, 0, now_ns, PartitionState.ACTIVE, ALL_PRIVILEGES)
+        root.program, root.process, root.pid = program, Process.RUNNING, pid
+        root.pool.available = memory_pages
+        vps.add_vp(machine, root, 0).running = True
+        root.pool.charge(INITIALIZE_PARTITION_PAGES)
+        machine.partitions[root.id] = root
+        machine.next_partition = root.id + 1
+        machine.memory_pages = memory_pages
+        return self._effects()
+
+    def handle(
+        self, caller_id: int, code: object, args: object, files: int = 0, now_ns: int = 0
+    ) -> tuple[Reply, list[Effect]]:
+        """Answer one hypercall. Never raises for anything that a caller can send.
+
+        Args:
+            caller_id: the partition whose socket it came from.
+            code: call code, as decoded.
+            args: argument map, as decoded.
+            files: how many descriptors came with it; they are not ours to keep unless an effect says so.
+            now_ns: CLOCK_MONOTONIC.
+        """
+        self.machine.now_ns = now_ns
+        try:
+            reply = self._handle(caller_id, code, args, files)
+        except Refused as refused:
+            reply = Reply(refused.status)
+        except OSError:  # from Resources: the host has no more
+            reply = Reply(HvStatus.INSUFFICIENT_MEMORY)
+        return reply, self._effects()
+
+    def _handle(self, caller_id: int, code: object, args: object, files: int) -> Reply:
+        machine = self.machine
+        if type(code) is not int:
+            raise Refused(HvStatus.INVALID_HYPERCALL_INPUT)
+        try:
+            call_code = HypercallCode(code)
+        except ValueError:
+            raise Refused(HvStatus.INVALID_HYPERCALL_CODE) from None
+        rule = RULES[call_code]
+        values = arguments.check(call_code, args)
+        if files and not rule.takes_files:
+            raise Refused(HvStatus.INVALID_HYPERCALL_INPUT)
+        if (caller := machine.partitions.get(caller_id)) is None:
+            raise Refused(HvStatus.INVALID_PARTITION_ID)
+        if caller.state is not PartitionState.ACTIVE:
+            raise Refused(HvStatus.INVALID_PARTITION_STATE)
+        target = machine.partition(caller, cast(int, values.pop("partition", PARTITION_SELF)))
+        needed = self._needed(rule, caller, target)
+        if needed is None or needed & ~int(caller.privileges):
+            raise Refused(HvStatus.ACCESS_DENIED)
+        if target.state not in rule.states:
+            raise Refused(HvStatus.INVALID_PARTITION_STATE)
+        return rule.handler(Call(machine, caller, target, files), **values)
+
+    def _needed(self, rule: Rule, caller: Partition, target: Partition) -> Privilege | None:
+        """Privileges that the rule asks for, by what the target is to the caller."""
+        if target is caller:
+            return rule.on_self
+        if target.parent == caller.id:
+            return rule.on_child
+        return rule.on_deeper if self.machine.is_below(target, caller) else None
+
+    def process_started(self, partition_id: int, pid: int, now_ns: int = 0) -> list[Effect]:
+        """The spawn that was asked for succeeded."""
+        self.machine.now_ns = now_ns
+        partitions.process_started(self.machine, self.machine.partitions[partition_id], pid)
+        return self._effects()
+
+    def process_exited(
+        self, partition_id: int, status: ExitStatus | None, reason: str, now_ns: int = 0
+    ) -> list[Effect]:
+        """A partition's process was reaped, or could not be spawned.
+
+        Args:
+            status: None for the root, which is somebody else's child.
+            reason: one line for people.
+        """
+        self.machine.now_ns = now_ns
+        partition = self.machine.partitions[partition_id]
+        partitions.process_exited(self.machine, partition, status, reason)
+        return self._effects()
+
+    def kill(self, partition_id: int) -> list[Effect]:
+        """The platform pulls the plug of one partition. What follows, follows from its process's end."""
+        partition = self.machine.partitions[partition_id]
+        if partition.process in (Process.STARTING, Process.RUNNING):
+            self.machine.effects.append(KillPartition(partition_id))
+        return self._effects()
+
+    def _effects(self) -> list[Effect]:
+        effects, self.machine.effects = self.machine.effects, []
+        return effects

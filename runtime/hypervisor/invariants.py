@@ -1,0 +1,159 @@
+"""What holds between any two calls. Tests and simulators call this after every step."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from runtime.abi import (
+    CONNECTION_PAGES,
+    CREATE_PARTITION_PAGES,
+    INITIALIZE_PARTITION_PAGES,
+    MAPPING_PAGES,
+    MESSAGE_BUFFERS_PER_PORT,
+    PARTITION_DEPTH_MAX,
+    PORT_PAGES,
+    ROOT_PARTITION,
+    SINTS_PER_VP,
+    SLOTS_PER_PARTITION_MAX,
+    VP_PAGES,
+    PartitionState,
+    PortType,
+)
+from runtime.hypervisor.machine import Machine
+from runtime.hypervisor.partitions import Partition
+from runtime.hypervisor.pools import Pool
+from runtime.hypervisor.programs import Process
+
+
+class InvariantBroken(AssertionError):
+    """The hypervisor's own state contradicts itself: a bug here, whatever a caller did."""
+
+
+def check_invariants(machine: Machine) -> None:
+    """Raises: InvariantBroken."""
+    total = sum(each.pool.available + each.pool.in_use for each in machine.partitions.values())
+    _hold(total == machine.memory_pages, f"{total} pages of {machine.memory_pages}")
+    for partition in machine.partitions.values():
+        _check_tree(machine, partition)
+        _check_charges(partition)
+        _check_space(machine, partition)
+        _check_ports(machine, partition)
+        _check_queues(partition)
+        if partition.state is PartitionState.FINALIZED:
+            _check_empty(partition)
+    _check_slots(machine)
+
+
+def _hold(condition: bool, what: str) -> None:
+    if not condition:
+        raise InvariantBroken(what)
+
+
+def _check_tree(machine: Machine, partition: Partition) -> None:
+    _hold(machine.partitions.get(partition.id) is partition, "stands under its id")
+    _hold(0 < partition.id < machine.next_partition, "ids are not reused")
+    _hold(partition.depth <= PARTITION_DEPTH_MAX, "depth")
+    _hold(partition.children == sorted(set(partition.children)), "children ascend")
+    for child_id in partition.children:
+        child = machine.partitions[child_id]
+        _hold(child.parent == partition.id and child.depth == partition.depth + 1, "a child knows its parent")
+        if partition.state is not PartitionState.ACTIVE:
+            _hold(child.orphaned and child.state is PartitionState.FINALIZING, "a dying one's subtree dies")
+    if partition.parent is None:
+        _hold(partition.id == ROOT_PARTITION, "one root")
+    else:
+        _hold(partition.id in machine.partitions[partition.parent].children, "a parent knows its child")
+    if partition.process is Process.RUNNING:
+        _hold(partition.pid is not None, "a process has a pid")
+    if partition.process in (Process.STARTING, Process.RUNNING):
+        _hold(partition.state in (PartitionState.ACTIVE, PartitionState.FINALIZING), "a process has a home")
+
+
+def _check_charges(partition: Partition) -> None:
+    pool = partition.pool
+    _hold(pool.available >= 0 and pool.in_use >= 0, "no debts")
+    initialized = partition.state in (PartitionState.ACTIVE, PartitionState.FINALIZING)
+    never = partition.state is PartitionState.FINALIZING and pool.in_use == 0  # was never initialized
+    due = (
+        (INITIALIZE_PARTITION_PAGES if initialized and not never else 0)
+        + CREATE_PARTITION_PAGES * len(partition.children)
+        + VP_PAGES * len(partition.vps)
+        + PORT_PAGES * len(partition.ports)
+        + CONNECTION_PAGES * len(partition.connections)
+        + sum(entry.pages if entry.own else MAPPING_PAGES for entry in partition.gpa.entries.values())
+    )
+    _hold(pool.in_use == due, f"partition {partition.id}: {pool.in_use} pages in use, objects cost {due}")
+
+
+def _check_space(machine: Machine, partition: Partition) -> None:
+    space = partition.gpa
+    _hold(space.bases == sorted(space.entries), "the index is the table")
+    _hold(len(space.bases) <= SLOTS_PER_PARTITION_MAX, "table size")
+    end = 0
+    for base in space.bases:
+        entry = space.entries[base]
+        slot = machine.slots[entry.slot]
+        _hold(entry.gpfn == base >= end, "slots do not overlap")
+        _hold(entry.pages == slot.pages, "slots are mapped whole")
+        if entry.own:
+            _hold(slot.owner == partition.id, "who pays owns")
+        else:
+            _hold(slot.mappers.count((partition.id, base)) == 1, "a slot knows its mappers")
+        end = entry.end
+
+
+def _check_slots(machine: Machine) -> None:
+    own = Counter[int]()
+    mapped = Counter[int]()
+    for partition in machine.partitions.values():
+        for entry in partition.gpa.entries.values():
+            (own if entry.own else mapped)[entry.slot] += 1
+    for slot in machine.slots.values():
+        _hold(slot.id < machine.next_slot, "slot ids are not reused")
+        _hold(own[slot.id] == 1, "a slot stands once in its owner's table")
+        _hold(mapped[slot.id] == len(slot.mappers), "mappers are entries")
+    _hold(set(own) == set(machine.slots), "entries are of slots")
+
+
+def _check_ports(machine: Machine, partition: Partition) -> None:
+    for port in partition.ports.values():
+        _hold(0 <= port.buffers_used <= MESSAGE_BUFFERS_PER_PORT, "message buffers")
+        _hold(port.type is PortType.MESSAGE or port.buffers_used == 0, "events need no buffers")
+        if port.connection is not None:
+            connection = machine.partitions[port.connection_partition].connections[port.connection]
+            _hold(
+                (connection.port_partition, connection.port) == (partition.id, port.id),
+                "a port and its connection agree",
+            )
+    for connection in partition.connections.values():
+        found = machine.port_behind(connection)
+        if found is None:
+            _hold(connection.sender_route is None, "no route to a port that is gone")
+            continue
+        owner, port = found
+        _hold(
+            (port.connection_partition, port.connection) == (partition.id, connection.id),
+            "a connection and its port agree",
+        )
+        _hold(connection.sender_route is None or port.doorbell, "a route has a doorbell")
+        _hold(owner is not partition, "nobody connects to itself")
+
+
+def _check_queues(partition: Partition) -> None:
+    queued = Counter(
+        message.port for vp in partition.vps.values() for queue in vp.queues for message in queue
+    )
+    for vp in partition.vps.values():
+        _hold(len(vp.queues) == SINTS_PER_VP and len(vp.sints) == SINTS_PER_VP, "16 SINTs")
+    for port in partition.ports.values():
+        _hold(queued.pop(port.id, 0) == port.buffers_used, "buffers are queued messages")
+    _hold(not queued, "messages of ports that are gone")
+
+
+def _check_empty(partition: Partition) -> None:
+    _hold(partition.pool == Pool(), "a dead one holds no pages")
+    held = (partition.children, partition.vps, partition.ports, partition.connections, partition.gpa.entries)
+    _hold(
+        not any(held) and not partition.files and not partition.watched_children, "a dead one holds nothing"
+    )
+    _hold(partition.process in (Process.NONE, Process.ENDED), "a dead one runs nothing")

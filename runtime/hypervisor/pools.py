@@ -1,0 +1,65 @@
+"""Deposited pages. What the broker keeps for a partition is paid from that partition's pool, so nobody can
+make the broker grow, and the machine's pages are conserved: available + in use, over
+all partitions, is constant.
+
+Source: TLFS, HvCallDepositMemory, HvCallWithdrawMemory, HvCallGetMemoryBalance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runtime.abi import HvStatus
+from runtime.hypervisor.replies import DONE, Refused, Reply
+
+if TYPE_CHECKING:
+    from runtime.hypervisor.machine import Call
+
+
+@dataclass(slots=True)
+class Pool:
+    """Pages of one partition. `require` refuses, `charge` and `refund` must not fail."""
+
+    available: int = 0
+    in_use: int = 0
+
+    def require(self, pages: int) -> None:
+        if pages > self.available:
+            raise Refused(HvStatus.INSUFFICIENT_MEMORY)
+
+    def charge(self, pages: int) -> None:
+        assert 0 <= pages <= self.available
+        self.available -= pages
+        self.in_use += pages
+
+    def refund(self, pages: int) -> None:
+        assert 0 <= pages <= self.in_use
+        self.available += pages
+        self.in_use -= pages
+
+    def give(self, other: Pool, pages: int) -> None:
+        assert 0 <= pages <= self.available
+        self.available -= pages
+        other.available += pages
+
+
+def deposit_memory(call: Call, *, pages: int) -> Reply:
+    if pages == 0:
+        raise Refused(HvStatus.INVALID_PARAMETER)
+    call.caller.pool.require(pages)
+    call.caller.pool.give(call.target.pool, pages)
+    return DONE
+
+
+def withdraw_memory(call: Call, *, pages: int) -> Reply:
+    if pages == 0:
+        raise Refused(HvStatus.INVALID_PARAMETER)
+    call.target.pool.require(pages)
+    call.target.pool.give(call.caller.pool, pages)
+    return DONE
+
+
+def get_memory_balance(call: Call) -> Reply:
+    pool = call.target.pool
+    return Reply(values={"available": pool.available, "in_use": pool.in_use})

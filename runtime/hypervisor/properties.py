@@ -1,0 +1,93 @@
+"""Partition properties.
+
+Source: TLFS, HvCallGetPartitionProperty, HvCallSetPartitionProperty and their Ex forms; scheduler ranges from
+"Scheduler", partition properties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from runtime.abi import ALL_PRIVILEGES, HvStatus, PartitionProperty, Privilege
+from runtime.hypervisor.programs import get_program, set_program
+from runtime.hypervisor.replies import DONE, Refused, Reply
+
+if TYPE_CHECKING:
+    from runtime.hypervisor.machine import Call
+
+_WHOLE_PROCESSOR: Final = 0x10000  # reserve and cap are fractions of one, per VP
+
+# property: (least, greatest, default)
+_STORED: Final[Mapping[PartitionProperty, tuple[int, int, int]]] = MappingProxyType(
+    {
+        PartitionProperty.CPU_RESERVE: (0, _WHOLE_PROCESSOR, 0),
+        PartitionProperty.CPU_CAP: (0, _WHOLE_PROCESSOR, _WHOLE_PROCESSOR),
+        PartitionProperty.CPU_WEIGHT: (1, 10_000, 100),
+    }
+)
+
+
+def get_partition_property(call: Call, *, property: int) -> Reply:
+    target = call.target
+    code = _known(property)
+    if (stored := _STORED.get(code)) is not None:
+        value = target.properties.get(code, stored[2])
+    elif code is PartitionProperty.PRIVILEGE_FLAGS:
+        value = int(target.privileges)
+    elif code is PartitionProperty.STATE:
+        value = int(target.state)
+    elif code is PartitionProperty.EXIT_STATUS:
+        if target.exit_status is None:
+            raise Refused(HvStatus.NO_DATA)
+        value = target.exit_status.to_wire()
+    else:
+        raise Refused(HvStatus.UNKNOWN_PROPERTY)
+    return Reply(values={"value": value})
+
+
+def set_partition_property(call: Call, *, property: int, value: int) -> Reply:
+    code = _known(property)
+    if (stored := _STORED.get(code)) is not None:
+        least, greatest, _ = stored
+        if not least <= value <= greatest or not _reserve_fits_cap(call, code, value):
+            raise Refused(HvStatus.PROPERTY_VALUE_OUT_OF_RANGE)
+        call.target.properties[code] = value
+    elif code is PartitionProperty.PRIVILEGE_FLAGS:
+        if value & ~int(ALL_PRIVILEGES):
+            raise Refused(HvStatus.PROPERTY_VALUE_OUT_OF_RANGE)
+        if value & ~int(call.caller.privileges):  # nobody grants what it does not hold
+            raise Refused(HvStatus.ACCESS_DENIED)
+        call.target.privileges = Privilege(value)
+    elif code is PartitionProperty.PROGRAM:
+        raise Refused(HvStatus.UNKNOWN_PROPERTY)
+    else:
+        raise Refused(HvStatus.OPERATION_DENIED)  # read only
+    return DONE
+
+
+def get_partition_property_ex(call: Call, *, property: int) -> Reply:
+    if property != PartitionProperty.PROGRAM:
+        raise Refused(HvStatus.UNKNOWN_PROPERTY)
+    return get_program(call)
+
+
+def set_partition_property_ex(call: Call, *, property: int, value: Mapping[str, object]) -> Reply:
+    if property != PartitionProperty.PROGRAM:
+        raise Refused(HvStatus.UNKNOWN_PROPERTY)
+    return set_program(call, value)
+
+
+def _known(code: int) -> PartitionProperty:
+    try:
+        return PartitionProperty(code)
+    except ValueError:
+        raise Refused(HvStatus.UNKNOWN_PROPERTY) from None
+
+
+def _reserve_fits_cap(call: Call, code: PartitionProperty, value: int) -> bool:
+    def current(other: PartitionProperty) -> int:
+        return value if other is code else call.target.properties.get(other, _STORED[other][2])
+
+    return current(PartitionProperty.CPU_RESERVE) <= current(PartitionProperty.CPU_CAP)

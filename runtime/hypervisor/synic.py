@@ -1,0 +1,133 @@
+"""The synthetic interrupt controller's hypervisor side: message queues of a VP, and event flags.
+
+A message goes into its SINT's slot of the SIM page if that is empty; otherwise it waits in order, the slot
+gets its pending flag, and the next is tried at the guest's end-of-message or at another post to that SINT.
+
+Source: TLFS "Inter-Partition Communication", sections SynIC message flags and message delivery.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from runtime.abi import (
+    FLAGS_PER_SINT,
+    MESSAGE_BUFFERS_PER_PORT,
+    SINT_MASKED,
+    SINT_POLLING,
+    SINTS_PER_VP,
+    VP_ANY,
+    HvStatus,
+    PortType,
+)
+from runtime.hypervisor.effects import RaiseLine, RingDoorbell
+from runtime.hypervisor.replies import DONE, Refused, Reply
+
+if TYPE_CHECKING:
+    from runtime.hypervisor.machine import Call, Machine
+    from runtime.hypervisor.partitions import Partition
+    from runtime.hypervisor.ports import Port
+    from runtime.hypervisor.vps import VirtualProcessor
+
+_HYPERVISOR_MESSAGE: Final = 0x8000_0000  # types with this bit are the hypervisor's own
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One of a port's 16 message buffers."""
+
+    port: int  # of the partition that owns the VP; the sender that the guest sees
+    type: int
+    payload: bytes
+
+
+def post_message(call: Call, *, connection: int, type: int, payload: bytes) -> Reply:
+    machine = call.machine
+    owner, port = _connected_port(call, connection, PortType.MESSAGE)
+    if type == 0 or type & _HYPERVISOR_MESSAGE:
+        raise Refused(HvStatus.INVALID_PARAMETER)
+    vp = _least_busy(owner, port) if port.vp == VP_ANY else owner.vps.get(port.vp)
+    if vp is None:
+        raise Refused(HvStatus.INVALID_VP_INDEX)
+    if not vp.takes_messages:
+        raise Refused(HvStatus.INVALID_SYNIC_STATE)
+    deliver(machine, owner, vp, port.sint)  # the guest may have emptied its slot since; this frees a buffer
+    if port.buffers_used >= MESSAGE_BUFFERS_PER_PORT:
+        raise Refused(HvStatus.INSUFFICIENT_BUFFERS)
+    port.buffers_used += 1
+    vp.queues[port.sint].append(Message(port.id, type, payload))
+    deliver(machine, owner, vp, port.sint)
+    return DONE
+
+
+def signal_event(call: Call, *, connection: int, flag: int) -> Reply:
+    owner, port = _connected_port(call, connection, PortType.EVENT)
+    if flag >= port.flag_count:
+        raise Refused(HvStatus.INVALID_PARAMETER)
+    vp = owner.vps.get(port.vp)
+    if vp is None:
+        raise Refused(HvStatus.INVALID_VP_INDEX)
+    if not vp.takes_events or vp.sints[port.sint] & SINT_MASKED:
+        raise Refused(HvStatus.INVALID_SYNIC_STATE)
+    if call.machine.synic.flag_set(vp.sief_page, flag_bit(port, flag)):
+        # A port has an interrupt line of its own once anyone claimed it, as an MSI-X vector has.
+        call.machine.effects.append(
+            RingDoorbell(owner.id, port.id) if port.doorbell else RaiseLine(owner.id, vp.index)
+        )
+    return DONE
+
+
+def flag_bit(port: Port, flag: int) -> int:
+    """Bit in the SIEF page of a flag that counts from the port's base."""
+    return port.sint * FLAGS_PER_SINT + port.base_flag + flag
+
+
+def flag_is_set(vp: VirtualProcessor, bit: int) -> bool:
+    return bool(vp.sief_page[bit // 8] >> bit % 8 & 1)
+
+
+def _connected_port(call: Call, connection_id: int, port_type: PortType) -> tuple[Partition, Port]:
+    connection = call.caller.connections.get(connection_id)
+    if connection is None:
+        raise Refused(HvStatus.INVALID_CONNECTION_ID)
+    found = call.machine.port_behind(connection)
+    if found is None or found[1].type is not port_type:
+        raise Refused(HvStatus.INVALID_PORT_ID)
+    return found
+
+
+def _least_busy(owner: Partition, port: Port) -> VirtualProcessor | None:
+    able = [vp for vp in owner.vps.values() if vp.takes_messages]
+    return min(able or owner.vps.values(), key=lambda vp: (len(vp.queues[port.sint]), vp.index), default=None)
+
+
+def deliver(machine: Machine, owner: Partition, vp: VirtualProcessor, sint: int) -> None:
+    """Move waiting messages of one SINT into the SIM page, as many as it takes: one, or more if a guest on
+    another processor empties the slot meanwhile. Bounded by the queue."""
+    queue, delivered = vp.queues[sint], False
+    while queue and vp.takes_messages:
+        message = queue[0]
+        # False sets the slot's pending flag, so the guest owes an end-of-message and we get another chance.
+        if not machine.synic.synic_post(vp.sim_page, sint, message.type, message.port, message.payload):
+            break
+        queue.popleft()
+        owner.ports[message.port].buffers_used -= 1
+        delivered = True
+    if delivered and not vp.sints[sint] & (SINT_MASKED | SINT_POLLING):
+        machine.effects.append(RaiseLine(owner.id, vp.index))
+
+
+def end_of_message(machine: Machine, owner: Partition, vp: VirtualProcessor) -> None:
+    for sint in range(SINTS_PER_VP):
+        deliver(machine, owner, vp, sint)
+
+
+def drop_messages(owner: Partition, port: Port) -> None:
+    """Deleting a port drops what it queued; the rest keeps its order."""
+    for vp in owner.vps.values():
+        queue = vp.queues[port.sint]
+        kept = [message for message in queue if message.port != port.id]
+        queue.clear()
+        queue.extend(kept)
+    port.buffers_used = 0

@@ -1,0 +1,94 @@
+"""The broker's end of the zygote: a warm process that forks all partitions.
+
+Forking from a process that has imported everything takes milliseconds, where a fresh interpreter takes a
+tenth of a second. The zygote forks twice, so the partition becomes the broker's own child (a subreaper's).
+
+    broker -> zygote   ["spawn", {"id", "name", "module"}] + [its hypercall socket, its console]
+    zygote -> broker   ["spawned", {"id", "pid"}], pid 0 if the fork failed; or ["failed", {"id", "reason"}]
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from runtime import codec
+from runtime.hypervisor.outbox import Outbox
+from runtime.lifeline import die_with_parent
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    partition: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnFailed:
+    partition: int
+    reason: str
+
+
+class ZygoteLost(Exception):
+    """It died, or speaks nonsense. Spawns not answered yet will not be."""
+
+
+class Zygote:
+    """Owns the process and its socket."""
+
+    def __init__(self, module: str) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        self.module: Final = module
+        broker_pid = os.getpid()
+        self.pid: Final = os.fork()
+        if self.pid == 0:
+            _become_zygote(module, theirs, broker_pid)
+        theirs.close()
+        self.socket: Final = ours
+        self.outbox: Final = Outbox(ours)
+
+    def spawn(self, partition: int, name: str, module: str, fds: list[int]) -> None:
+        """Takes the descriptors over. Raises: OSError: it is gone."""
+        self.outbox.send(["spawn", {"id": partition, "name": name, "module": module}], fds)
+
+    def receive(self) -> Spawned | SpawnFailed | None:
+        """One answer; None: nothing there. Raises: ZygoteLost."""
+        try:
+            received = codec.receive_message(self.socket, fds_max=0)
+        except BlockingIOError:
+            return None
+        except (codec.DecodeError, OSError) as error:
+            raise ZygoteLost(str(error)) from error
+        if received is None:
+            raise ZygoteLost("end of file")
+        match received[0]:
+            case ["spawned", {"id": int() as partition, "pid": int() as pid}]:
+                return Spawned(partition, pid) if pid > 0 else SpawnFailed(partition, "it could not fork")
+            case ["failed", {"id": int() as partition, "reason": str() as reason}]:
+                return SpawnFailed(partition, reason)
+            case other:
+                raise ZygoteLost(f"unknown message {other!r}")
+
+    def close(self) -> None:
+        """Kill and reap it."""
+        self.outbox.close()
+        self.socket.close()
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+
+def _become_zygote(module: str, sock: socket.socket, broker_pid: int) -> NoReturn:
+    """In the new process. Its death with the broker outlasts the exec."""
+    try:
+        die_with_parent(broker_pid)
+        os.setsid()  # a Ctrl-C at the terminal is the platform's to handle
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.set_inheritable(sock.fileno(), True)
+        os.execv(sys.executable, [sys.executable, "-m", module, "--fd", str(sock.fileno())])
+    finally:
+        os._exit(127)

@@ -1,0 +1,404 @@
+"""The platform: power button, firmware and out-of-band management of one machine.
+
+It powers on the root, boots the hypervisor when the root asks for it, hands the root over, and watches both. It
+holds no guest memory and no device, and it still answers when the root is dead, as a BMC does.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import trio
+
+from runtime import codec
+from runtime.abi import PAGE_BYTES, ExitStatus
+from runtime.config import ROOT, FileMode, MachineConfig, to_tables
+from runtime.console import ConsoleRecord, console_pair, read_record
+from runtime.events import EventLog
+from runtime.exits import CommandError
+from runtime.firmware import BOOT_MS_MAX, POWER_OFF_MS_MAX, LinkMessage, PacketLink
+
+STOP_GRACE_MS: Final = 2_000  # between asking the partitions to end and killing them
+_UNNAMED_RECORDS_MAX: Final = 4_096  # console records of processes whose name the broker has not said yet
+_OPEN_FLAGS: Final = {
+    FileMode.READ: os.O_RDONLY,
+    FileMode.WRITE: os.O_WRONLY | os.O_CREAT | os.O_TRUNC,
+    FileMode.READ_WRITE: os.O_RDWR,
+}
+
+
+class MachineFailed(CommandError):
+    """The machine could not start, or went down by itself. The text is one line for the user."""
+
+
+class RequestRefused(Exception):
+    """Broker or root will not do what was asked; the text says why."""
+
+
+@dataclass(slots=True)
+class _Child:
+    """A configured partition, as the broker's events tell."""
+
+    name: str
+    pid: int = 0
+    exit: ExitStatus | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a machine ended."""
+
+    reason: str  # one line
+    failed: bool
+    exits: dict[str, ExitStatus] = field(default_factory=dict)  # by partition
+
+
+class Platform:
+    """One machine from power-on to power-off. `run` does it all; the other methods are for management."""
+
+    def __init__(self, config: MachineConfig, log: EventLog) -> None:
+        self.config, self.log = config, log
+        self._children = {partition.name: _Child(partition.name) for partition in config.partitions}
+        self._names: dict[int, str] = {}  # by pid
+        self._unnamed: list[ConsoleRecord] = []
+        self._outcome: Outcome | None = None
+        self._ended = trio.Event()
+        self._ready = trio.Event()
+        self._booted = False
+        self._stopping = False
+        self._root: subprocess.Popen[bytes] | None = None
+        self._broker: subprocess.Popen[bytes] | None = None
+        self._firmware: PacketLink | None = None
+        self._power: PacketLink | None = None
+        self._console, self._console_writer = console_pair()
+        self._root_hypercalls: socket.socket | None = None  # the hypervisor's end, until it boots
+        self._replies: dict[int, trio.MemorySendChannel[LinkMessage]] = {}
+        self._last_request = 0
+
+    # -- the whole life ------------------------------------------------------------------------------------
+
+    async def run(self, on_ready: Callable[[], None] = lambda: None) -> Outcome:
+        """Power on, run until the machine ends or is stopped, leave no process behind.
+
+        Cancelling this kills the machine. Raises nothing that a guest, the root or the broker did.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                self._power_on()
+                nursery.start_soon(self._serve_firmware)
+                nursery.start_soon(self._read_console)
+                nursery.start_soon(self._watch_root, nursery)
+                with trio.move_on_after(BOOT_MS_MAX / 1000) as boot:
+                    await _first_of(self._ready, self._ended)
+                if boot.cancelled_caught:
+                    self._end(f"the machine did not start within {BOOT_MS_MAX // 1000} s", failed=True)
+                if self._ready.is_set():
+                    self.log.append("machine.ready")
+                    on_ready()
+                await self._ended.wait()
+                await self._power_off()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._kill_everything()
+        assert self._outcome is not None
+        self._outcome.exits = {child.name: child.exit for child in self._children.values() if child.exit}
+        self.log.append("machine.stopped", reason=self._outcome.reason, failed=self._outcome.failed)
+        return self._outcome
+
+    def _end(self, reason: str, *, failed: bool) -> None:
+        """The first reason counts: what follows from it is noise."""
+        if self._outcome is None:
+            self._outcome = Outcome(reason, failed)
+            self.log.append("machine.ending", reason=reason, failed=failed)
+            self._ended.set()
+
+    def _power_on(self) -> None:
+        root_end, self._root_hypercalls = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        firmware, root_firmware = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with root_end, root_firmware:
+            self._root = _execute(
+                "partitions.root",
+                {
+                    "--hypercall-fd": root_end,
+                    "--firmware-fd": root_firmware,
+                    "--console-fd": self._console_writer,
+                },
+            )
+        self._names[self._root.pid] = ROOT
+        self._firmware = PacketLink(firmware)
+        self.log.append("root.started", ROOT, pid=self._root.pid)
+
+    async def _boot_hypervisor(self, nursery: trio.Nursery) -> None:
+        """Execute the broker and give it the root: its hypercall socket, its pidfd, the console."""
+        assert self._root is not None
+        assert self._root_hypercalls is not None
+        power, broker_power = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with broker_power:
+            self._broker = _execute("runtime.hypervisor", {"--power-fd": broker_power})
+        self.log.append("hypervisor.started", pid=self._broker.pid)
+        self._power = PacketLink(power)
+        nursery.start_soon(self._watch_broker)
+        nursery.start_soon(self._serve_power)
+        root_pidfd = os.pidfd_open(self._root.pid)
+        try:
+            await self._power.send(
+                "adopt",
+                {
+                    "name": ROOT,
+                    "memory_pages": self.config.machine.memory // PAGE_BYTES,
+                    "pid": self._root.pid,
+                },
+                [self._root_hypercalls.fileno(), root_pidfd, self._console_writer.fileno()],
+            )
+        finally:
+            os.close(root_pidfd)
+            self._root_hypercalls.close()
+
+    async def _describe_machine(self) -> None:
+        """Tell the root what it is to build. Files are opened here, so that nobody below needs a path."""
+        assert self._firmware is not None
+        tables = to_tables(self.config)
+        await self._firmware.send(
+            "machine", {"machine": tables["machine"], "devices": tables["root"]["device"]}
+        )
+        for partition, table in zip(self.config.partitions, tables["partition"], strict=True):
+            fds: list[int] = []
+            try:
+                for file in partition.files:
+                    try:
+                        fds.append(os.open(file.path, _OPEN_FLAGS[file.mode] | os.O_CLOEXEC, 0o644))
+                    except OSError as error:
+                        raise MachineFailed(
+                            f"partition {partition.name}: can't open {file.path}: {error.strerror}"
+                        ) from error
+                await self._firmware.send("partition", table, fds)
+            finally:
+                codec.close_all(fds)
+        await self._firmware.send("create")
+
+    async def _power_off(self) -> None:
+        """The broker ends the partitions, the root its devices, then the broker itself; all in bounded time."""
+        self._stopping = True
+        if self._power is None or self._broker is None:
+            return
+        with trio.move_on_after(POWER_OFF_MS_MAX / 1000), contextlib.suppress(OSError, RequestRefused):
+            await self._request(self._power, "stop", {"grace_ms": STOP_GRACE_MS})
+            await _exit_of(self._broker)
+
+    def _kill_everything(self) -> None:
+        """The last resort, and the rule: whatever happened above, nothing of ours runs after this."""
+        for process in (self._root, self._broker):  # the broker's death takes every partition with it
+            if process is not None:
+                process.kill()
+                process.wait()
+        for end in (self._firmware, self._power, self._console, self._console_writer, self._root_hypercalls):
+            if end is not None:
+                end.close()
+
+    # -- what arrives --------------------------------------------------------------------------------------
+
+    async def _serve_firmware(self) -> None:
+        assert self._firmware is not None
+        async with trio.open_nursery() as nursery:
+            while True:
+                try:
+                    message = await self._firmware.receive()
+                except codec.DecodeError as error:
+                    self._end(f"the root sent garbage to the firmware: {error}", failed=True)
+                    return
+                if message is None:
+                    return  # its exit is seen by pidfd, with the reason
+                codec.close_all(message.fds)
+                match message.verb:
+                    case "boot-hypervisor" if self._broker is None:
+                        await self._boot_hypervisor(nursery)
+                    case "ready":
+                        self._ready.set()
+                    case "failed":
+                        self._end(str(message.values.get("reason", "the root gave no reason")), failed=True)
+                    case "inspected":
+                        self._answer(message)
+                    case verb:
+                        self.log.append("root.protocol_error", ROOT, verb=verb[:80])
+
+    async def _serve_power(self) -> None:
+        assert self._power is not None
+        while (message := await self._power.receive()) is not None:
+            codec.close_all(message.fds)
+            values = message.values
+            match message.verb:
+                case "adopt":
+                    assert self._firmware is not None
+                    await self._firmware.send("booted", {"partition": values["id"]})
+                    try:
+                        await self._describe_machine()
+                    except MachineFailed as failure:
+                        self._end(str(failure), failed=True)
+                case "halt":
+                    self._end(str(values.get("reason")), failed=True)
+                case "partition.started":
+                    self._partition_started(values)
+                case "partition.exited":
+                    self._partition_exited(values)
+                case _ if "request" in values:
+                    self._answer(message)
+                case kind:
+                    name = values.get("name")
+                    self.log.append(
+                        kind,
+                        name if isinstance(name, str) else None,
+                        **{key: value for key, value in values.items() if key != "name"},
+                    )
+
+    def _partition_started(self, values: Mapping[str, Any]) -> None:
+        name, pid = str(values["name"]), int(values["pid"])
+        self._names[pid] = name
+        self._children.setdefault(name, _Child(name)).pid = pid
+        self.log.append("partition.started", name, pid=pid, partition_id=values.get("id"))
+        held, self._unnamed = self._unnamed, []
+        for record in held:
+            self._publish(record)
+
+    def _partition_exited(self, values: Mapping[str, Any]) -> None:
+        name = str(values["name"])
+        if name == ROOT:
+            return  # seen by its pidfd, with the reason
+        status = ExitStatus(values.get("code"), values.get("signal"))
+        self._drain_console()  # its last words come before its death
+        self._children.setdefault(name, _Child(name)).exit = status
+        self.log.append(
+            "partition.exited", name, reason=values.get("reason"), code=status.code, signal=status.signal
+        )
+        configured = [self._children[partition.name] for partition in self.config.partitions]
+        if not self._stopping and configured and all(child.exit is not None for child in configured):
+            bad = [
+                f"{child.name}: {child.exit}" for child in configured if child.exit and child.exit.code != 0
+            ]
+            self._end("every partition has ended" + (f" ({', '.join(bad)})" if bad else ""), failed=bool(bad))
+
+    async def _read_console(self) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(self._console)
+            self._drain_console()
+
+    def _drain_console(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while (record := read_record(self._console)) is not None:
+                self._publish(record)
+
+    def _publish(self, record: ConsoleRecord) -> None:
+        name = self._names.get(record.pid)
+        if name is None and len(self._unnamed) < _UNNAMED_RECORDS_MAX:
+            self._unnamed.append(record)
+            return
+        self.log.append(record.kind, name, **record.fields)
+
+    async def _watch_root(self, nursery: trio.Nursery) -> None:
+        assert self._root is not None
+        await _exit_of(self._root)
+        if not self._stopping:
+            status = _exit_text(self._root)
+            self.log.append("root.exited", ROOT, status=status)
+            self._end(f"the root partition died ({status})", failed=True)
+
+    async def _watch_broker(self) -> None:
+        assert self._broker is not None
+        await _exit_of(self._broker)
+        if not self._stopping:
+            await trio.sleep(0.005)  # its last message, the reason, may still be on the way
+            self._end(f"the hypervisor died ({_exit_text(self._broker)})", failed=True)
+
+    # -- for management ------------------------------------------------------------------------------------
+
+    async def ask_hypervisor(self, verb: str, **values: object) -> Mapping[str, Any]:
+        """A question to the broker on its power socket. ConnectionError: it does not run."""
+        if self._power is None:
+            raise ConnectionError("the hypervisor has not booted")
+        return await self._request(self._power, verb, values)
+
+    async def ask_root(self, verb: str, **values: object) -> Mapping[str, Any]:
+        """A question to the root's virtualization stack. ConnectionError: it does not run."""
+        if self._firmware is None or not self._ready.is_set():
+            raise ConnectionError("the root is not up")
+        return await self._request(self._firmware, verb, values)
+
+    def status(self) -> dict[str, Any]:
+        """What the platform knows by itself, whatever the state of root and broker."""
+        return {
+            "name": self.config.machine.name,
+            "ready": self._ready.is_set(),
+            "ending": self._outcome.reason if self._outcome else None,
+            "platform_pid": os.getpid(),
+            "root_pid": self._root.pid if self._root else None,
+            "hypervisor_pid": self._broker.pid if self._broker else None,
+        }
+
+    def stop(self, reason: str, *, failed: bool = False) -> None:
+        """Begin an orderly end; `run` returns when it is done."""
+        self._end(reason, failed=failed)
+
+    async def _request(self, link: PacketLink, verb: str, values: Mapping[str, object]) -> Mapping[str, Any]:
+        self._last_request += 1
+        request = self._last_request
+        send, receive = trio.open_memory_channel[LinkMessage](1)
+        self._replies[request] = send
+        try:
+            await link.send(verb, {"request": request, **values})
+            answer = await receive.receive()
+        finally:
+            del self._replies[request]
+        if answer.verb == "error":
+            raise RequestRefused(str(answer.values.get("reason")))
+        return answer.values
+
+    def _answer(self, message: LinkMessage) -> None:
+        waiting = self._replies.get(message.values.get("request", 0))
+        if waiting is not None:
+            with contextlib.suppress(trio.WouldBlock):
+                waiting.send_nowait(message)
+
+
+def _execute(module: str, sockets: Mapping[str, socket.socket]) -> subprocess.Popen[bytes]:
+    """Start a process of the machine, in a session of its own: a Ctrl-C reaches the platform alone."""
+    arguments = [item for option, sock in sockets.items() for item in (option, str(sock.fileno()))]
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        pass_fds=[sock.fileno() for sock in sockets.values()],
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr.fileno(),
+        start_new_session=True,
+    )
+
+
+async def _exit_of(process: subprocess.Popen[bytes]) -> None:
+    """Wait for it, by pidfd. The status is then in `process.returncode`."""
+    if process.poll() is not None:
+        return
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        while process.poll() is None:
+            await trio.lowlevel.wait_readable(pidfd)
+    finally:
+        os.close(pidfd)
+
+
+def _exit_text(process: subprocess.Popen[bytes]) -> str:
+    code = process.returncode
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+async def _first_of(*events: trio.Event) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def watch(event: trio.Event) -> None:
+            await event.wait()
+            nursery.cancel_scope.cancel()
+
+        for event in events:
+            nursery.start_soon(watch, event)

@@ -1,0 +1,173 @@
+"""Whole machines of real processes, and what they must leave behind: nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+import pytest
+
+PATIENCE_S: Final = 60.0  # for anything that must happen; never a performance claim
+PARTVISOR: Final = [sys.executable, "-m", "runtime.cli"]
+
+
+class RunningMachine:
+    """`partvisor run CONFIG --json` as a user runs it, with its events as they come."""
+
+    def __init__(self, config: Path, runtime_dir: Path, *overrides: str) -> None:
+        self.runtime_dir = runtime_dir
+        self.environment = os.environ | {"PARTVISOR_RUNTIME_DIR": str(runtime_dir)}
+        arguments = [item for override in overrides for item in ("--set", override)]
+        self.process = subprocess.Popen(
+            [*PARTVISOR, "run", str(config), "--json", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environment,
+            start_new_session=True,
+        )
+        self.events: list[dict[str, Any]] = []
+        self.errors = ""
+        self._changed = threading.Condition()
+        self._readers = [
+            threading.Thread(target=self._read_events, daemon=True),
+            threading.Thread(target=self._read_errors, daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+        self._everyone: dict[int, psutil.Process] = {}
+
+    def _read_events(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._changed:
+                self.events.append(json.loads(line))
+                self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
+
+    def _read_errors(self) -> None:
+        assert self.process.stderr is not None
+        self.errors = self.process.stderr.read()
+
+    def wait_for(self, kind: str, partition: str | None = None) -> dict[str, Any]:
+        """The first event of that kind (and partition). Fails with all that was said if it does not come."""
+
+        def find() -> dict[str, Any] | None:
+            for event in self.events:
+                if event["kind"] == kind and partition in (None, event["partition"]):
+                    return event
+            return None
+
+        with self._changed:
+            self._changed.wait_for(lambda: find() or self.process.poll() is not None, PATIENCE_S)
+        event = find() or (self._readers[0].join(PATIENCE_S), find())[1]
+        assert event is not None, f"no {kind}; exit {self.process.poll()}\n{self.errors}\n{self.events}"
+        self.remember()
+        return event
+
+    def remember(self) -> None:
+        """Note every process of the machine that there is now, so that none can hide from `leftovers`."""
+        try:
+            platform = psutil.Process(self.process.pid)
+            for process in [platform, *platform.children(recursive=True)]:
+                self._everyone[process.pid] = process
+        except psutil.NoSuchProcess:
+            pass
+
+    def pid(self, who: str) -> int:
+        """Of platform, root, hypervisor, or a partition."""
+        if who == "platform":
+            return self.process.pid
+        kinds = {"root": "root.started", "hypervisor": "hypervisor.started"}
+        event = self.wait_for(kinds.get(who, "partition.started"), None if who in kinds else who)
+        return int(event["fields"]["pid"])
+
+    def wait(self) -> int:
+        """Until `partvisor run` has ended; its exit code."""
+        code = self.process.wait(PATIENCE_S)
+        for reader in self._readers:
+            reader.join(PATIENCE_S)
+        return code
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another partvisor command against this machine."""
+        return subprocess.run(
+            [*PARTVISOR, *arguments],
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+
+    def leftovers(self) -> list[str]:
+        """Processes and files that are still there, after a bounded time for the kernel to end what it killed."""
+        deadline = time.monotonic() + 10
+        while (left := self._leftovers()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return left
+
+    def _leftovers(self) -> list[str]:
+        left = []
+        for process in self._everyone.values():
+            try:
+                if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                    left.append(f"{process.pid} {process.name()}")
+            except psutil.NoSuchProcess:
+                continue
+        marker = f"PARTVISOR_RUNTIME_DIR={self.runtime_dir}".encode()
+        for pid in psutil.pids():
+            try:
+                if pid not in self._everyone and marker in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                    left.append(f"{pid} (unknown)")
+            except OSError:
+                continue
+        if self.runtime_dir.exists():
+            left += [str(path) for path in self.runtime_dir.rglob("*")]
+        return left
+
+    def destroy(self) -> None:
+        self.remember()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+        self.wait()
+
+
+Boot = Callable[..., RunningMachine]
+
+
+@pytest.fixture
+def boot(tmp_path: Path) -> Iterator[Boot]:
+    """boot(toml text, *overrides) -> a machine; every one is destroyed, and must have left nothing."""
+    machines: list[RunningMachine] = []
+
+    def start(text: str, *overrides: str) -> RunningMachine:
+        config = tmp_path / f"machine{len(machines)}.toml"
+        config.write_text(text)
+        machine = RunningMachine(config, tmp_path / "run", *overrides)
+        machines.append(machine)
+        return machine
+
+    yield start
+    for machine in machines:
+        machine.destroy()
+    for machine in machines:
+        assert machine.leftovers() == []
+
+
+def machine_toml(*partitions: str, devices: str = "", **settings: str) -> str:
+    """A config text: [machine] settings, devices, partitions."""
+    lines = "\n".join(f'{key} = "{value}"' for key, value in {"name": "test", "memory": "256MiB", **settings}.items())
+    return f"[machine]\n{lines}\n{devices}\n" + "\n".join(partitions)
+
+
+def idle_partition(name: str) -> str:
+    return f'[[partition]]\nname = "{name}"\nprogram = "partitions.guests.idle:main"\nmemory = "16MiB"\n'

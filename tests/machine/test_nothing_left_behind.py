@@ -1,0 +1,96 @@
+"""However a machine ends, no process, socket, memory or file of it remains. (`boot` checks that after each test.)"""
+
+import os
+import random
+import signal
+import time
+from typing import Final
+
+import pytest
+
+from tests.machine.conftest import Boot, idle_partition, machine_toml
+
+pytestmark = pytest.mark.machine
+
+TWO_CHILDREN: Final = machine_toml(idle_partition("one"), idle_partition("two"))
+
+
+def test_ctrl_c_ends_the_machine_with_130(boot: Boot) -> None:
+    machine = boot(TWO_CHILDREN)
+    machine.wait_for("machine.ready")
+    machine.process.send_signal(signal.SIGINT)
+    assert machine.wait() == 130
+    assert "SIGINT" in machine.wait_for("machine.stopped")["fields"]["reason"]
+
+
+def test_stop_command_ends_the_machine_with_0(boot: Boot) -> None:
+    machine = boot(TWO_CHILDREN)
+    machine.wait_for("machine.ready")
+    stop = machine.command("stop")
+    assert (stop.returncode, stop.stderr) == (0, "")
+    assert machine.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("victim", "reason"),
+    [("root", "the root partition died"), ("hypervisor", "the hypervisor died")],
+)
+@pytest.mark.parametrize("with_signal", [signal.SIGKILL, signal.SIGSEGV])
+def test_death_of_root_or_hypervisor_ends_the_machine_with_the_reason(
+    boot: Boot, victim: str, reason: str, with_signal: signal.Signals
+) -> None:
+    machine = boot(TWO_CHILDREN)
+    machine.wait_for("machine.ready")
+    os.kill(machine.pid(victim), with_signal)
+    assert machine.wait() == 1
+    assert machine.errors.count("\n") == 1  # one line, for a person
+    assert reason in machine.errors
+    assert with_signal.name in machine.errors
+
+
+def test_death_of_the_platform_takes_everything(boot: Boot) -> None:
+    machine = boot(TWO_CHILDREN)
+    machine.wait_for("partition.started", "two")
+    machine.process.send_signal(signal.SIGKILL)
+    machine.wait()
+
+
+def test_death_of_all_at_once(boot: Boot) -> None:
+    machine = boot(TWO_CHILDREN)
+    machine.wait_for("machine.ready")
+    for who in ("platform", "hypervisor", "root", "one", "two"):
+        os.kill(machine.pid(who), signal.SIGKILL)
+    machine.wait()
+
+
+def test_a_dead_child_is_its_own_affair(boot: Boot) -> None:
+    machine = boot(TWO_CHILDREN)
+    machine.wait_for("partition.started", "two")
+    os.kill(machine.pid("one"), signal.SIGKILL)
+    exited = machine.wait_for("partition.exited", "one")
+    assert exited["fields"]["signal"] == signal.SIGKILL
+    assert machine.process.poll() is None
+    os.kill(machine.pid("two"), 0)  # raises if it is gone
+    shown = machine.command("show", "two", "--json")
+    assert shown.returncode == 0, shown.stderr
+    assert machine.command("kill", "two").returncode == 0
+    assert machine.wait() == 1  # every partition has ended, and not well
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sigkill_at_a_random_instant_of_the_boot(boot: Boot, seed: int) -> None:
+    """Whoever is there at that instant may be the victim. The seed says when and, with luck, who."""
+    rng = random.Random(seed)
+    machine = boot(TWO_CHILDREN)
+    time.sleep(rng.uniform(0, 1.2))
+    machine.remember()
+    victims = list(machine._everyone.values())
+    victim = rng.choice(victims)
+    if not victim.is_running():
+        return
+    victim.send_signal(signal.SIGKILL)
+    if victim.name() == "sh":  # the janitor: the machine runs on without it
+        machine.process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    machine.process.send_signal(signal.SIGTERM)
+    assert machine.wait() in (0, 1, 130, -signal.SIGKILL, -signal.SIGTERM)

@@ -1,0 +1,335 @@
+"""A world for the hypervisor's state machine: memory, lines and processes made of plain objects.
+
+It carries effects out and objects to any that makes no sense, such as closing what is not there. Descriptors
+and memory can be made to run out at any call.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections import Counter
+from typing import Any
+
+from runtime.abi import (
+    PARTITION_SELF,
+    ROOT_PARTITION,
+    ExitStatus,
+    HvStatus,
+    HypercallCode,
+    Privilege,
+)
+from runtime.hypervisor.dispatch import Hypervisor
+from runtime.hypervisor.effects import (
+    Announce,
+    CloseDoorbell,
+    CloseSlot,
+    CloseVp,
+    CloseWatch,
+    DropFiles,
+    Effect,
+    Halt,
+    KeepFiles,
+    KillPartition,
+    Page,
+    RaiseLine,
+    RaiseWatch,
+    RemoveRoute,
+    RingDoorbell,
+    RouteSpec,
+    SpawnPartition,
+)
+from runtime.hypervisor.invariants import check_invariants
+from runtime.hypervisor.replies import (
+    DoorbellHandle,
+    FilesHandle,
+    Handle,
+    KickHandle,
+    Reply,
+    SlotHandle,
+    VpHandle,
+    WatchHandle,
+)
+
+_SLOT_BYTES = 256  # of the SIM page
+_HEADER = struct.Struct("<IBBHQ")  # type, payload bytes, flags, reserved, sender
+_PENDING = 1
+
+
+class PlainSynic:
+    """The SynIC's page rules without atomics: nobody else touches these pages."""
+
+    def synic_post(
+        self, sim_page: Page, sint: int, message_type: int, sender: int, payload: bytes, /
+    ) -> bool:
+        at = sint * _SLOT_BYTES
+        if _HEADER.unpack_from(sim_page, at)[0]:
+            sim_page[at + 5] |= _PENDING
+            return False
+        sim_page[at + 16 : at + 16 + len(payload)] = payload
+        _HEADER.pack_into(sim_page, at, message_type, len(payload), 0, 0, sender)
+        return True
+
+    def flag_set(self, sief_page: Page, flag: int, /) -> bool:
+        bit = 1 << flag % 8
+        was_clear = not sief_page[flag // 8] & bit
+        sief_page[flag // 8] |= bit
+        return was_clear
+
+
+def take_message(sim_page: Page, sint: int) -> tuple[int, int, bytes, bool] | None:
+    """The guest's side: (type, sender, payload, whether end-of-message is owed)."""
+    at = sint * _SLOT_BYTES
+    message_type, length, flags, _, sender = _HEADER.unpack_from(sim_page, at)
+    if not message_type:
+        return None
+    payload = bytes(sim_page[at + 16 : at + 16 + length])
+    struct.pack_into("<I", sim_page, at, 0)
+    return message_type, sender, payload, bool(flags & _PENDING)
+
+
+class World:
+    """The hypervisor and everything that it believes in."""
+
+    def __init__(self, memory_pages: int = 4096) -> None:
+        self.slots: dict[int, int] = {}  # id: pages
+        self.vps: dict[tuple[int, int], tuple[bytearray, bytearray]] = {}
+        self.doorbells: Counter[tuple[int, int]] = Counter()  # how often rung
+        self.live_doorbells: set[tuple[int, int]] = set()
+        self.routes: dict[int, RouteSpec] = {}
+        self.used_routes: set[int] = set()
+        self.watches: dict[int, int] = {}  # partition: how often raised
+        self.files: dict[int, int] = {}
+        self.lines: Counter[tuple[int, int]] = Counter()
+        self.starting: dict[int, str] = {}  # partition: module
+        self.running: set[int] = {ROOT_PARTITION}
+        self.doomed: set[int] = set()
+        self.announced: list[Announce] = []
+        self.halted: str | None = None
+        self.fail_after: int | None = None  # how many more resources the host has
+        self.hypervisor = Hypervisor(self, PlainSynic())
+        self.machine = self.hypervisor.machine
+        self.carry_out(self.hypervisor.adopt_root("root", memory_pages, {}, pid=100))
+
+    # -- Resources
+
+    def _take(self) -> None:
+        if self.fail_after is not None:
+            if self.fail_after == 0:
+                raise OSError(errno.EMFILE, "no more")
+            self.fail_after -= 1
+
+    def create_slot(self, slot: int, pages: int) -> None:
+        self._take()
+        assert slot not in self.slots
+        self.slots[slot] = pages
+
+    def create_vp(self, partition: int, vp: int) -> tuple[Page, Page]:
+        self._take()
+        assert (partition, vp) not in self.vps
+        self.vps[partition, vp] = bytearray(4096), bytearray(4096)
+        return self.vps[partition, vp]
+
+    def create_doorbell(self, partition: int, port: int) -> None:
+        self._take()
+        assert (partition, port) not in self.live_doorbells
+        self.live_doorbells.add((partition, port))
+
+    def create_route(self, spec: RouteSpec) -> None:
+        self._take()
+        assert spec.route not in self.used_routes
+        assert (spec.partition, spec.port) in self.live_doorbells
+        assert (spec.partition, spec.vp) in self.vps
+        self.used_routes.add(spec.route)
+        self.routes[spec.route] = spec
+
+    def create_watch(self, partition: int) -> None:
+        self._take()
+        assert partition not in self.watches
+        self.watches[partition] = 0
+
+    # -- effects
+
+    def carry_out(self, effects: list[Effect], files: int = 0) -> None:
+        for effect in effects:
+            assert self.halted is None
+            self._carry_out(effect, files)
+
+    def _carry_out(self, effect: Effect, files: int) -> None:
+        match effect:
+            case CloseSlot(slot):
+                del self.slots[slot]
+            case CloseVp(partition, vp):
+                del self.vps[partition, vp]
+                for spec in self.routes.values():
+                    assert (spec.partition, spec.vp) != (partition, vp)
+            case CloseDoorbell(partition, port):
+                self.live_doorbells.remove((partition, port))
+                for spec in self.routes.values():
+                    assert (spec.partition, spec.port) != (partition, port)
+            case RemoveRoute(route):
+                del self.routes[route]
+            case CloseWatch(partition):
+                del self.watches[partition]
+            case KeepFiles(partition):
+                assert partition not in self.files
+                assert files > 0
+                self.files[partition] = files
+            case DropFiles(partition):
+                del self.files[partition]
+            case RaiseLine(partition, vp):
+                assert (partition, vp) in self.vps
+                self.lines[partition, vp] += 1
+            case RingDoorbell(partition, port):
+                assert (partition, port) in self.live_doorbells
+                self.doorbells[partition, port] += 1
+            case RaiseWatch(partition):
+                self.watches[partition] += 1
+            case SpawnPartition(partition, _, module):
+                assert partition not in self.starting
+                assert partition not in self.running
+                self.starting[partition] = module
+            case KillPartition(partition):
+                assert partition in self.starting or partition in self.running
+                self.doomed.add(partition)
+            case Announce():
+                self.announced.append(effect)
+            case Halt(reason):
+                self.halted = reason
+
+    def started(self, partition: int) -> None:
+        del self.starting[partition]
+        self.running.add(partition)
+        self.carry_out(self.hypervisor.process_started(partition, 1000 + partition))
+        self.check()
+
+    def ended(self, partition: int, code: int = 0) -> None:
+        """The process exits, or, while starting, cannot be spawned."""
+        self.starting.pop(partition, None)
+        self.running.discard(partition)
+        self.doomed.discard(partition)
+        status = ExitStatus(code, None) if partition != ROOT_PARTITION else None
+        self.carry_out(self.hypervisor.process_exited(partition, status, "ended"))
+        self.check()
+
+    def bury(self) -> None:
+        """Every doomed process ends."""
+        while self.doomed:
+            self.ended(min(self.doomed), 0)
+
+    # -- calls
+
+    def call(self, caller: int, code: object, args: object, files: int = 0) -> Reply:
+        """Any call; checks what must hold after it, whatever it was."""
+        reply, effects = self.hypervisor.handle(caller, code, args, files)
+        if reply.status:
+            assert not reply.values
+            assert not reply.handles
+        self.carry_out(effects, files)
+        for handle in reply.handles:
+            self._check_handle(handle)
+        self.check()
+        return reply
+
+    def _check_handle(self, handle: Handle) -> None:
+        match handle:
+            case SlotHandle(slot, _):
+                assert slot in self.slots
+            case VpHandle(partition, vp):
+                assert (partition, vp) in self.vps
+            case DoorbellHandle(partition, port):
+                assert (partition, port) in self.live_doorbells
+            case KickHandle(route):
+                assert route in self.routes
+            case WatchHandle(partition):
+                assert partition in self.watches
+            case FilesHandle(partition):
+                del self.files[partition]
+
+    def do(self, caller: int, code: HypercallCode, files: int = 0, **args: object) -> Any:
+        """A call that must succeed; its values."""
+        reply = self.call(caller, int(code), args, files)
+        assert reply.status == HvStatus.SUCCESS, f"{code.name}: {reply.status.name}"
+        return reply.values
+
+    def status(self, caller: int, code: HypercallCode, files: int = 0, **args: object) -> HvStatus:
+        """A call's status. One that is refused changes nothing at all."""
+        before = self.snapshot()
+        reply = self.call(caller, int(code), args, files)
+        if reply.status:
+            assert self.snapshot() == before
+        return reply.status
+
+    def snapshot(self) -> str:
+        machine = self.machine
+        state = (
+            machine.partitions,
+            machine.slots,
+            machine.next_partition,
+            machine.next_slot,
+            machine.next_route,
+        )
+        world = (self.slots, self.live_doorbells, self.routes, self.watches, self.files, self.doomed)
+        return repr((state, world, self.lines, self.doorbells))
+
+    def check(self) -> None:
+        """The machine's invariants, and that the world holds exactly what the machine thinks it does."""
+        machine = self.machine
+        check_invariants(machine)
+        assert not machine.effects
+        everyone = machine.partitions.values()
+        assert self.slots == {slot.id: slot.pages for slot in machine.slots.values()}
+        assert set(self.vps) == {(each.id, vp) for each in everyone for vp in each.vps}
+        assert self.live_doorbells == {
+            (each.id, port.id) for each in everyone for port in each.ports.values() if port.doorbell
+        }
+        assert set(self.routes) == {
+            connection.sender_route
+            for each in everyone
+            for connection in each.connections.values()
+            if connection.sender_route is not None
+        }
+        assert set(self.watches) == {each.id for each in everyone if each.watched_children}
+        assert self.files == {each.id: each.files for each in everyone if each.files}
+
+    # -- shorthands
+
+    def child(
+        self,
+        parent: int = ROOT_PARTITION,
+        pages: int = 64,
+        privileges: Privilege | None = None,
+        name: str | None = None,
+    ) -> int:
+        """An active child with VP 0 and a program."""
+        child: int = self.do(parent, HypercallCode.CREATE_PARTITION)["partition"]
+        self.do(parent, HypercallCode.DEPOSIT_MEMORY, partition=child, pages=pages)
+        if privileges is not None:
+            self.do(
+                parent,
+                HypercallCode.SET_PARTITION_PROPERTY,
+                partition=child,
+                property=0x10000,
+                value=int(privileges),
+            )
+        self.do(parent, HypercallCode.INITIALIZE_PARTITION, partition=child)
+        self.do(parent, HypercallCode.CREATE_VP, partition=child, vp=0)
+        self.do(
+            parent,
+            HypercallCode.SET_PARTITION_PROPERTY_EX,
+            partition=child,
+            property=0x8F00_0000,
+            value={"module": "guests.any", "name": name or f"child{child}"},
+        )
+        return child
+
+    def start(self, child: int, parent: int = ROOT_PARTITION) -> None:
+        self.do(parent, HypercallCode.START_VIRTUAL_PROCESSOR, partition=child, vp=0)
+        self.started(child)
+
+    def enable_synic(self, partition: int, sint: int, vp: int = 0) -> None:
+        registers = [[0xA0013, 1], [0xA0012, 1], [0xA0000 + sint, 16], [0xA0010, 1]]
+        caller = partition if partition == ROOT_PARTITION else self.machine.partitions[partition].parent
+        assert caller is not None
+        target = PARTITION_SELF if caller == partition else partition
+        self.do(caller, HypercallCode.SET_VP_REGISTERS, partition=target, vp=vp, registers=registers)
