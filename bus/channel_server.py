@@ -30,20 +30,12 @@ from bus.channel_actions import (
 )
 from bus.channel_lifecycle import ChannelLifecycle, ConnectionStage, HostConnection
 from bus.channel_message_codec import ChannelMessage, FeatureFlags, Side, Version, decode_message
-from bus.channel_messages import (
-    STATUS_CONNECTION_REFUSED,
-    ConnectionState,
-)
-from bus.channel_states import (
-    ChannelState,
-)
+from bus.channel_messages import STATUS_CONNECTION_REFUSED, ConnectionState
+from bus.channel_states import ChannelState
 from bus.channel_table import ChannelTable, HostChannel, State
 from bus.gpadl_server import GpadlServer
 from bus.protocol_errors import LocalProtocolError, RemoteProtocolError
-from bus.synic import (
-    CONTACT_CONNECTION,
-    VMBUS_SINT,
-)
+from bus.synic import CONTACT_CONNECTION, VMBUS_SINT
 
 SUPPORTED_FEATURES: Final = FeatureFlags.GUEST_SPECIFIED_SIGNAL_PARAMETERS
 STATE_VERSION: Final = 1

@@ -105,7 +105,7 @@ _KNOWN: Final = {
 }
 
 # From here on the offer is withdrawn. Until the guest has read the rescind it may still open, close and
-# modify; and it may let go, without having been told to, of a channel that it does not use.
+# modify, unless it waits for an open; and it may let go, unasked, of a channel that it does not use.
 _WITHDRAWN: Final = {
     (_S.OPENING_REVOKE, _E.OPENED): (_S.CLOSING_REVOKE, _P.CLOSE_DEVICE),
     (_S.OPENING_REVOKE, _E.OPEN_FAILED): (_S.REVOKING, _P.NOTHING),
@@ -129,7 +129,7 @@ TRANSITIONS: Final[Mapping[tuple[ChannelState, ChannelEvent], tuple[ChannelState
     **_WITHDRAWN,
     **{
         (state, event): (state, _P.IGNORE)
-        for state in WITHDRAWN_STATES
+        for state in WITHDRAWN_STATES - {_S.OPENING_REVOKE}
         for event in (_E.OPEN, _E.CLOSE, _E.MODIFY)
     },
     **{(state, _E.RESET): (state, _P.NOTHING) for state in WITHDRAWING_STATES},

@@ -33,6 +33,9 @@ from runtime.hypercalls import Birth, HypercallPort, adopt_socket
 
 DISK_DATA_BYTES: Final = 4 << 20
 
+# Never emptied: the hypervisor takes a closed hypercall socket for a partition that is lost, and kills it.
+_lifelines: Final[list[HypercallPort]] = []
+
 
 class Partition:
     """This partition, as its program sees it."""
@@ -104,6 +107,7 @@ def main(hypercall_fd: int, console_fd: int) -> int:
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the platform's business
     port = adopt_socket(hypercall_fd)
+    _lifelines.append(port)
     birth = port.get_birth()
     console = ConsoleWriter(console_fd)
     sys.stdout, sys.stderr = console.stream("stdout"), console.stream("stderr")

@@ -34,6 +34,7 @@ from partitions.vmbus_ports import (
 from runtime.abi import SLOT_PAGES_MAX, HvStatus, HypercallError, PortType
 from runtime.hypercalls import HypercallPort
 
+CHANNEL_BREAKS_MAX: Final = 16  # then a guest that breaks its ring is not offered the device again
 _GUEST_VP: Final = 0  # where VMBus messages go
 OUTBOX_MESSAGES_MAX: Final = 4096  # a guest that requests more without reading loses its connection
 _SLOT_WINDOW_PAGES: Final = SLOT_PAGES_MAX * 32  # of the root's GPA space, one a GPADL: up to 16 slots fit
@@ -71,8 +72,10 @@ class RootResources:
 
 @dataclass(slots=True)
 class _Offer:
+    instance: UUID
     device: OfferedDevice
     plan: AttachmentPlan
+    broken: int = 0  # how often the guest broke its ring
 
 
 @dataclass(slots=True)
@@ -111,8 +114,14 @@ class GuestBus:
         call.connect_port(port, partition, GUEST_MESSAGE_PORT)
 
     def offer(self, instance: UUID, device: OfferedDevice, plan: AttachmentPlan) -> None:
-        relid, steps = self._server.offer(OfferParameters(interface=device.interface, instance=instance))
-        self._offers[relid] = _Offer(device, plan)
+        self._offer(_Offer(instance, device, plan))
+
+    def _offer(self, offer: _Offer) -> None:
+        """While an older offer of it is being withdrawn, the new one waits for the guest to let go of that."""
+        relid, steps = self._server.offer(
+            OfferParameters(interface=offer.device.interface, instance=offer.instance)
+        )
+        self._offers[relid] = offer
         self._perform(steps)
 
     def receive(self, payload: bytes) -> None:
@@ -321,7 +330,11 @@ class GuestBus:
         self._perform(self._server.completed(actions.ChannelClosed(relid)))
 
     def _broken(self, relid: int, reason: str) -> None:
-        """The guest broke its ring: it loses this channel, and nothing else."""
+        """The guest broke its ring: it loses this channel, and nothing else. A few times it gets another one."""
         self._root.log("vmbus.channel_broken", guest=self.name, relid=relid, reason=reason)
-        if relid in self._channels and relid in self._offers:
-            self._perform(self._server.revoke(relid))
+        if relid not in self._channels or (offer := self._offers.get(relid)) is None:
+            return
+        self._perform(self._server.revoke(relid))
+        offer.broken += 1
+        if offer.broken < CHANNEL_BREAKS_MAX:
+            self._offer(offer)

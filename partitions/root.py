@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import trio
 
@@ -188,7 +188,7 @@ def _privileges(plan: PartitionPlan) -> Privilege:
     return mask
 
 
-def main() -> int:
+def main() -> NoReturn:
     parser = argparse.ArgumentParser(prog="partitions.root", description="The root partition of a machine.")
     parser.add_argument("--hypercall-fd", type=int, required=True)
     parser.add_argument("--firmware-fd", type=int, required=True)
@@ -210,8 +210,9 @@ def main() -> int:
         trio.run(root.run)
     except* HypervisorGone:
         status = _EXIT_HYPERVISOR_GONE
-    return status
+    sys.stderr.flush()
+    os._exit(status)  # with the hypercall socket open to the last: closing it says that we are lost
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

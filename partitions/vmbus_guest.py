@@ -39,6 +39,7 @@ from runtime.abi import HvStatus, HypercallError, HypervisorGone, Route
 from runtime.hypercalls import HypercallPort
 
 ANSWER_S_MAX: Final = 30.0  # for any one answer of the host; a root that is being replaced answers late
+FAREWELL_S_MAX: Final = 2.0  # a host that does not take our leave any more will see us die
 POST_ATTEMPTS_MAX: Final = 100  # as Linux: the host's buffers are full, try again after a doubling pause
 _POST_PAUSE_MS_MAX: Final = 250.0
 _FIRST_GPFN: Final = 0x1000
@@ -144,16 +145,16 @@ class VmbusGuest:
             rings = [GpaRange.of_slot(slot, 0, data_offset)]
             gpadl = self._do(lambda: self._client.create_gpadl(offer.relid, rings))
             created = self._await(
-                lambda fact: isinstance(fact, GpadlCreated) and fact.gpadl == gpadl, "a GPADL"
+                lambda fact: isinstance(fact, GpadlCreated) and fact.gpadl == gpadl, "a GPADL", offer.relid
             )
             if isinstance(created, GpadlCreated) and created.status:
                 raise VmbusError(f"the host refused the channel's pages (status {created.status:#x})")
-            undo.callback(self._teardown_gpadl, gpadl)
+            undo.callback(self._teardown_gpadl, offer.relid, gpadl)
             vp = self._vps[self._next_vp % len(self._vps)]
             self._next_vp += 1
             self._do(lambda: self._client.open(offer.relid, gpadl, ring_pages, vp.index))
             opened = self._await(
-                lambda fact: isinstance(fact, Opened) and fact.relid == offer.relid, "the open"
+                lambda fact: isinstance(fact, Opened) and fact.relid == offer.relid, "the open", offer.relid
             )
             if isinstance(opened, Opened) and opened.status:
                 raise VmbusError(f"the host could not open the channel (status {opened.status:#x})")
@@ -191,7 +192,7 @@ class VmbusGuest:
             channel.close()
         with contextlib.suppress(VmbusError, HypercallError, HypervisorGone):
             self._do(self._client.unload)
-            self._await(lambda fact: isinstance(fact, Unloaded), "the farewell")
+            self._await(lambda fact: isinstance(fact, Unloaded), "the farewell", seconds_max=FAREWELL_S_MAX)
         os.eventfd_write(self._stop_fd, 1)
         self._thread.join(1)
         self._gpa_space.close()
@@ -208,7 +209,7 @@ class VmbusGuest:
             VmbusError, HypercallError, HypervisorGone
         ):  # whatever the host does, we let go
             self._post_close(opened.relid)
-            self._teardown_gpadl(opened.gpadl)
+            self._teardown_gpadl(opened.relid, opened.gpadl)
         self._drop_slot(opened.slot)
         for fd in opened.fds:
             os.close(fd)
@@ -217,13 +218,15 @@ class VmbusGuest:
         with contextlib.suppress(LocalProtocolError):  # rescinded: nothing is open any more
             self._do(lambda: self._client.close(relid))
 
-    def _teardown_gpadl(self, gpadl: int) -> None:
+    def _teardown_gpadl(self, relid: int, gpadl: int) -> None:
         """Take the pages back, and wait until the host no longer touches them."""
         try:
             self._do(lambda: self._client.teardown_gpadl(gpadl))
         except LocalProtocolError:
             return
-        self._await(lambda fact: isinstance(fact, GpadlTornDown) and fact.gpadl == gpadl, "a GPADL's end")
+        self._await(
+            lambda fact: isinstance(fact, GpadlTornDown) and fact.gpadl == gpadl, "a GPADL's end", relid
+        )
 
     def _make_slot(self, pages: int) -> MemorySlot:
         gpfn = self._gpa_space.find_free(pages, _FIRST_GPFN)
@@ -268,7 +271,6 @@ class VmbusGuest:
                         opened.channel.close()
                     if in_use:
                         self._carry_out(self._client.close(relid))
-                    self._facts.add(output)
                 case _:
                     self._facts.add(output)
         self._changed.notify_all()
@@ -287,17 +289,37 @@ class VmbusGuest:
             time.sleep(pause_ms / 1000)
             pause_ms = min(pause_ms * 2, _POST_PAUSE_MS_MAX)
 
-    def _await(self, matches: Callable[[Output], bool], what: str) -> Output:
-        """Wait for one thing that the host says, and take it off the list."""
+    def _await(
+        self,
+        matches: Callable[[Output], bool],
+        what: str,
+        relid: int | None = None,
+        seconds_max: float = ANSWER_S_MAX,
+    ) -> Output:
+        """Wait for one thing that the host says, and take it off the list.
+
+        VmbusError: it did not come in time, the bus is lost, or the channel `relid` was rescinded: then it won't.
+        """
+
+        def found() -> bool:
+            return any(matches(fact) for fact in self._facts)
+
         with self._changed:
-            self._wait_until(lambda: any(matches(fact) for fact in self._facts), what)
+            self._wait_until(lambda: found() or self._rescinded(relid), what, seconds_max)
+            if not found():
+                raise VmbusError(f"the host took the channel away: waited for {what}")
             fact = next(fact for fact in self._facts if matches(fact))
             self._facts.discard(fact)
         return fact
 
-    def _wait_until(self, condition: Callable[[], bool], what: str) -> None:
-        if not self._changed.wait_for(lambda: condition() or self._lost is not None, ANSWER_S_MAX):
-            raise VmbusError(f"the host did not answer within {ANSWER_S_MAX:g} s: waited for {what}")
+    def _rescinded(self, relid: int | None) -> bool:
+        return relid is not None and self._client.channel_state(relid) in (None, ClientChannelState.RESCINDED)
+
+    def _wait_until(
+        self, condition: Callable[[], bool], what: str, seconds_max: float = ANSWER_S_MAX
+    ) -> None:
+        if not self._changed.wait_for(lambda: condition() or self._lost is not None, seconds_max):
+            raise VmbusError(f"the host did not answer within {seconds_max:g} s: waited for {what}")
         if self._lost is not None and not condition():
             raise VmbusError(f"the bus is lost: {self._lost}")
 

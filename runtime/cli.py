@@ -74,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CommandError as error:
         _complain(str(error))
         return error.exit_code
+    except SystemExit as end:  # click's own way out: shell completion, or a broken pipe while printing
+        return int(end.code or 0) if "_PARTVISOR_COMPLETE" in os.environ else ExitCode.DONE
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.DONE

@@ -126,7 +126,7 @@ class HypercallPort:
             with self._lock:
                 codec.send_packet(self._socket, packet, fds)
                 reply = codec.receive_message(self._socket)
-        except OSError as error:
+        except (OSError, codec.DecodeError) as error:
             raise HypervisorGone(str(error)) from error
         if reply is None:
             raise HypervisorGone("end of file")
@@ -139,7 +139,7 @@ class HypercallPort:
                 raise HypervisorGone(f"not a reply: {message!r}")
         if status != HvStatus.SUCCESS:
             codec.close_all(received)
-            raise HypercallError(code, HvStatus(status))
+            raise HypercallError(code, _status(status))
         return Result(values, received)
 
     # -- partitions ----------------------------------------------------------------------------------------
@@ -455,6 +455,13 @@ class HypercallPort:
                 MappedSlot(slot["gpfn"], slot["source_gpfn"], slot["pages"], MapFlags(slot["flags"]), fd)
                 for slot, fd in zip(slots, fds, strict=True)
             ]
+
+
+def _status(value: int) -> HvStatus:
+    try:
+        return HvStatus(value)
+    except ValueError as error:
+        raise HypervisorGone(f"unknown status {value:#x}") from error
 
 
 def _expect(value: object, kind: type[_T]) -> _T:

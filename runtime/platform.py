@@ -70,7 +70,7 @@ class Platform:
         self._outcome: Outcome | None = None
         self._ended = trio.Event()
         self._ready = trio.Event()
-        self._booted = False
+        self._built = False  # the root has created every partition; their processes may still be starting
         self._stopping = False
         self._root: subprocess.Popen[bytes] | None = None
         self._broker: subprocess.Popen[bytes] | None = None
@@ -219,7 +219,8 @@ class Platform:
                     case "boot-hypervisor" if self._broker is None:
                         await self._boot_hypervisor(nursery)
                     case "ready":
-                        self._ready.set()
+                        self._built = True
+                        self._check_ready()
                     case "failed":
                         self._end(str(message.values.get("reason", "the root gave no reason")), failed=True)
                     case "inspected":
@@ -264,6 +265,11 @@ class Platform:
         held, self._unnamed = self._unnamed, []
         for record in held:
             self._publish(record)
+        self._check_ready()
+
+    def _check_ready(self) -> None:
+        if self._built and all(self._children[partition.name].pid for partition in self.config.partitions):
+            self._ready.set()
 
     def _partition_exited(self, values: Mapping[str, Any]) -> None:
         name = str(values["name"])

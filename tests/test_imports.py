@@ -7,7 +7,11 @@ from typing import Final
 import pytest
 
 ROOT: Final = Path(__file__).parent.parent
-ALLOWED: Final = {"bus": {"bus"}, "runtime": {"bus", "runtime"}, "partitions": {"bus", "partitions", "runtime"}}
+ALLOWED: Final = {
+    "bus": {"bus"},
+    "runtime": {"bus", "runtime"},
+    "partitions": {"bus", "partitions", "runtime"},
+}
 # What the word "ABI" covers: all of `runtime` that a partition may import.
 RUNTIME_ABI: Final = {
     "runtime.abi",
@@ -28,7 +32,9 @@ def imported_modules(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
             base = node.module or ""
-            modules |= {f"{base}.{alias.name}" if base in ("runtime", "bus") else base for alias in node.names}
+            modules |= {
+                f"{base}.{alias.name}" if base in ("runtime", "bus") else base for alias in node.names
+            }
     return modules
 
 

@@ -1,7 +1,7 @@
 """Types of the native core. Offsets and lengths in bytes unless the name says otherwise.
 
-A buffer argument named `memory` is a writable mapping that stays alive as long as the object made from it. Any timeout is
-in nanoseconds: -1 waits for ever, 0 only looks. Every wait runs signal handlers, so Ctrl-C ends it.
+A buffer argument named `memory` is a writable mapping that stays alive as long as the object made from it. Any timeout
+is in nanoseconds: -1 waits for ever, 0 only looks. Every wait runs signal handlers, so Ctrl-C ends it.
 """
 
 from typing import Final, final
@@ -105,7 +105,9 @@ class Channel:
         payload: ReadableBuffer,
         transaction_id: int,
     ) -> None: ...
-    def send_many(self, payloads: list[bytes], first_transaction_id: int = 0, completion: bool = False) -> int:
+    def send_many(
+        self, payloads: list[bytes], first_transaction_id: int = 0, completion: bool = False
+    ) -> int:
         """In-band; ids count up. Returns how many were written (stops at a full ring)."""
     # -- receiving: a packet is held (read_index not advanced) until release()
     def receive(self, timeout_ns: int = -1) -> tuple[int, int, int, bytes] | None:
@@ -113,7 +115,9 @@ class Channel:
 
         Releases what was held before, waits, peeks one. In-band data and completions have no extra header.
         """
-    def receive_batch(self, max_packets: int, timeout_ns: int = -1) -> list[tuple[int, int, int, bytes, bytes]]:
+    def receive_batch(
+        self, max_packets: int, timeout_ns: int = -1
+    ) -> list[tuple[int, int, int, bytes, bytes]]:
         """Peek up to max_packets: (type, flags, transaction id, extra header, payload). Held until `release`.
 
         Empty at the timeout. Packets already held are not returned again. Extra headers are checked: every range of a
@@ -172,7 +176,9 @@ class Channel:
         waits_yielded, waits_blocked, ring_full, unknown_ids, spin_ns (current)."""
 
 # -- SynIC pages: atomics that Python lacks
-def synic_post(sim_page: WriteableBuffer, sint: int, message_type: int, sender: int, payload: ReadableBuffer) -> bool:
+def synic_post(
+    sim_page: WriteableBuffer, sint: int, message_type: int, sender: int, payload: ReadableBuffer
+) -> bool:
     """Write one message into an empty slot, type last. False: occupied; its pending flag is now set (re-checked)."""
 
 def synic_take(sim_page: WriteableBuffer, sint: int) -> tuple[int, int, bytes, bool] | None:
@@ -195,7 +201,9 @@ class Router:
     """
 
     def __init__(self) -> None: ...
-    def add(self, route_id: int, kick_fd: int, sief_page: WriteableBuffer, flag: int, doorbell_fd: int) -> None:
+    def add(
+        self, route_id: int, kick_fd: int, sief_page: WriteableBuffer, flag: int, doorbell_fd: int
+    ) -> None:
         """`flag` is a bit number in the page. The descriptors are duplicated. ValueError if the route exists."""
     def remove(self, route_id: int) -> None:
         """Returns once the thread can no longer touch the route. LookupError if there is none."""

@@ -13,8 +13,8 @@ from typing import Final
 from bus.native import Histogram
 from partitions.child import Partition
 from partitions.storage.buffers import Buffer
-from partitions.storage.requests import Ticket
 from partitions.storage.disk import Disk
+from partitions.storage.requests import Ticket
 
 CHUNK_BYTES: Final = 256 * 1024
 DEPTH: Final = 8

@@ -40,12 +40,19 @@ class Queue:
     """
 
     def __new__(
-        cls, channel: Channel, first_pfn: int, slots: int, slot_bytes: int, block_bytes: int, sequence: int
+        cls,
+        channel: Channel,
+        first_pfn: int,
+        slots: int,
+        slot_bytes: int,
+        block_bytes: int,
+        disk_blocks: int,
+        sequence: int,
     ) -> Queue: ...
-    def submit(self, write: bool, slots: list[int], lbas: list[int], blocks: int, /) -> int:
-        """Start one request of `blocks` on each slot; how many were: fewer where the ring is full.
+    def submit(self, write: bool, slots: list[int], offsets: list[int], blocks: int, /) -> int:
+        """Start one request of `blocks` at each byte offset; how many were: fewer where the ring is full.
 
-        ValueError: a slot that is not free, or a number out of range; those before it were started.
+        ValueError: a slot that is not free, an offset that is no block of the disk; the rest before it was started.
         """
 
     def reap(self, timeout_ns: int, /) -> list[int]:
@@ -54,7 +61,7 @@ class Queue:
         Others are in `take_failed` and `take_foreign`, and `troubled` is True.
         """
 
-    def transfer(self, write: bool, slot: int, lba: int, blocks: int, timeout_ns: int, /) -> bool:
+    def transfer(self, write: bool, slot: int, offset: int, blocks: int, timeout_ns: int, /) -> bool:
         """Start one request and wait until its slot is free again, or the time is over. False: the ring is full."""
 
     def take_failed(self) -> list[tuple[int, bytes]]:

@@ -9,17 +9,18 @@ struct queue_object {
     PyObject *failed;  /* list of (slot, packet) */
     PyObject *foreign; /* list of (type, flags, transaction id, extra header, payload) */
     struct block_queue queue;
+    uint64_t disk_blocks;
     bool broken; /* the peer broke the ring in this call */
 };
 
 static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"channel", "first_pfn", "slots", "slot_bytes", "block_bytes", "sequence", NULL};
+    static char *names[] = {"channel", "first_pfn", "slots", "slot_bytes", "block_bytes", "disk_blocks", "sequence", NULL};
     PyObject *channel;
-    unsigned long long first_pfn, sequence;
+    unsigned long long first_pfn, disk_blocks, sequence;
     unsigned int slots, slot_bytes, block_bytes;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OKIIIK", names, &channel, &first_pfn, &slots, &slot_bytes,
-                                     &block_bytes, &sequence))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OKIIIKK", names, &channel, &first_pfn, &slots, &slot_bytes,
+                                     &block_bytes, &disk_blocks, &sequence))
         return NULL;
     if (slots == 0 || slots > BLOCK_QUEUE_MAX_SLOTS || slot_bytes == 0 || slot_bytes % RING_PAGE_BYTES
         || slot_bytes > STORVSP_MAX_TRANSFER_BYTES || block_bytes == 0) {
@@ -45,6 +46,7 @@ static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->queue.slot_bytes = slot_bytes;
     self->queue.block_bytes = block_bytes;
     self->queue.sequence = sequence;
+    self->disk_blocks = disk_blocks;
     return (PyObject *)self;
 }
 
@@ -88,13 +90,19 @@ static PyObject *end(struct queue_object *self, PyObject *result)
 }
 
 /* RING_FULL is an answer; for everything else but RING_OK it is false: an exception is set, or `broken` is. */
-static bool stage(struct queue_object *self, bool write, unsigned long long slot, unsigned long long lba, uint32_t blocks,
-                  enum ring_status *status)
+static bool stage(struct queue_object *self, bool write, unsigned long long slot, unsigned long long offset,
+                  uint32_t blocks, enum ring_status *status)
 {
+    const uint64_t lba = offset / self->queue.block_bytes;
     if (PyErr_Occurred())
         return false;
     if (slot >= self->queue.slots || self->queue.slot[slot].transaction_id != 0) {
         PyErr_Format(PyExc_ValueError, "slot %llu: want a free one below %u", slot, (unsigned)self->queue.slots);
+        return false;
+    }
+    if (offset % self->queue.block_bytes || lba > self->disk_blocks || blocks > self->disk_blocks - lba) {
+        PyErr_Format(PyExc_ValueError, "offset %llu: want whole blocks of %u inside the disk", offset,
+                     (unsigned)self->queue.block_bytes);
         return false;
     }
     *status = block_queue_stage(&self->queue, (uint32_t)slot, write, lba, blocks);
@@ -113,7 +121,7 @@ static bool blocks_fit(struct queue_object *self, unsigned int blocks)
     return false;
 }
 
-static PyObject *stage_all(struct queue_object *self, bool write, PyObject *slots, PyObject *lbas, uint32_t blocks)
+static PyObject *stage_all(struct queue_object *self, bool write, PyObject *slots, PyObject *offsets, uint32_t blocks)
 {
     enum ring_status status = RING_OK;
     const Py_ssize_t count = PyList_Size(slots);
@@ -121,8 +129,8 @@ static PyObject *stage_all(struct queue_object *self, bool write, PyObject *slot
     bool good = true;
     while (good && status == RING_OK && done < count) {
         const unsigned long long slot = PyLong_AsUnsignedLongLong(PyList_GetItem(slots, done));
-        const unsigned long long lba = PyLong_AsUnsignedLongLong(PyList_GetItem(lbas, done));
-        good = stage(self, write, slot, lba, blocks, &status);
+        const unsigned long long offset = PyLong_AsUnsignedLongLong(PyList_GetItem(offsets, done));
+        good = stage(self, write, slot, offset, blocks, &status);
         done += good && status == RING_OK;
     }
     block_queue_flush(&self->queue); /* also after a mistake: what was staged is in flight, the slots say so */
@@ -132,17 +140,17 @@ static PyObject *stage_all(struct queue_object *self, bool write, PyObject *slot
 static PyObject *queue_submit(PyObject *object, PyObject *args)
 {
     struct queue_object *self = (struct queue_object *)object;
-    PyObject *slots, *lbas;
+    PyObject *slots, *offsets;
     int write;
     unsigned int blocks;
-    if (!PyArg_ParseTuple(args, "pO!O!I", &write, &PyList_Type, &slots, &PyList_Type, &lbas, &blocks)
+    if (!PyArg_ParseTuple(args, "pO!O!I", &write, &PyList_Type, &slots, &PyList_Type, &offsets, &blocks)
         || !blocks_fit(self, blocks))
         return NULL;
-    if (PyList_Size(lbas) != PyList_Size(slots)) {
-        PyErr_SetString(PyExc_ValueError, "want as many LBAs as slots");
+    if (PyList_Size(offsets) != PyList_Size(slots)) {
+        PyErr_SetString(PyExc_ValueError, "want as many offsets as slots");
         return NULL;
     }
-    return begin(self) ? end(self, stage_all(self, write, slots, lbas, blocks)) : NULL;
+    return begin(self) ? end(self, stage_all(self, write, slots, offsets, blocks)) : NULL;
 }
 
 /* Wait until there is a packet. 1: there is; 0: timeout; -1: an exception is set, the channel is closed, or `broken`. */
@@ -233,11 +241,11 @@ static PyObject *queue_reap(PyObject *object, PyObject *argument)
 }
 
 /* True: the request has ended, or its time has (then it is in flight still); False: no room in the ring for it. */
-static PyObject *transfer(struct queue_object *self, bool write, uint32_t slot, uint64_t lba, uint32_t blocks,
+static PyObject *transfer(struct queue_object *self, bool write, uint32_t slot, uint64_t offset, uint32_t blocks,
                           long long timeout_ns)
 {
     enum ring_status status;
-    if (!stage(self, write, slot, lba, blocks, &status))
+    if (!stage(self, write, slot, offset, blocks, &status))
         return NULL;
     if (status == RING_FULL)
         Py_RETURN_FALSE;
@@ -258,11 +266,11 @@ static PyObject *queue_transfer(PyObject *object, PyObject *args)
     struct queue_object *self = (struct queue_object *)object;
     int write;
     unsigned int slot, blocks;
-    unsigned long long lba;
+    unsigned long long offset;
     long long timeout_ns;
-    if (!PyArg_ParseTuple(args, "pIKIL", &write, &slot, &lba, &blocks, &timeout_ns) || !blocks_fit(self, blocks))
+    if (!PyArg_ParseTuple(args, "pIKIL", &write, &slot, &offset, &blocks, &timeout_ns) || !blocks_fit(self, blocks))
         return NULL;
-    return begin(self) ? end(self, transfer(self, write, slot, lba, blocks, timeout_ns)) : NULL;
+    return begin(self) ? end(self, transfer(self, write, slot, offset, blocks, timeout_ns)) : NULL;
 }
 
 static PyObject *queue_get_in_flight(PyObject *object, void *unused)

@@ -52,10 +52,16 @@ class IoQueue:
             buffer.view[at : at + transfer_bytes] for at in range(0, len(buffer), slot_bytes)
         ]
         self._requests, self._buffer, self._closed = requests, buffer, closed
-        self._block_bytes, self._blocks = block, transfer_bytes // block
-        self._last_block = description.capacity.blocks - self._blocks
-        first = buffer.gpfn
-        self._native: Final = Queue(channel, first, depth, slot_bytes, block, requests.sequence)
+        self._blocks = transfer_bytes // block
+        self._native: Final = Queue(
+            channel,
+            buffer.gpfn,
+            depth,
+            slot_bytes,
+            block,
+            description.capacity.blocks,
+            requests.sequence,
+        )
 
     @property
     def in_flight(self) -> int:
@@ -119,27 +125,16 @@ class IoQueue:
 
     # -- inside
 
-    def _lba(self, offset: int) -> int:
-        lba, rest = divmod(offset, self._block_bytes)
-        if rest or not 0 <= lba <= self._last_block:
-            raise ValueError(f"offset {offset}: want whole blocks of {self._block_bytes}, inside the disk")
-        return lba
-
     def _submit(self, write: bool, slots: list[int], offsets: list[int]) -> int:
-        block, last = self._block_bytes, self._last_block
-        lbas = [offset // block for offset in offsets]
-        if any(offset % block for offset in offsets) or not all(0 <= lba <= last for lba in lbas):
-            raise ValueError(f"offsets: want whole blocks of {block}, inside the disk")
         try:
-            return self._native.submit(write, slots, lbas, self._blocks)
+            return self._native.submit(write, slots, offsets, self._blocks)
         except (RingClosed, RingCorrupt) as error:
             raise self._gone(error) from error
 
     def _transfer(self, write: bool, offset: int, slot: int) -> None:
-        lba = self._lba(offset)
         try:
-            while not self._native.transfer(write, slot, lba, self._blocks, -1):
-                self._native.reap(0 if not self.in_flight else -1)
+            while not self._native.transfer(write, slot, offset, self._blocks, -1):
+                self._native.reap(0 if not self.in_flight else -1)  # the ring is full
         except (RingClosed, RingCorrupt) as error:
             raise self._gone(error) from error
         if self._native.troubled:

@@ -1,5 +1,5 @@
 """The hypervisor: partitions, their memory, ports and interrupt lines. It knows nothing of devices or VMBus.
 
-`dispatch.Hypervisor` decides and does no I/O; `loop.Broker` owns the sockets, processes and memory and
+`dispatch.Hypervisor` decides and does no I/O; `broker.Broker` owns the sockets, processes and memory and
 carries the decisions out. Nothing of partitions/ and no third-party package but msgpack is loaded here.
 """

@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the platform's to handle
     zygote = Zygote(options["--zygote-module"])
     # Only now: the zygote has more to import than we do, and does it meanwhile.
-    from runtime.hypervisor.loop import Broker
+    from runtime.hypervisor.broker import Broker
     from runtime.hypervisor.machine import RootFailurePolicy
     from runtime.hypervisor.power import STOPPED, serve
 

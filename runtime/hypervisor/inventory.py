@@ -7,7 +7,7 @@ from typing import Final
 from runtime.hypervisor.machine import Machine
 from runtime.hypervisor.partitions import Partition
 
-PARTITIONS_PER_LIST: Final = 128  # so that a reply fits into a packet
+PARTITIONS_PER_LIST: Final = 64  # so that a reply of the longest names fits into a packet
 
 
 def list_partitions(machine: Machine, after: int = 0) -> dict[str, object]:

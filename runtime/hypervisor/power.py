@@ -17,14 +17,14 @@ import os
 import select
 import signal
 import socket
-import time
 from collections.abc import Mapping
 from typing import Final
 
 from runtime import codec
 from runtime.abi import ROOT_PARTITION
+from runtime.hypervisor.broker import Broker
 from runtime.hypervisor.inventory import list_partitions, show_partition
-from runtime.hypervisor.loop import Broker
+from runtime.hypervisor.loop import now_ns
 from runtime.hypervisor.outbox import Outbox
 from runtime.hypervisor.partitions import Partition
 
@@ -48,20 +48,20 @@ class PowerSocket:
         self._outbox: Final = Outbox(sock)
         self._stop_at_ns: list[int] | None = None  # when the children, then the root, are out of time
         self._stop_grace_ms = 0
-        broker.watch(sock.fileno(), self._serve)
+        broker.loop.watch(sock.fileno(), self._serve)
         broker.announce_to(self._send)
 
     def run(self) -> str:
         """Until the machine halts; returns why. Every process is then dead, and the platform told."""
         broker = self._broker
         while broker.halted is None:
-            broker.run_once(self._stop_step())
+            broker.loop.run_once(self._stop_step())
         reason = broker.halted if self._stop_at_ns is None else STOPPED
         broker.bring_down()
         self._send("halt", {"reason": reason})
-        deadline_ns = time.monotonic_ns() + _FAREWELL_MS * 1_000_000
-        while self._outbox.waits and time.monotonic_ns() < deadline_ns:
-            broker.run_once(_FAREWELL_MS)
+        deadline_ns = now_ns() + _FAREWELL_MS * 1_000_000
+        while self._outbox.waits and now_ns() < deadline_ns:
+            broker.loop.run_once(_FAREWELL_MS)
         return reason
 
     def _serve(self, events: int) -> None:
@@ -70,7 +70,7 @@ class PowerSocket:
                 self._outbox.flush()
             received = codec.receive_message(self._socket, ADOPT_DESCRIPTORS_MAX)
         except BlockingIOError:
-            self._broker.watch_writable(self._socket.fileno(), self._outbox)
+            self._broker.loop.watch_writable(self._socket.fileno(), self._outbox)
             return
         except codec.DecodeError as error:
             self._send("error", {"reason": str(error)})
@@ -117,7 +117,7 @@ class PowerSocket:
             self._outbox.send([verb, fields])
         except OSError:  # its end of file is on the way
             self._outbox.close()
-        self._broker.watch_writable(self._socket.fileno(), self._outbox)
+        self._broker.loop.watch_writable(self._socket.fileno(), self._outbox)
 
     def _named(self, args: dict[str, object]) -> Partition:
         name = args.get("name")
@@ -153,7 +153,7 @@ class PowerSocket:
         return {}
 
     def _deadline_ns(self) -> int:
-        return time.monotonic_ns() + self._stop_grace_ms * 1_000_000
+        return now_ns() + self._stop_grace_ms * 1_000_000
 
     def _stop_step(self) -> int | None:
         """What is due of a stop; returns how long, in ms, until the next may be."""
@@ -161,22 +161,22 @@ class PowerSocket:
             return None
         broker = self._broker
         children, root = broker.live_partitions - {ROOT_PARTITION}, broker.live_partitions & {ROOT_PARTITION}
-        now_ns = time.monotonic_ns()
+        now = now_ns()
         if len(self._stop_at_ns) == 1:
-            if children and now_ns < self._stop_at_ns[0]:
-                return _ms_until(self._stop_at_ns[0], now_ns)
+            if children and now < self._stop_at_ns[0]:
+                return _ms_until(self._stop_at_ns[0], now)
             for partition in children:
                 broker.kill(partition)
             self._stop_at_ns.append(self._deadline_ns())
             broker.signal(ROOT_PARTITION, signal.SIGTERM)
-        if root and now_ns < self._stop_at_ns[1]:
-            return _ms_until(self._stop_at_ns[1], now_ns)
+        if root and now < self._stop_at_ns[1]:
+            return _ms_until(self._stop_at_ns[1], now)
         broker.halted = broker.halted or STOPPED
         return 0
 
 
-def _ms_until(deadline_ns: int, now_ns: int) -> int:
-    return (deadline_ns - now_ns) // 1_000_000 + 1
+def _ms_until(deadline_ns: int, from_ns: int) -> int:
+    return (deadline_ns - from_ns) // 1_000_000 + 1
 
 
 def _integer(args: dict[str, object], name: str, default: int | None = None) -> int:

@@ -62,7 +62,7 @@ class Program:
             raise Refused(HvStatus.INVALID_PARAMETER)
         try:
             packed = codec.encode(args)
-            codec.decode(packed)  # what we could not read back, its owner could never be given
+            codec.decode(codec.encode([0, {"value": {"args": args}}]))  # as deep as a reply holds it
         except (codec.EncodeError, codec.DecodeError) as error:
             raise Refused(HvStatus.INVALID_PARAMETER) from error
         if len(packed) > PROGRAM_BYTES_MAX:

@@ -180,11 +180,15 @@ class World:
     # -- the guest's choices; what its own client refuses, it does not do
 
     def connect(self, newest: Version) -> None:
-        """Anew: what it still had to say is lost, as with a kernel that takes over from a crashed one."""
+        """Anew: what it still had to say is lost, as with a kernel that takes over from a crashed one.
+
+        The host hears the contact at once: an answer to an earlier one could not be told from this one's.
+        """
         self.to_host.clear()
-        self.to_guest.clear()
         self.client = ChannelClient(newest=newest)
         self.at_guest(self.client.start())
+        self.to_guest.clear()
+        self.deliver_to_host()
 
     def request_offers(self) -> None:
         try:

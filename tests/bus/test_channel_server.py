@@ -443,6 +443,16 @@ def test_a_guest_may_let_go_of_a_closed_channel_unasked() -> None:
     assert host.server.revoke(1) == [actions.ChannelReleased(1)]
 
 
+def test_handles_of_a_channel_let_go_of_during_its_revoke_are_free_for_others() -> None:
+    host = connected(DISK, NIC)
+    host.map(1)
+    host.server.revoke(1)
+    assert host.receive(gpadl_messages(1, RING + 1, RINGS)[0]) == [messages.GpadlCreated(1, RING + 1, 0)]
+    assert host.receive(messages.RelidReleased(1)) == []
+    host.map(2, RING + 1)
+    assert host.completed(actions.GpadlUnmapped(RING)) == [actions.ChannelReleased(1)]  # and no rescind
+
+
 # -- ends
 
 

@@ -95,6 +95,9 @@ class RunningMachine:
         code = self.process.wait(PATIENCE_S)
         for reader in self._readers:
             reader.join(PATIENCE_S)
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
         return code
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -126,7 +129,9 @@ class RunningMachine:
         marker = f"PARTVISOR_RUNTIME_DIR={self.runtime_dir}".encode()
         for pid in psutil.pids():
             try:
-                if pid not in self._everyone and marker in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                if pid not in self._everyone and marker in Path(f"/proc/{pid}/environ").read_bytes().split(
+                    b"\0"
+                ):
                     left.append(f"{pid} (unknown)")
             except OSError:
                 continue
@@ -165,7 +170,9 @@ def boot(tmp_path: Path) -> Iterator[Boot]:
 
 def machine_toml(*partitions: str, devices: str = "", **settings: str) -> str:
     """A config text: [machine] settings, devices, partitions."""
-    lines = "\n".join(f'{key} = "{value}"' for key, value in {"name": "test", "memory": "256MiB", **settings}.items())
+    lines = "\n".join(
+        f'{key} = "{value}"' for key, value in {"name": "test", "memory": "256MiB", **settings}.items()
+    )
     return f"[machine]\n{lines}\n{devices}\n" + "\n".join(partitions)
 
 

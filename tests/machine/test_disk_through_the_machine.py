@@ -33,7 +33,13 @@ def copy_machine(tmp_path: Path, program: str, route: str, waiting: str, vps: in
 @pytest.mark.parametrize("vps", [1, 2])
 @pytest.mark.parametrize(
     ("route", "waiting"),
-    [("direct", "adaptive"), ("broker", "adaptive"), ("direct", "block"), ("broker", "block"), ("direct", "spin")],
+    [
+        ("direct", "adaptive"),
+        ("broker", "adaptive"),
+        ("direct", "block"),
+        ("broker", "block"),
+        ("direct", "spin"),
+    ],
 )
 def test_bytes_written_by_one_child_are_read_by_another_at_the_next_boot(
     boot: Boot, tmp_path: Path, route: str, waiting: str, vps: int

@@ -35,7 +35,7 @@ def test_stop_command_ends_the_machine_with_0(boot: Boot) -> None:
     ("victim", "reason"),
     [("root", "the root partition died"), ("hypervisor", "the hypervisor died")],
 )
-@pytest.mark.parametrize("with_signal", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("with_signal", [signal.SIGKILL, signal.SIGABRT])
 def test_death_of_root_or_hypervisor_ends_the_machine_with_the_reason(
     boot: Boot, victim: str, reason: str, with_signal: signal.Signals
 ) -> None:
@@ -43,9 +43,9 @@ def test_death_of_root_or_hypervisor_ends_the_machine_with_the_reason(
     machine.wait_for("machine.ready")
     os.kill(machine.pid(victim), with_signal)
     assert machine.wait() == 1
-    assert machine.errors.count("\n") == 1  # one line, for a person
-    assert reason in machine.errors
-    assert with_signal.name in machine.errors
+    last_line = machine.errors.splitlines()[-1]  # a crash may have printed its own trace above
+    assert reason in last_line
+    assert with_signal.name in last_line
 
 
 def test_death_of_the_platform_takes_everything(boot: Boot) -> None:

@@ -1,5 +1,7 @@
 """Birth, life and death of partitions, and that no page is ever lost on the way."""
 
+from typing import Any
+
 import pytest
 
 from runtime.abi import (
@@ -285,12 +287,13 @@ def test_a_program_starts_once_and_needs_a_name_of_its_own_among_its_siblings() 
         {"module": "a", "name": "n", "args": {"k": b"x" * 20_000}},
         {"module": "a", "name": "n", "args": {"k": object()}},
         {"module": "m" * 257, "name": "n"},
+        {"module": "a", "name": "n", "args": {"k": eval("[" * 29 + "]" * 29)}},
     ],
 )
 def test_an_impossible_program_is_refused(value: dict[str, object]) -> None:
     world = World()
     child = world.child()
-    args = {"partition": child, "property": int(_P.PROGRAM), "value": value}
+    args: dict[str, Any] = {"partition": child, "property": int(_P.PROGRAM), "value": value}
     assert world.status(1, _C.SET_PARTITION_PROPERTY_EX, **args) == HvStatus.INVALID_PARAMETER
 
 

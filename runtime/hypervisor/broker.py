@@ -1,0 +1,361 @@
+"""The broker: feeds calls, reports and deaths to the state machine, and carries its effects out.
+
+One thread. Nothing here waits for a partition: sockets towards partitions are non-blocking, and one that does
+not take its reply, or closes its socket and lives on, has broken the calling convention and is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from bus import native
+from runtime import codec
+from runtime.abi import ROOT_PARTITION, ExitStatus, HvStatus
+from runtime.hypervisor.dispatch import Hypervisor
+from runtime.hypervisor.effects import (
+    Announce,
+    CloseDoorbell,
+    CloseSlot,
+    CloseVp,
+    CloseWatch,
+    DropFiles,
+    Effect,
+    Halt,
+    KeepFiles,
+    KillPartition,
+    RaiseLine,
+    RaiseWatch,
+    RemoveRoute,
+    RingDoorbell,
+    SpawnPartition,
+)
+from runtime.hypervisor.host import Host
+from runtime.hypervisor.loop import Loop, now_ns
+from runtime.hypervisor.machine import RootFailurePolicy
+from runtime.hypervisor.processes import WatchedProcess, sweep_orphans
+from runtime.hypervisor.replies import Reply
+from runtime.hypervisor.zygote import Spawned, SpawnFailed, Zygote, ZygoteLost
+
+REQUEST_DESCRIPTORS_MAX: Final = 16  # the most that any call takes
+LAST_CALLS_MAX: Final = 64  # of a process that has ended: what it asked for before is still done
+ZYGOTE_RESTARTS_MAX: Final = 8
+ORPHAN_SWEEP_MS: Final = 20
+EXIT_GRACE_MS: Final = 500  # from the end of a partition's socket to that of its process
+HALT_GRACE_MS: Final = 2_000  # for killed processes to be reaped, before the broker leaves them to the kernel
+_SPAWN_FAILED: Final = ExitStatus(127, None)  # as a shell reports it
+
+
+class Broker:
+    """Owns all sockets, processes and memory of the machine below the platform."""
+
+    def __init__(self, zygote: Zygote, on_root_failure: RootFailurePolicy = RootFailurePolicy.HALT) -> None:
+        self._zygote: Zygote | None = zygote
+        self._zygote_module: Final = zygote.module
+        self._zygotes_started = 1
+        self.host: Final = Host()
+        self.hypervisor: Final = Hypervisor(self.host, native, on_root_failure)
+        self.loop: Final = Loop()
+        self._sockets: dict[int, socket.socket] = {}  # hypercalls, by partition
+        self._processes: dict[int, WatchedProcess] = {}
+        self._spawning: set[int] = set()  # partitions asked for, not answered yet
+        self._doomed: set[int] = set()  # of those: to be killed when they appear
+        self._sweep_is_due = False
+        self._console_fd: int | None = None
+        self._announce: Callable[[str, Mapping[str, object]], None] = lambda kind, fields: None
+        self.halted: str | None = None  # why; the loop ends
+        self._watch_zygote(zygote)
+
+    # -- what power.py uses --------------------------------------------------------------------------------
+
+    def announce_to(self, announce: Callable[[str, Mapping[str, object]], None]) -> None:
+        self._announce = announce
+
+    def adopt(
+        self,
+        name: str,
+        memory_pages: int,
+        args: Mapping[str, object],
+        pid: int,
+        sock: socket.socket,
+        pidfd: int,
+        console_fd: int | None,
+    ) -> None:
+        """Take the root in. Takes the descriptors over unless it raises ValueError or OSError."""
+        self._carry_out(self.hypervisor.adopt_root(name, memory_pages, args, pid, now_ns()))
+        self._console_fd = console_fd
+        self._add_process(WatchedProcess(ROOT_PARTITION, pid, pidfd))
+        self._add_socket(ROOT_PARTITION, sock)
+
+    def kill(self, partition: int) -> None:
+        self._carry_out(self.hypervisor.kill(partition))
+
+    def signal(self, partition: int, signal_number: int) -> None:
+        if (process := self._processes.get(partition)) is not None:
+            process.kill(signal_number)
+
+    @property
+    def live_partitions(self) -> set[int]:
+        """Whose process is there or on its way."""
+        return set(self._processes) | self._spawning
+
+    def bring_down(self) -> None:
+        """Kill every process and reap them, for a bounded time. What is not ours dies by the kernel's hand."""
+        for process in self._processes.values():
+            process.kill()
+        self._doomed |= self._spawning
+        deadline_ns = now_ns() + HALT_GRACE_MS * 1_000_000
+        while self.live_partitions and now_ns() < deadline_ns:
+            self.loop.run_once(ORPHAN_SWEEP_MS)
+        if self._zygote is not None:
+            self.loop.drop(self._zygote.socket.fileno())
+            self._zygote.close()
+            self._zygote = None
+        while sweep_orphans(set()) and now_ns() < deadline_ns:
+            time.sleep(ORPHAN_SWEEP_MS / 1000)
+
+    # -- hypercalls ----------------------------------------------------------------------------------------
+
+    def _add_socket(self, partition: int, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sockets[partition] = sock
+        self.loop.watch(sock.fileno(), lambda events: self._serve_one(partition))
+
+    def _close_socket(self, partition: int) -> None:
+        if (sock := self._sockets.pop(partition, None)) is not None:
+            self.loop.drop(sock.fileno())
+            sock.close()
+
+    def _serve_one(self, partition: int) -> None:
+        self._serve(partition)
+
+    def _serve(self, partition: int) -> bool:
+        """One request and its reply. False: nothing there, or the connection is over."""
+        sock = self._sockets.get(partition)
+        if sock is None:
+            return False
+        try:
+            packet = codec.receive_packet(sock, REQUEST_DESCRIPTORS_MAX)
+        except BlockingIOError:
+            return False
+        except codec.DecodeError:
+            return self._reply(partition, sock, Reply(HvStatus.INVALID_HYPERCALL_INPUT))
+        except OSError:
+            packet = None
+        if packet is None:
+            self._close_socket(partition)
+            self._kill_soon(partition)
+            return False
+        kept = False
+        try:
+            reply, effects = self._decide(partition, packet)
+            kept = self._carry_out(effects, packet.fds)
+        finally:
+            if not kept:
+                codec.close_all(packet.fds)
+        return self._reply(partition, sock, reply)
+
+    def _kill_soon(self, partition: int) -> None:
+        """A process that ends closes its socket shortly before; it shall end with its own exit status."""
+        self.loop.after(EXIT_GRACE_MS, lambda: self.signal(partition, signal.SIGKILL))
+
+    def _decide(self, partition: int, packet: codec.Packet) -> tuple[Reply, list[Effect]]:
+        if not self.host.has_room_for(packet.fds):
+            return Reply(HvStatus.NO_RESOURCES), []
+        try:
+            message = codec.decode(packet.data)
+        except codec.DecodeError:
+            message = None
+        match message:
+            case [code, args]:
+                return self.hypervisor.handle(partition, code, args, len(packet.fds), now_ns())
+            case _:
+                return Reply(HvStatus.INVALID_HYPERCALL_INPUT), []
+
+    def _reply(self, partition: int, sock: socket.socket, reply: Reply) -> bool:
+        try:
+            with self.host.descriptors(reply.handles) as fds:
+                codec.send_message(sock, [int(reply.status), reply.values], fds)
+        except BlockingIOError:  # it asks, and does not read the answers
+            self.signal(partition, signal.SIGKILL)
+            self._close_socket(partition)
+            return False
+        except OSError:  # gone; its end of file is next
+            pass
+        return True
+
+    # -- effects -------------------------------------------------------------------------------------------
+
+    def _carry_out(self, effects: list[Effect], fds: list[int] | None = None) -> bool:
+        """In order. True: the call's descriptors were kept."""
+        kept, host = False, self.host
+        for effect in effects:
+            match effect:
+                case CloseSlot(slot):
+                    host.close_slot(slot)
+                case CloseVp(partition, vp):
+                    host.close_vp(partition, vp)
+                case CloseDoorbell(partition, port):
+                    host.close_doorbell(partition, port)
+                case RemoveRoute(route):
+                    host.remove_route(route)
+                case CloseWatch(partition):
+                    host.close_watch(partition)
+                case KeepFiles(partition):
+                    assert fds
+                    host.keep_files(partition, fds)
+                    kept = True
+                case DropFiles(partition):
+                    host.drop_files(partition)
+                case RaiseLine(partition, vp):
+                    host.raise_line(partition, vp)
+                case RingDoorbell(partition, port):
+                    host.ring_doorbell(partition, port)
+                case RaiseWatch(partition):
+                    host.raise_watch(partition)
+                case SpawnPartition(partition, path, module):
+                    self._spawn(partition, path, module)
+                case KillPartition(partition):
+                    self._kill(partition)
+                case Announce(kind, fields):
+                    self._announce(kind, fields)
+                case Halt(reason):
+                    self.halted = self.halted or reason
+        return kept
+
+    def _kill(self, partition: int) -> None:
+        if (process := self._processes.get(partition)) is not None:
+            process.kill()
+        else:
+            self._doomed.add(partition)
+        self._close_socket(partition)
+
+    # -- processes -----------------------------------------------------------------------------------------
+
+    def _add_process(self, process: WatchedProcess) -> None:
+        self._processes[process.partition] = process
+        self.loop.watch(process.pidfd, lambda events: self._ended(process))
+
+    def _ended(self, process: WatchedProcess) -> None:
+        if not process.has_ended:  # an event of this descriptor's number's last owner
+            return
+        partition = process.partition
+        for _ in range(LAST_CALLS_MAX):
+            if not self._serve(partition):
+                break
+        self._close_socket(partition)
+        status = process.reap()
+        self.loop.drop(process.pidfd)
+        process.close()
+        del self._processes[partition]
+        self._sweep_soon()
+        reason = str(status) if status is not None else "its process ended"
+        self._carry_out(self.hypervisor.process_exited(partition, status, reason, now_ns()))
+
+    def _sweep_soon(self) -> None:
+        if not self._sweep_is_due:
+            self._sweep_is_due = True
+            self.loop.after(ORPHAN_SWEEP_MS, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweep_is_due = False
+        if self._spawning:  # a child that we do not know may be the one we wait for
+            self._sweep_soon()
+            return
+        known = {process.pid for process in self._processes.values()}
+        if self._zygote is not None:
+            known.add(self._zygote.pid)
+        if sweep_orphans(known):
+            self._sweep_soon()
+
+    # -- the zygote ----------------------------------------------------------------------------------------
+
+    def _watch_zygote(self, zygote: Zygote) -> None:
+        self.loop.watch(zygote.socket.fileno(), self._serve_zygote)
+
+    def _serve_zygote(self, events: int) -> None:
+        zygote = self._zygote
+        assert zygote is not None
+        try:
+            if events & select.EPOLLOUT:
+                zygote.outbox.flush()
+            answer = zygote.receive()
+        except (ZygoteLost, OSError) as error:
+            self._lose_zygote(str(error))
+            return
+        self.loop.watch_writable(zygote.socket.fileno(), zygote.outbox)
+        match answer:
+            case Spawned(partition, pid) if partition in self._spawning:
+                self._spawning.discard(partition)
+                self._spawned(partition, pid)
+            case SpawnFailed(partition, reason) if partition in self._spawning:
+                self._spawn_fails(partition, reason)
+
+    def _lose_zygote(self, reason: str) -> None:
+        """Partitions live on; those being spawned are lost. A new zygote, unless it fails again and again."""
+        assert self._zygote is not None
+        self.loop.drop(self._zygote.socket.fileno())
+        self._zygote.close()
+        self._zygote = None
+        if self._zygotes_started <= ZYGOTE_RESTARTS_MAX and self.halted is None:
+            self._zygotes_started += 1
+            self._zygote = Zygote(self._zygote_module)
+            self._watch_zygote(self._zygote)
+        for partition in self._spawning:
+            self._spawn_fails(partition, f"the zygote was lost: {reason}")
+
+    def _spawn(self, partition: int, path: str, module: str) -> None:
+        self._spawning.add(partition)
+        if self._zygote is None:
+            self._spawn_fails(partition, "there is no zygote any more")
+            return
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            self._spawn_fails(partition, f"no socket: {error}")
+            return
+        self._add_socket(partition, ours)
+        try:
+            self._zygote.spawn(partition, path, module, [theirs.detach(), self._console()])
+            self.loop.watch_writable(self._zygote.socket.fileno(), self._zygote.outbox)
+        except OSError as error:
+            self._lose_zygote(str(error))
+
+    def _console(self) -> int:
+        if self._console_fd is None:
+            return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        return os.dup(self._console_fd)
+
+    def _spawned(self, partition: int, pid: int) -> None:
+        try:
+            # Whatever happened to it meanwhile: nobody but us reaps it, so the pid is still its own.
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            self._spawning.add(partition)
+            self._spawn_fails(partition, f"no pidfd of {pid}: {error}")
+            return
+        process = WatchedProcess(partition, pid, pidfd)
+        self._add_process(process)
+        doomed = partition in self._doomed
+        self._doomed.discard(partition)
+        self._carry_out(self.hypervisor.process_started(partition, pid, now_ns()))
+        if doomed:
+            process.kill()
+        elif partition not in self._sockets:  # closed already
+            self._kill_soon(partition)
+
+    def _spawn_fails(self, partition: int, reason: str) -> None:
+        """Reported by the loop: the effects that asked for the spawn may not be carried out to the end yet."""
+        self.loop.after(0, lambda: self._spawn_failed(partition, reason))
+
+    def _spawn_failed(self, partition: int, reason: str) -> None:
+        if partition in self._spawning:
+            self._spawning.discard(partition)
+            self._doomed.discard(partition)
+            self._close_socket(partition)
+            self._carry_out(self.hypervisor.process_exited(partition, _SPAWN_FAILED, reason, now_ns()))

@@ -1,0 +1,98 @@
+"""What bad input does to a whole machine: a typed refusal for whoever sent it, and nothing for anyone else."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.machine.conftest import Boot, idle_partition, machine_toml
+
+pytestmark = pytest.mark.machine
+
+
+def disk(name: str, text: str) -> str:
+    return f'[[root.device]]\nname = "{name}"\nkind = "disk"\n{text}\n'
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_hostile_guest_hurts_nobody_else(boot: Boot, tmp_path: Path, seed: int) -> None:
+    """A writer copies 24 MB beside a guest that attacks all in its reach; the sum agrees, nothing was allowed."""
+    source = os.urandom(24_000_000)
+    (tmp_path / "source").write_bytes(source)
+    machine = boot(
+        machine_toml(
+            '[[partition]]\nname = "writer"\nprogram = "partitions.guests.copy:write_file"\nmemory = "32MiB"\n'
+            f'args = {{ device = "good" }}\n[[partition.device]]\nname = "good"\n'
+            f'[[partition.file]]\nname = "source"\npath = "{tmp_path / "source"}"\n',
+            '[[partition]]\nname = "hostile"\nprogram = "partitions.guests.hostile:main"\nmemory = "16MiB"\n'
+            f'args = {{ device = "bad", seed = {seed} }}\n[[partition.device]]\nname = "bad"\nring_bytes = 4096\n',
+            devices=disk("good", f'backend = "file"\npath = "{tmp_path / "disk"}"\nsize = "32MiB"')
+            + disk("bad", 'backend = "memory"\nsize = "1MiB"'),
+        )
+    )
+    copied = machine.wait_for("guest.copied", "writer")
+    assert copied["fields"]["sha256"] == hashlib.sha256(source).hexdigest()
+    hostile = machine.wait_for("partition.exited", "hostile")
+    assert hostile["fields"]["code"] == 0, machine.events
+    assert machine.wait() == 0, machine.errors
+    assert (tmp_path / "disk").read_bytes()[: len(source)] == source
+    outcomes = {
+        event["fields"]["attack"]: event["fields"]["outcomes"]
+        for event in machine.events
+        if event["kind"] == "guest.attacked"
+    }
+    assert set(outcomes) == {"forbidden_calls", "garbage_calls", "garbage_messages", "break_rings", "greed"}
+    assert not [name for name in outcomes["forbidden_calls"] if "ALLOWED" in name]
+    assert outcomes["break_rings"]["channel attacked"] > 0
+    assert "INSUFFICIENT_MEMORY" in outcomes["greed"]
+    assert any(event["kind"] == "vmbus.protocol_error" for event in machine.events)
+
+
+@pytest.mark.parametrize(
+    ("device", "complaint"),
+    [
+        ('backend = "file"\npath = "{short}"\nsize = "1MiB"', "truncate -s 1048576"),
+        ('backend = "file"\npath = "{odd}"', "is no disk"),
+    ],
+)
+def test_a_disk_that_cannot_be_opened_stops_the_boot_with_the_remedy(
+    boot: Boot, tmp_path: Path, device: str, complaint: str
+) -> None:
+    (tmp_path / "short").write_bytes(bytes(4096))
+    (tmp_path / "odd").write_bytes(bytes(1000))
+    text = device.format(short=tmp_path / "short", odd=tmp_path / "odd")
+    machine = boot(machine_toml(idle_partition("one"), devices=disk("disk0", text)))
+    assert machine.wait() == 1
+    assert machine.errors.count("\n") == 1
+    assert complaint in machine.errors
+
+
+def test_two_machines_cannot_write_one_disk(boot: Boot, tmp_path: Path) -> None:
+    device = disk("disk0", f'backend = "file"\npath = "{tmp_path / "disk"}"\nsize = "1MiB"')
+    first = boot(machine_toml(idle_partition("one"), devices=device))
+    first.wait_for("machine.ready")
+    second = boot(machine_toml(idle_partition("one"), devices=device, name="second"))
+    assert second.wait() == 1
+    assert "in use by another machine" in second.errors
+    assert first.process.poll() is None
+
+
+def test_more_memory_than_the_machine_has_is_refused(boot: Boot) -> None:
+    machine = boot(machine_toml(idle_partition("one"), memory="16MiB"))
+    assert machine.wait() != 0
+    assert "memory" in machine.errors.lower()
+
+
+def test_a_program_that_raises_ends_with_its_traceback_and_nothing_else_does(boot: Boot) -> None:
+    machine = boot(
+        machine_toml(
+            idle_partition("one"),
+            '[[partition]]\nname = "bad"\nprogram = "partitions.guests.copy:write_file"\nmemory = "16MiB"\n',
+        )
+    )
+    exited = machine.wait_for("partition.exited", "bad")
+    assert exited["fields"]["code"] == 1
+    said = [event["fields"]["text"] for event in machine.events if event["kind"] == "output"]
+    assert any("KeyError" in text for text in said)
+    assert machine.process.poll() is None
