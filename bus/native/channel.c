@@ -37,22 +37,37 @@ void channel_last_leaves(struct channel *channel)
         PyBuffer_Release(&channel->memory);
 }
 
+void channel_signal(struct channel *channel)
+{
+    PyThreadState *thread = PyEval_SaveThread();
+    endpoint_signal(&channel->endpoint);
+    PyEval_RestoreThread(thread);
+}
+
 int channel_wait(struct channel *channel, enum wait_for what, uint32_t bytes, int64_t timeout_ns)
 {
     struct endpoint *endpoint = &channel->endpoint;
-    const uint32_t limit_ns = timeout_ns == 0 ? 0 : endpoint_spin_limit_ns(endpoint, what);
-    struct wait_progress progress = {.spun_ns = limit_ns < ENDPOINT_LOCKED_SPIN_NS ? limit_ns : ENDPOINT_LOCKED_SPIN_NS};
-    enum wait_result result = endpoint_spin(endpoint, what, bytes, progress.spun_ns);
-    if (result == WAIT_READY)
-        return 1;
-    if (result == WAIT_NOT_YET && timeout_ns == 0)
-        return 0;
-    if (result == WAIT_NOT_YET) {
+    struct wait_progress progress = {0};
+    enum wait_result result = WAIT_NOT_YET;
+    bool owes_signal = channel->owes_signal, raised = false;
+    channel->owes_signal = false;
+    if (timeout_ns == 0) {
+        if (owes_signal)
+            channel_signal(channel);
+        result = endpoint_spin(endpoint, what, bytes, 0);
+    } else if (!owes_signal) { /* the peer is awake: it may answer before the GIL could be dropped and taken again */
+        const uint32_t limit_ns = endpoint_spin_limit_ns(endpoint, what);
+        progress.spun_ns = limit_ns < ENDPOINT_LOCKED_SPIN_NS ? limit_ns : ENDPOINT_LOCKED_SPIN_NS;
+        result = endpoint_spin(endpoint, what, bytes, progress.spun_ns);
+    }
+    if (result == WAIT_NOT_YET && timeout_ns != 0) {
         const uint64_t deadline_ns = timeout_ns < 0 ? ENDPOINT_FOREVER : clock_now_ns() + (uint64_t)timeout_ns;
-        bool raised = false;
         channel->waits[what] = true;
         do {
             PyThreadState *thread = PyEval_SaveThread();
+            if (owes_signal)
+                endpoint_signal(endpoint);
+            owes_signal = false;
             result = endpoint_wait(endpoint, what, bytes, deadline_ns, &progress);
             PyEval_RestoreThread(thread);
             raised = result == WAIT_INTERRUPTED && PyErr_CheckSignals() < 0;
@@ -61,7 +76,7 @@ int channel_wait(struct channel *channel, enum wait_for what, uint32_t bytes, in
         if (raised)
             return -1;
     }
-    /* A handler, or another thread, may have closed the channel while we slept. */
+    /* A handler, or another thread, may have closed the channel meanwhile. */
     if (result == WAIT_CLOSED || channel->closed)
         return channel_refuse(channel, what);
     if (result == WAIT_CORRUPT) {
@@ -222,10 +237,11 @@ static PyObject *channel_wait_writable(struct channel *channel, PyObject *const 
 
 static PyObject *channel_release_method(struct channel *channel, PyObject *unused)
 {
-    if (channel_check(channel, WAIT_FOR_DATA) < 0)
+    if (channel_enter(channel, WAIT_FOR_DATA) < 0)
         return NULL;
     channel_release(channel);
-    Py_RETURN_NONE;
+    Py_INCREF(Py_None);
+    return channel_leave(channel, Py_None);
 }
 
 static PyObject *channel_arm(struct channel *channel, PyObject *unused)
@@ -250,8 +266,10 @@ static PyObject *channel_kick(struct channel *channel, PyObject *unused)
         channel_refuse(channel, WAIT_FOR_SPACE);
         return NULL;
     }
-    endpoint_signal(&channel->endpoint);
-    Py_RETURN_NONE;
+    channel->inside++;
+    channel_signal(channel);
+    Py_INCREF(Py_None);
+    return channel_leave(channel, Py_None);
 }
 
 static PyObject *channel_close(struct channel *channel, PyObject *unused)

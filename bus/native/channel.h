@@ -15,6 +15,7 @@ struct channel {
     uint32_t held;      /* packets peeked and not released */
     uint32_t inside;    /* calls under way that may run other Python code, or wait: close() leaves the memory to them */
     bool opened, closed, corrupt;
+    bool owes_signal;   /* the peer must be woken; left to the wait that follows at once, which drops the GIL anyway */
     bool waits[2];      /* by enum wait_for: a thread is in that wait */
 };
 
@@ -52,10 +53,15 @@ PyObject *channel_is_corrupt(struct channel *channel);
 /* Between enter and leave. 1: ready; 0: the timeout passed; -1: an exception is set. timeout_ns: -1 for ever, 0 just look. */
 int channel_wait(struct channel *channel, enum wait_for what, uint32_t bytes, int64_t timeout_ns);
 
+/* Between enter and leave. Ring the peer's doorbell without the GIL: a peer that makes it block stops this thread alone. */
+void channel_signal(struct channel *channel);
+
+/* Between enter and leave. */
 static inline void channel_release(struct channel *channel)
 {
     channel->held = 0;
-    endpoint_release(&channel->endpoint);
+    if (ring_release(&channel->endpoint.reader))
+        channel_signal(channel);
 }
 
 PyObject *channel_send(struct channel *, PyObject *const *, Py_ssize_t, PyObject *);

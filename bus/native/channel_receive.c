@@ -5,6 +5,10 @@
 static int next_packet(struct channel *channel, struct ring_packet *packet, int64_t timeout_ns)
 {
     enum ring_status status = ring_peek(&channel->endpoint.reader, packet);
+    if (__builtin_expect(channel->owes_signal && status != RING_EMPTY, 0)) {
+        channel->owes_signal = false;
+        channel_signal(channel);
+    }
     if (status == RING_EMPTY) {
         const int ready = channel_wait(channel, WAIT_FOR_DATA, 0, timeout_ns);
         if (ready <= 0)
@@ -326,7 +330,7 @@ PyObject *channel_exchange(struct channel *channel, PyObject *const *args, Py_ss
     readable_close(&payload);
     if (staged < 0)
         return NULL;
-    endpoint_publish(&channel->endpoint);
+    channel->owes_signal = endpoint_publish(&channel->endpoint);
     channel->inside++;
     return channel_leave(channel, completion_of(channel, transaction_id));
 }
@@ -343,7 +347,7 @@ PyObject *channel_reply_and_receive(struct channel *channel, PyObject *const *ar
         || channel_check(channel, WAIT_FOR_SPACE) < 0 || channel_check(channel, WAIT_FOR_DATA) < 0)
         return NULL;
     if (values[0] == Py_None) {
-        channel_release(channel);
+        channel->owes_signal = ring_release(&channel->endpoint.reader);
     } else {
         if (readable_open(&payload, values[0]) < 0)
             return NULL;
@@ -352,9 +356,9 @@ PyObject *channel_reply_and_receive(struct channel *channel, PyObject *const *ar
         readable_close(&payload);
         if (staged < 0)
             return NULL;
-        channel->held = 0;
-        endpoint_publish_and_release(&channel->endpoint);
+        channel->owes_signal = endpoint_publish_and_release(&channel->endpoint);
     }
+    channel->held = 0;
     channel->inside++;
     return channel_leave(channel, receive_held(channel, timeout_ns));
 }

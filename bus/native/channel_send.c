@@ -32,6 +32,15 @@ int channel_stage(struct channel *channel, uint16_t type, uint16_t flags, uint64
     }
 }
 
+static void publish(struct channel *channel)
+{
+    if (!endpoint_publish(&channel->endpoint))
+        return;
+    channel->inside++;
+    channel_signal(channel);
+    channel_leave(channel, NULL);
+}
+
 /* Stage and publish one packet. Takes over `payload` in every case. */
 static PyObject *send_one(struct channel *channel, uint16_t type, uint16_t flags, uint64_t transaction_id,
                           const void *extra, size_t extra_bytes, struct readable *payload)
@@ -41,7 +50,7 @@ static PyObject *send_one(struct channel *channel, uint16_t type, uint16_t flags
     readable_close(payload);
     if (staged < 0)
         return NULL;
-    endpoint_publish(&channel->endpoint);
+    publish(channel);
     Py_RETURN_NONE;
 }
 
@@ -231,6 +240,6 @@ PyObject *channel_send_many(struct channel *channel, PyObject *const *args, Py_s
     endpoint->statistics.packets_sent += (uint64_t)sent;
     endpoint->statistics.bytes_sent += bytes;
     if (sent > 0)
-        endpoint_publish(endpoint);
+        publish(channel);
     return PyLong_FromSsize_t(sent);
 }

@@ -104,24 +104,18 @@ enum wait_result endpoint_arm(struct endpoint *endpoint);
 /* How long the next wait for `what` may spin while its caller holds a lock. */
 uint32_t endpoint_spin_limit_ns(const struct endpoint *endpoint, enum wait_for what);
 
-/* Publish what is staged and signal by the rules. */
-static inline void endpoint_publish(struct endpoint *endpoint)
+/* Publish what is staged; true: endpoint_signal() is owed. It is a system call on something that the peer holds too, so the
+ * caller lets go of its locks first. */
+static inline bool endpoint_publish(struct endpoint *endpoint)
 {
-    if (ring_publish(&endpoint->writer))
-        endpoint_signal(endpoint);
-    else
-        endpoint->statistics.signals_suppressed++;
-}
-
-static inline void endpoint_release(struct endpoint *endpoint)
-{
-    if (ring_release(&endpoint->reader))
-        endpoint_signal(endpoint);
+    const bool owed = ring_publish(&endpoint->writer);
+    endpoint->statistics.signals_suppressed += !owed;
+    return owed;
 }
 
 /* Publish, then release, with one fence for both: a reply leaves before its request is given back, and a server that
- * answers one request at a time pays for one barrier a request. One doorbell serves both rules. */
-static inline void endpoint_publish_and_release(struct endpoint *endpoint)
+ * answers one request at a time pays for one barrier a request. One doorbell serves both rules; true: it is owed. */
+static inline bool endpoint_publish_and_release(struct endpoint *endpoint)
 {
     const uint32_t previous_in = ring_publish_index(&endpoint->writer);
     const uint32_t previous_out = ring_release_index(&endpoint->reader);
@@ -130,10 +124,9 @@ static inline void endpoint_publish_and_release(struct endpoint *endpoint)
                           && ring_publish_signals(&endpoint->writer, previous_in);
     const bool for_space = previous_out != endpoint->reader.released_out
                            && ring_release_signals(&endpoint->reader, previous_out);
-    if (for_data || for_space)
-        endpoint_signal(endpoint);
-    else
-        endpoint->statistics.signals_suppressed++;
+    const bool owed = for_data || for_space;
+    endpoint->statistics.signals_suppressed += !owed;
+    return owed;
 }
 
 #endif

@@ -18,7 +18,7 @@ from partitions.storage.disk import Disk
 BLOCK_BYTES: Final = 4096
 CHUNK_BYTES: Final = 64 * 1024
 QUEUE_DEPTH: Final = 32
-SEQUENTIAL_DEPTH: Final = 4
+SEQUENTIAL_DEPTH: Final = 16
 SEED: Final = 1
 
 
@@ -105,7 +105,7 @@ class Volume:
         """Read each numbered piece, `depth` at a time; (seconds, how many did not have their sum)."""
         offsets = [number * transfer_bytes for number in numbers]
         wanted = [sums[number] for number in numbers]
-        depth = min(depth, len(numbers))
+        depth = min(depth, len(numbers), self.disk.pool.longest_run_bytes // transfer_bytes)
         mismatches, done = 0, 0
         with self.disk.open_queue(depth, transfer_bytes) as queue:
             views, reap, submit = queue.views, queue.reap, queue.submit_reads

@@ -104,8 +104,8 @@ static void make_answer(struct storvsp_packet *packet, const struct transfer *tr
     packet->reserved_2 = 0;
 }
 
-/* Execute the peeked packet and stage its answer. False: it is for Python, and nothing was staged. */
-static bool serve_one(struct block_server *server, const struct ring_packet *found)
+/* Execute the peeked packet, stage its answer, add to *moved_bytes. False: it is for Python, and nothing was staged. */
+static bool serve_one(struct block_server *server, const struct ring_packet *found, uint32_t *moved_bytes)
 {
     struct endpoint *endpoint = server->endpoint;
     struct storvsp_packet packet;
@@ -144,6 +144,7 @@ static bool serve_one(struct block_server *server, const struct ring_packet *fou
         server->statistics.reads++;
         server->statistics.bytes_read += transfer.bytes;
     }
+    *moved_bytes += transfer.bytes;
     return true;
 }
 
@@ -154,20 +155,20 @@ static enum ring_status serve_batch(struct block_server *server, bool *for_pytho
     struct endpoint *endpoint = server->endpoint;
     struct ring_packet packet;
     enum ring_status status = RING_OK;
-    uint32_t staged = 0;
+    uint32_t staged = 0, moved_bytes = 0;
     *for_python = false;
     for (unsigned served = 0; served < BLOCK_SERVER_BATCH; served++) {
         status = ring_peek(&endpoint->reader, &packet);
         if (status != RING_OK)
             break;
-        if (!serve_one(server, &packet)) {
+        if (!serve_one(server, &packet, &moved_bytes)) {
             *for_python = true;
             break;
         }
         ring_hold(&endpoint->reader, &packet);
-        if (++staged == BLOCK_SERVER_PUBLISH_EVERY) {
+        if (++staged == BLOCK_SERVER_PUBLISH_ANSWERS || moved_bytes >= BLOCK_SERVER_PUBLISH_BYTES) {
             endpoint_publish_and_release(endpoint);
-            staged = 0;
+            staged = moved_bytes = 0;
         }
     }
     if (staged)

@@ -14,7 +14,10 @@
 #include "gpa.h"
 #include "storvsp.h"
 
-#define BLOCK_SERVER_PUBLISH_EVERY 4u /* answers that wait for each other while more requests are there */
+/* While more requests are there, small answers wait for each other, for the fence and the client's look at the ring
+ * cost as much as they do; large ones don't, for the client is to work on one while we work on the next. */
+#define BLOCK_SERVER_PUBLISH_ANSWERS 4u
+#define BLOCK_SERVER_PUBLISH_BYTES 16384u
 #define BLOCK_SERVER_BATCH 256u       /* requests between two looks at the clock */
 
 struct block_server_statistics {

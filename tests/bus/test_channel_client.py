@@ -181,6 +181,16 @@ def test_an_idle_channel_is_released_at_its_rescind_and_one_in_use_by_close() ->
     assert client.receive(offer(5).encode()) == [events.Offered(offer(5))]
 
 
+def test_an_answer_to_an_open_that_a_rescind_overtook_opens_nothing() -> None:
+    client = connected(5)
+    gpadl, _ = client.create_gpadl(5, RINGS)
+    client.receive(messages.GpadlCreated(5, gpadl, 0).encode())
+    client.open(5, gpadl, 4)
+    assert client.receive(messages.RescindChannelOffer(5).encode()) == [events.Rescinded(5, in_use=True)]
+    assert client.receive(messages.OpenChannelResult(5, 5, 0).encode()) == []
+    assert client.channel_state(5) is ClientChannelState.RESCINDED
+
+
 def test_messages_that_crossed_ours_are_ignored() -> None:
     client = connected(5)
     before = view(client)

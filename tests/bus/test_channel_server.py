@@ -225,6 +225,14 @@ def test_relids_run_out_at_the_named_limit_and_are_not_reused_at_once() -> None:
     assert server.offer(NIC_SUB)[0] == 7
 
 
+def test_a_freed_relid_is_not_the_next_one_given_out() -> None:
+    """A late signal to the old channel would reach the new one."""
+    host = Host()
+    assert [host.offer(one) for one in (DISK, NIC)] == [1, 2]
+    host.server.revoke(1)
+    assert host.offer(DISK) == 3
+
+
 # -- open and close
 
 

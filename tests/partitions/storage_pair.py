@@ -3,7 +3,7 @@
 import mmap
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -23,6 +23,10 @@ class Pair:
     data: memoryview
     data_gpfn: int
     wait_fd: int  # the guest's doorbell
+    host_wait_fd: int
+    gpa_map: GpaMap
+    memory: mmap.mmap
+    ring_bytes: int
     vsp: StorageVsp
     stop: threading.Event
     thread: threading.Thread
@@ -33,6 +37,33 @@ class Pair:
         self.host.close()
         self.thread.join(JOIN_S)
         assert not self.thread.is_alive()
+
+    @contextmanager
+    def succeeded_by(self, backend: BlockBackend, saved: Mapping[str, object]) -> Iterator[StorageVsp]:
+        """Another server on the same rings, with an end of its own; the first one never comes back."""
+        channel = host_end(self.memory, self.ring_bytes, self.host_wait_fd, self.wait_fd, "adaptive")
+        vsp = StorageVsp(channel, self.gpa_map, backend, serial="pair", saved=saved)
+        thread = threading.Thread(target=vsp.serve, args=(threading.Event(),), daemon=True)
+        thread.start()
+        try:
+            yield vsp
+        finally:
+            channel.close()
+            thread.join(JOIN_S)
+            assert not thread.is_alive()
+
+
+def host_end(memory: mmap.mmap, ring_bytes: int, to_host: int, to_guest: int, waiting: str) -> Channel:
+    return Channel(
+        memory,
+        outgoing_offset=PAGE_BYTES + ring_bytes,
+        outgoing_bytes=ring_bytes,
+        incoming_bytes=ring_bytes,
+        incoming_offset=0,
+        signal_fd=to_guest,
+        wait_fd=to_host,
+        waiting=Waiting(waiting),
+    )
 
 
 @contextmanager
@@ -61,16 +92,7 @@ def connected(
         waiting=Waiting(waiting),
         reset=True,
     )
-    host = Channel(
-        memory,
-        outgoing_offset=PAGE_BYTES + ring_bytes,
-        outgoing_bytes=ring_bytes,
-        incoming_bytes=ring_bytes,
-        incoming_offset=0,
-        signal_fd=to_guest,
-        wait_fd=to_host,
-        waiting=Waiting(waiting),
-    )
+    host = host_end(memory, ring_bytes, to_host, to_guest, waiting)
     gpa_map = GpaMap()
     gpa_map.add(FIRST_GPFN, memory)
     vsp = StorageVsp(host, gpa_map, backend, serial="pair", max_transfer_bytes=max_transfer_bytes, fast=fast)
@@ -90,6 +112,10 @@ def connected(
         memoryview(memory)[rings:],
         FIRST_GPFN + rings // PAGE_BYTES,
         to_guest,
+        to_host,
+        gpa_map,
+        memory,
+        ring_bytes,
         vsp,
         stop,
         thread,

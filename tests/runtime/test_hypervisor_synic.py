@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runtime.abi import (
@@ -64,7 +64,15 @@ def _eom(world: World, child: int) -> None:
 # -- messages ------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.sampled_from(["post", "take", "take without end-of-message"]), max_size=80))
+_POST, _TAKE, _TAKE_ONLY = "post", "take", "take without end-of-message"
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([_POST, _TAKE, _TAKE_ONLY]), st.sampled_from([1, 2, 20])), max_size=20
+    ).map(lambda runs: [step for step, count in runs for _ in range(count)])
+)
+@example([_POST] * 18 + [_TAKE_ONLY, _POST, _POST, _TAKE_ONLY, _POST])
 def test_messages_arrive_whole_in_order_and_each_exactly_once(steps: list[str]) -> None:
     """Any interleaving of posts and guest reads, against a list. A full port refuses and loses nothing."""
     world, child = _linked(PortType.MESSAGE)
@@ -73,7 +81,7 @@ def test_messages_arrive_whole_in_order_and_each_exactly_once(steps: list[str]) 
     received: list[bytes] = []
     owed = False
     for number, step in enumerate(steps):
-        if step == "post":
+        if step == _POST:
             payload = number.to_bytes(2, "little") * (number % 100)
             status = _post(world, payload)
             if status == HvStatus.SUCCESS:
@@ -87,10 +95,10 @@ def test_messages_arrive_whole_in_order_and_each_exactly_once(steps: list[str]) 
             assert (message_type, sender) == (1, 7)
             received.append(payload)
             owed |= more
-            if owed and step == "take":
+            if owed and step == _TAKE:
                 _eom(world, child)
                 owed = False
-        elif owed and step == "take":
+        elif owed and step == _TAKE:
             _eom(world, child)
             owed = False
     while True:

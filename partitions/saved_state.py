@@ -1,0 +1,106 @@
+"""A partition's saved state: what its next process needs, in memory that the hypervisor keeps while none runs.
+
+    page 0        magic u64 | format u32 | reserved u32
+    pages 1..32   channel records, 64 bytes each, by number: commit word u64 | service word u64 | reserved
+    then          two halves, written in turn: sequence u64 | length u32 | CRC-32C u32 | value (msgpack)
+
+A save goes to the half that is not the newest, and counts once its header stands; a torn one has a wrong CRC, and the
+other half is still there. Only this partition's own processes write here; a reader trusts nothing but the checksums,
+because the writer may have died at any byte.
+"""
+
+import struct
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgpack
+
+from bus.native import crc32c
+
+PAGE_BYTES: Final = 4096
+RECORD_BYTES: Final = 64
+RECORDS: Final = 2048
+HALF_BYTES: Final = 512 * 1024  # enough for some hundred channels
+FORMAT: Final = 1
+OLDEST_FORMAT: Final = 1  # readers take two formats back; there is only one yet
+
+_RECORDS_AT: Final = PAGE_BYTES
+_HALVES_AT: Final = _RECORDS_AT + RECORDS * RECORD_BYTES
+SLOT_PAGES: Final = (_HALVES_AT + 2 * HALF_BYTES) // PAGE_BYTES
+_MAGIC: Final = 0x56_5450_4154_5344_50  # "PDSTAPTV"
+_HEAD: Final = struct.Struct("<QII")
+_HALF: Final = struct.Struct("<QII")
+VALUE_BYTES_MAX: Final = HALF_BYTES - _HALF.size
+
+assert _HALVES_AT % PAGE_BYTES == 0
+
+
+class SavedStateError(Exception):
+    """There is no state that can be taken over: none was saved, both halves are torn, or the format is unknown."""
+
+
+class SavedState:
+    """The slot's bytes, as writer and as reader. One process at a time."""
+
+    def __init__(self, memory: memoryview) -> None:
+        if len(memory) != SLOT_PAGES * PAGE_BYTES:
+            raise ValueError(f"{len(memory)} bytes; a saved-state slot has {SLOT_PAGES * PAGE_BYTES}")
+        self._memory = memory
+        self._sequence = 0
+
+    def format(self) -> None:
+        """Make an empty one of fresh, zeroed pages."""
+        _HEAD.pack_into(self._memory, 0, _MAGIC, FORMAT, 0)
+
+    def record(self, number: int) -> memoryview:
+        """The 64 bytes of one channel record. Its words are written whole by aligned stores of C."""
+        if not 0 <= number < RECORDS:
+            raise ValueError(f"channel record {number}")
+        start = _RECORDS_AT + number * RECORD_BYTES
+        return self._memory[start : start + RECORD_BYTES]
+
+    def save(self, value: Mapping[str, Any]) -> None:
+        """Replace what was saved before. ValueError: more than VALUE_BYTES_MAX; what was saved before still counts."""
+        data = msgpack.packb(value, use_bin_type=True)
+        if len(data) > VALUE_BYTES_MAX:
+            raise ValueError(f"{len(data)} bytes of state; at most {VALUE_BYTES_MAX}")
+        sequence = self._sequence + 1
+        at = _HALVES_AT + sequence % 2 * HALF_BYTES
+        _HALF.pack_into(self._memory, at, 0, 0, 0)  # from here on this half does not count
+        self._memory[at + _HALF.size : at + _HALF.size + len(data)] = data
+        _HALF.pack_into(self._memory, at, sequence, len(data), _checksum(sequence, data))
+        self._sequence = sequence
+
+    def load(self) -> dict[str, Any]:
+        """The newest whole value; later saves go on from it. Raises SavedStateError."""
+        magic, version, _ = _HEAD.unpack_from(self._memory, 0)
+        if magic != _MAGIC:
+            raise SavedStateError("nothing was ever saved here")
+        if version < OLDEST_FORMAT:
+            raise SavedStateError(f"format {version}; {OLDEST_FORMAT} is the oldest that can be read")
+        found: tuple[int, dict[str, Any]] | None = None
+        for half in range(2):
+            whole = self._read_half(_HALVES_AT + half * HALF_BYTES)
+            if whole is not None and (found is None or whole[0] > found[0]):
+                found = whole
+        if found is None:
+            raise SavedStateError("both halves are torn, or nothing was saved yet")
+        self._sequence = found[0]
+        return found[1]
+
+    def _read_half(self, at: int) -> tuple[int, dict[str, Any]] | None:
+        sequence, length, checksum = _HALF.unpack_from(self._memory, at)
+        if sequence == 0 or length > VALUE_BYTES_MAX:
+            return None
+        data = bytes(self._memory[at + _HALF.size : at + _HALF.size + length])
+        if _checksum(sequence, data) != checksum:
+            return None
+        try:
+            value = msgpack.unpackb(data, raw=False, strict_map_key=False)
+        except (ValueError, msgpack.UnpackException):
+            return None
+        return (sequence, value) if isinstance(value, dict) else None
+
+
+def _checksum(sequence: int, data: bytes) -> int:
+    return crc32c(data, crc32c(sequence.to_bytes(8, "little")))
