@@ -2,11 +2,14 @@
 
 Runs in the root's trio task; the data path is in the channels' own threads. Everything that the guest sent has
 been checked by the state machine; what is checked here is what only the hypervisor can know: whose pages they are.
+
+Every decision is saved before it is carried out, with the resources that it will take, so that a root that takes over
+can carry out again what may not have been (docs/recovery.md).
 """
 
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
@@ -17,13 +20,14 @@ from bus import channel_actions as actions
 from bus.channel_actions import OfferParameters
 from bus.channel_messages import STATUS_FAILURE, STATUS_SUCCESS
 from bus.channel_server import ChannelServer
-from bus.memory import PAGE_BYTES, MemorySlot, UntrustedMemory
+from bus.memory import UntrustedMemory
 from bus.native import GpaMap
-from bus.packets import GpaRange
 from bus.protocol_errors import RemoteProtocolError
 from bus.synic import CHANNEL_MESSAGE, CONTACT_CONNECTION, MESSAGE_CONNECTION, VMBUS_SINT
+from partitions.channel_ports import ChannelPorts, remove_ports
+from partitions.guest_memory import GpaWindows, GuestMemory
 from partitions.machine_plan import AttachmentPlan
-from partitions.served_channel import RingPlacement, ServedChannel
+from partitions.served_channel import ServedChannel
 from partitions.storage.device import OfferedDevice
 from partitions.vmbus_ports import (
     GUEST_MESSAGE_PORT,
@@ -31,30 +35,13 @@ from partitions.vmbus_ports import (
     root_legacy_message_port,
     root_message_port,
 )
-from runtime.abi import SLOT_PAGES_MAX, HvStatus, HypercallError, PortType
+from runtime.abi import HvStatus, HypercallError, PortType
 from runtime.hypercalls import HypercallPort
 
 CHANNEL_BREAKS_MAX: Final = 16  # then a guest that breaks its ring is not offered the device again
 _GUEST_VP: Final = 0  # where VMBus messages go
 OUTBOX_MESSAGES_MAX: Final = 4096  # a guest that requests more without reading loses its connection
-_SLOT_WINDOW_PAGES: Final = SLOT_PAGES_MAX * 32  # of the root's GPA space, one a GPADL: up to 16 slots fit
-_SLOT_WINDOWS: Final = (1 << 36) // _SLOT_WINDOW_PAGES
-
-
-class GpaWindows:
-    """Places in the root's own GPA space where guests' slots are mapped. Guests choose none of these numbers."""
-
-    def __init__(self) -> None:
-        self._free = deque(range(1, _SLOT_WINDOWS))
-
-    def take(self) -> int:
-        """First GPFN of a window; LookupError: all are in use."""
-        if not self._free:
-            raise LookupError(f"all {_SLOT_WINDOWS - 1} windows for guest memory are in use")
-        return self._free.popleft() * _SLOT_WINDOW_PAGES
-
-    def free(self, gpfn: int) -> None:
-        self._free.append(gpfn // _SLOT_WINDOW_PAGES)
+_NOT_NOW: Final = (HvStatus.INSUFFICIENT_BUFFERS, HvStatus.INVALID_SYNIC_STATE)  # the guest is slow, or still booting
 
 
 @dataclass(slots=True)
@@ -66,6 +53,7 @@ class RootResources:
     event_flags: memoryview  # SIEF page of the root's VP 0
     nursery: trio.Nursery
     log: Callable[..., None]  # (kind, **fields)
+    save: Callable[[], None]  # everything that `to_state` of all guests says
     flags: FlagAllocator = field(default_factory=FlagAllocator)
     windows: GpaWindows = field(default_factory=GpaWindows)
 
@@ -78,40 +66,32 @@ class _Offer:
     broken: int = 0  # how often the guest broke its ring
 
 
-@dataclass(slots=True)
-class _MappedGpadl:
-    """Pages that the guest handed over: the slots behind them, in the root's address space."""
-
-    relid: int
-    ranges: tuple[GpaRange, ...]
-    window: int
-    window_pages: int
-    slots: dict[int, MemorySlot]  # by the guest's own GPFN
-
-
 class GuestBus:
     """One guest's connection, from the creation of its ports to its death."""
 
     def __init__(self, root: RootResources, partition: int, name: str, vp_count: int) -> None:
-        """Create the message ports in both directions. HypercallError: for instance, too little memory deposited."""
         self._root, self.partition, self.name = root, partition, name
         self._server = ChannelServer(vp_count=vp_count)
+        self._memory = GuestMemory(root.hypercalls, root.windows, partition)
         self._offers: dict[int, _Offer] = {}
-        self._gpadls: dict[int, _MappedGpadl] = {}
+        # By relid of an open channel: its flag in the root's SINT 2, and the connection that the guest signals.
+        self._openings: dict[int, tuple[int, int]] = {}
         self._channels: dict[int, ServedChannel] = {}
         self._outbox: deque[bytes] = deque()
+        self._posted = 0  # messages that this guest was ever sent; the outbox goes on from there
         self._draining = False
-        self.protocol_errors = 0
-        call, port = root.hypercalls, root_message_port(partition)
-        call.create_port(port, partition, PortType.MESSAGE, VMBUS_SINT, 0)
-        call.connect_port(CONTACT_CONNECTION, root.partition, port, partition=partition)
-        legacy_port = root_legacy_message_port(partition)  # a port takes one connection
-        call.create_port(legacy_port, partition, PortType.MESSAGE, VMBUS_SINT, 0)
-        call.connect_port(MESSAGE_CONNECTION, root.partition, legacy_port, partition=partition)
-        call.create_port(
-            GUEST_MESSAGE_PORT, root.partition, PortType.MESSAGE, VMBUS_SINT, _GUEST_VP, partition=partition
-        )
-        call.connect_port(port, partition, GUEST_MESSAGE_PORT)
+
+    def connect(self) -> None:
+        """Create the message ports in both directions. HypercallError: for instance, too little memory deposited."""
+        call, port = self._root.hypercalls, root_message_port(self.partition)
+        root, guest = self._root.partition, self.partition
+        call.create_port(port, guest, PortType.MESSAGE, VMBUS_SINT, 0)
+        call.connect_port(CONTACT_CONNECTION, root, port, partition=guest)
+        legacy_port = root_legacy_message_port(guest)  # a port takes one connection
+        call.create_port(legacy_port, guest, PortType.MESSAGE, VMBUS_SINT, 0)
+        call.connect_port(MESSAGE_CONNECTION, root, legacy_port, partition=guest)
+        call.create_port(GUEST_MESSAGE_PORT, root, PortType.MESSAGE, VMBUS_SINT, _GUEST_VP, partition=guest)
+        call.connect_port(port, guest, GUEST_MESSAGE_PORT)
 
     def offer(self, instance: UUID, device: OfferedDevice, plan: AttachmentPlan) -> None:
         self._offer(_Offer(instance, device, plan))
@@ -125,11 +105,10 @@ class GuestBus:
         self._perform(steps)
 
     def receive(self, payload: bytes) -> None:
-        """One channel message of the guest. A message that breaks the protocol is counted, logged and dropped."""
+        """One channel message of the guest. A message that breaks the protocol is logged and dropped."""
         try:
             steps = self._server.receive(payload)
         except RemoteProtocolError as error:
-            self.protocol_errors += 1
             self._root.log("vmbus.protocol_error", guest=self.name, error=str(error)[:200])
             return
         self._perform(steps)
@@ -156,178 +135,174 @@ class GuestBus:
             rows.append(row)
         return rows
 
+    # -- taking over
+
+    def to_state(self) -> dict[str, Any]:
+        """All that a successor needs, as plain values."""
+        return {
+            "partition": self.partition,
+            "name": self.name,
+            "server": self._server.to_state(),
+            "offers": [
+                [relid, offer.device.name, offer.instance.bytes, offer.broken]
+                for relid, offer in self._offers.items()
+            ],
+            "windows": self._memory.to_state(),
+            "openings": dict(self._openings),
+            "outbox": list(self._outbox),
+            "posted": self._posted,
+        }
+
+    def take_over(
+        self,
+        state: Mapping[str, Any],
+        devices: Mapping[str, OfferedDevice],
+        plans: Mapping[str, AttachmentPlan],
+    ) -> list[int]:
+        """Become what a predecessor was. The relids of the channels that wait to be served: see `serve`."""
+        self._server = ChannelServer.from_state(state["server"])
+        for relid, device, instance, broken in state["offers"]:
+            self._offers[relid] = _Offer(UUID(bytes=instance), devices[device], plans[device], broken)
+        self._memory.adopt_state(state["windows"])
+        for relid, (flag, connection_id) in state["openings"].items():
+            self._root.flags.claim(flag)
+            self._openings[relid] = flag, connection_id
+        posted = self._root.hypercalls.get_posted_messages(GUEST_MESSAGE_PORT, self.partition)
+        self._outbox.extend(state["outbox"][posted - state["posted"] :])
+        self._posted = posted
+        for action in self._server.standing():
+            match action:
+                case actions.MapGpadl() as request:
+                    self._memory.claim(request)
+                case actions.OpenChannel() as request:
+                    ports = self._ports(request)
+                    ports.claim()
+                    self._attach(request, ports)
+        return sorted(self._channels)
+
+    def resume(self) -> None:
+        """Carry out again what the predecessor may not have finished, and go on posting."""
+        self._carry_out(self._server.pending())
+        self._start_posting()
+
     # -- actions
 
     def _perform(self, steps: list[actions.Action]) -> None:
-        queue = deque(steps)
-        while queue:
-            match queue.popleft():
+        """Take what the steps need, save, carry out; and so on with what follows from that."""
+        for step in steps:
+            match step:
                 case actions.SendMessage(payload):
-                    self._send(payload)
+                    self._outbox.append(payload)
                 case actions.ResetConnection():
                     self._outbox.clear()
+                case actions.MapGpadl(gpadl=gpadl):
+                    with contextlib.suppress(LookupError):
+                        self._memory.reserve(gpadl)
+                case actions.OpenChannel(relid=relid, connection_id=connection_id):
+                    with contextlib.suppress(LookupError):
+                        self._openings[relid] = self._root.flags.take(), connection_id
+        self._root.save()
+        self._carry_out(steps)
+
+    def _carry_out(self, steps: list[actions.Action]) -> None:
+        following: deque[actions.Completion] = deque()
+        for step in steps:
+            match step:
                 case actions.ConnectionMade(version):
-                    self._root.log(
-                        "vmbus.connected", guest=self.name, version=f"{version >> 16}.{version & 0xFFFF}"
-                    )
+                    agreed = f"{version >> 16}.{version & 0xFFFF}"
+                    self._root.log("vmbus.connected", guest=self.name, version=agreed)
                 case actions.MapGpadl() as request:
-                    status = self._map(request)
-                    queue.extend(self._server.completed(actions.GpadlMapped(request.gpadl, status)))
+                    following.append(actions.GpadlMapped(request.gpadl, self._map(request)))
                 case actions.UnmapGpadl(gpadl=gpadl):
-                    self._unmap(gpadl)
-                    queue.extend(self._server.completed(actions.GpadlUnmapped(gpadl)))
+                    self._memory.unmap(gpadl)
+                    following.append(actions.GpadlUnmapped(gpadl))
                 case actions.OpenChannel() as request:
-                    status = self._open(request)
-                    queue.extend(self._server.completed(actions.ChannelOpened(request.relid, status)))
+                    following.append(actions.ChannelOpened(request.relid, self._open(request)))
                 case actions.CloseChannel(relid):
                     self._root.nursery.start_soon(self._close, relid)
                 case actions.ModifyChannel(relid):
                     # Interrupts stay where OPENCHANNEL put them; versions from 5.3 on are told so.
-                    queue.extend(self._server.completed(actions.ChannelModified(relid, STATUS_FAILURE)))
+                    following.append(actions.ChannelModified(relid, STATUS_FAILURE))
                 case actions.ChannelReleased(relid):
                     self._offers.pop(relid, None)
-
-    def _send(self, payload: bytes) -> None:
-        if len(self._outbox) >= OUTBOX_MESSAGES_MAX:
-            self._root.log("vmbus.guest_does_not_read", guest=self.name, messages=len(self._outbox))
-            self._perform(self._server.disconnect())
-            return
-        self._outbox.append(payload)
-        if not self._draining:
-            self._draining = True
-            if not self._post_outbox():
-                self._root.nursery.start_soon(self._drain_outbox)
-
-    def _post_outbox(self) -> bool:
-        """Post until the guest's buffers are full. True: nothing is left to post."""
-        connection = root_message_port(self.partition)
-        while self._outbox:
-            try:
-                self._root.hypercalls.post_message(connection, CHANNEL_MESSAGE, self._outbox[0])
-            except HypercallError as error:
-                if error.status == HvStatus.INSUFFICIENT_BUFFERS:
-                    return False
-                if error.status == HvStatus.INVALID_SYNIC_STATE:  # it has not switched its SynIC on yet
-                    return False
-                self._outbox.clear()  # the guest, or its port, is gone
-            else:
-                self._outbox.popleft()
-        self._draining = False
-        return True
-
-    async def _drain_outbox(self) -> None:
-        """The guest is slow: try again, ever more patiently, without holding anyone else up."""
-        pause_ms = 0.5
-        while not self._post_outbox():
-            await trio.sleep(pause_ms / 1000)
-            pause_ms = min(pause_ms * 2, 50)
+        self._start_posting()
+        for completion in following:
+            self._perform(self._server.completed(completion))
 
     def _map(self, request: actions.MapGpadl) -> int:
-        """Get the slots that hold the GPADL's pages. A status other than 0: not all of them are the guest's to give."""
-        numbers = [number for part in request.ranges for number in part.page_numbers]
-        first, pages = min(numbers), max(numbers) - min(numbers) + 1
-        if pages > SLOT_PAGES_MAX:
-            return (
-                STATUS_FAILURE  # pages from all over a GPA space: no slot made for a channel looks like that
-            )
         try:
-            window = self._root.windows.take()
-        except LookupError:
+            self._memory.map(request)
+        except (HypercallError, UntrustedMemory, LookupError, OSError) as error:
+            self._root.log("vmbus.gpadl_refused", guest=self.name, relid=request.relid, error=str(error)[:200])
             return STATUS_FAILURE
-        slots: dict[int, MemorySlot] = {}
-        try:
-            for mapped in self._root.hypercalls.map_partition_pages(
-                self.partition, first, pages, window + SLOT_PAGES_MAX
-            ):
-                slots[mapped.source_gpfn] = MemorySlot.from_fd(mapped.fd, mapped.source_gpfn, mapped.pages)
-            covered = {number for slot in slots.values() for number in range(slot.gpfn, slot.end_gpfn)}
-            if not covered.issuperset(numbers):
-                raise UntrustedMemory("a page of the GPADL belongs to no slot")
-        except (HypercallError, UntrustedMemory, OSError) as error:
-            self._root.log(
-                "vmbus.gpadl_refused", guest=self.name, relid=request.relid, error=str(error)[:200]
-            )
-            self._drop_slots(window, slots)
-            return STATUS_FAILURE
-        self._gpadls[request.gpadl] = _MappedGpadl(
-            request.relid, request.ranges, window, _SLOT_WINDOW_PAGES, slots
-        )
         return STATUS_SUCCESS
 
-    def _unmap(self, gpadl: int) -> None:
-        mapped = self._gpadls.pop(gpadl)
-        self._drop_slots(mapped.window, mapped.slots)
-
-    def _drop_slots(self, window: int, slots: dict[int, MemorySlot]) -> None:
-        for slot in slots.values():
-            slot.close()
-        with contextlib.suppress(HypercallError):  # a dead guest's slots are gone already
-            self._root.hypercalls.unmap_gpa_pages(window, _SLOT_WINDOW_PAGES)
-        self._root.windows.free(window)
+    def _ports(self, request: actions.OpenChannel) -> ChannelPorts:
+        """KeyError: no event flag could be had."""
+        return ChannelPorts(
+            self._root.hypercalls,
+            self._root.partition,
+            self.partition,
+            request,
+            self._openings[request.relid][0],
+            self._offers[request.relid].plan.route,
+        )
 
     def _open(self, request: actions.OpenChannel) -> int:
-        offer = self._offers[request.relid]
         try:
-            rings = self._ring_placement(request)
-            gpa_map = GpaMap()
-            for slot in self._channel_slots(request.relid).values():
-                gpa_map.add(slot.gpfn, slot.memory)
-            channel = ServedChannel(
-                self._root.hypercalls,
-                self._root.flags,
-                self.partition,
-                request,
-                rings,
-                root=self._root.partition,
-                route=offer.plan.route,
-                waiting=offer.plan.waiting,
-                event_flags=self._root.event_flags,
-            )
+            ports = self._ports(request)
+            ports.delete()  # what a predecessor may have made before it died
+            ports.connect()
+            try:
+                self._attach(request, ports)
+            except BaseException:
+                ports.delete()
+                raise
         except (HypercallError, LookupError, ValueError, OSError) as error:
             self._root.log("vmbus.open_refused", guest=self.name, relid=request.relid, error=str(error)[:200])
+            self._forget_opening(request.relid)
             return STATUS_FAILURE
-        self._channels[request.relid] = channel
+        self.serve(request.relid)
+        device = self._offers[request.relid].device.name
+        self._root.log("vmbus.channel_opened", guest=self.name, device=device, relid=request.relid)
+        return STATUS_SUCCESS
+
+    def _attach(self, request: actions.OpenChannel, ports: ChannelPorts) -> None:
+        rings = self._memory.rings(request.ring_gpadl, request.downstream_page_offset)
+        waiting = self._offers[request.relid].plan.waiting
+        self._channels[request.relid] = ServedChannel(ports, rings, waiting, self._root.event_flags)
+
+    def serve(self, relid: int) -> None:
+        """Start the channel's thread."""
+        channel, device = self._channels[relid], self._offers[relid].device
+        gpa_map = GpaMap()
+        for slot in self._memory.slots_of_channel(relid).values():
+            gpa_map.add(slot.gpfn, slot.memory)
         token = trio.lowlevel.current_trio_token()
 
         def broken(reason: str) -> None:
             with contextlib.suppress(trio.RunFinishedError):
-                token.run_sync_soon(self._broken, request.relid, reason)
+                token.run_sync_soon(self._broken, relid, reason)
 
-        channel.start(offer.device.open(channel.channel, gpa_map), broken)
-        self._root.log("vmbus.channel_opened", guest=self.name, device=offer.device.name, relid=request.relid)
-        return STATUS_SUCCESS
-
-    def _ring_placement(self, request: actions.OpenChannel) -> RingPlacement:
-        """The rings as one stretch of memory. ValueError, LookupError: they are not one."""
-        gpadl = self._gpadls[request.ring_gpadl]
-        numbers = [number for part in gpadl.ranges for number in part.page_numbers]
-        if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
-            raise ValueError("the ring's pages are not consecutive")
-        for slot in gpadl.slots.values():
-            if slot.gpfn <= numbers[0] and numbers[-1] < slot.end_gpfn:
-                start = (numbers[0] - slot.gpfn) * PAGE_BYTES
-                memory = slot.memory[start : start + len(numbers) * PAGE_BYTES]
-                return RingPlacement(memory, request.downstream_page_offset)
-        raise LookupError("the ring's pages are not in one slot")
-
-    def _channel_slots(self, relid: int) -> dict[int, MemorySlot]:
-        """Every slot that this channel's GPADLs handed over, once."""
-        slots: dict[int, MemorySlot] = {}
-        for gpadl in self._gpadls.values():
-            if gpadl.relid == relid:
-                slots |= gpadl.slots
-        return slots
+        channel.start(f"{self.name}.{relid}", device.open(channel.channel, gpa_map), broken)
 
     async def _close(self, relid: int) -> None:
-        channel = self._channels.pop(relid)
-        stopped = await trio.to_thread.run_sync(channel.stop, abandon_on_cancel=True)
-        if not stopped:  # its backend does not come back; the pages stay mapped, the ports stay taken
-            self._root.log("vmbus.channel_stuck", guest=self.name, relid=relid)
+        channel = self._channels.pop(relid, None)
+        if channel is not None:
             while not await trio.to_thread.run_sync(channel.stop, abandon_on_cancel=True):
-                pass
-        channel.release()
+                # Its backend does not come back; the pages stay mapped, the ports stay taken.
+                self._root.log("vmbus.channel_stuck", guest=self.name, relid=relid)
+            channel.release()
+        elif relid in self._openings:  # a predecessor was closing it: its thread died with it, its ports did not
+            flag, connection_id = self._openings[relid]
+            remove_ports(self._root.hypercalls, self.partition, relid, connection_id, flag)
+        self._forget_opening(relid)
         self._root.log("vmbus.channel_closed", guest=self.name, relid=relid)
         self._perform(self._server.completed(actions.ChannelClosed(relid)))
+
+    def _forget_opening(self, relid: int) -> None:
+        if (opening := self._openings.pop(relid, None)) is not None:
+            self._root.flags.free(opening[0])
 
     def _broken(self, relid: int, reason: str) -> None:
         """The guest broke its ring: it loses this channel, and nothing else. A few times it gets another one."""
@@ -338,3 +313,37 @@ class GuestBus:
         offer.broken += 1
         if offer.broken < CHANNEL_BREAKS_MAX:
             self._offer(offer)
+
+    # -- posting
+
+    def _start_posting(self) -> None:
+        if len(self._outbox) > OUTBOX_MESSAGES_MAX:
+            self._root.log("vmbus.guest_does_not_read", guest=self.name, messages=len(self._outbox))
+            self._outbox.clear()
+            self._perform(self._server.disconnect())
+        elif not self._draining and not self._post_outbox():
+            self._draining = True
+            self._root.nursery.start_soon(self._drain_outbox)
+
+    def _post_outbox(self) -> bool:
+        """Post until the guest's buffers are full. True: nothing is left to post."""
+        connection = root_message_port(self.partition)
+        while self._outbox:
+            try:
+                self._root.hypercalls.post_message(connection, CHANNEL_MESSAGE, self._outbox[0])
+            except HypercallError as error:
+                if error.status in _NOT_NOW:
+                    return False
+                self._outbox.clear()  # the guest, or its port, is gone
+            else:
+                self._outbox.popleft()
+                self._posted += 1
+        return True
+
+    async def _drain_outbox(self) -> None:
+        """The guest is slow: try again, ever more patiently, without holding anyone else up."""
+        pause_ms = 0.5
+        while not self._post_outbox():
+            await trio.sleep(pause_ms / 1000)
+            pause_ms = min(pause_ms * 2, 50)
+        self._draining = False

@@ -64,5 +64,9 @@ class FlagAllocator:
         self._last = flag
         return flag
 
+    def claim(self, flag: int) -> None:
+        """Take this one, which a predecessor had."""
+        self._used.add(flag)
+
     def free(self, flag: int) -> None:
         self._used.discard(flag)

@@ -316,24 +316,19 @@ enum wait_result endpoint_arm(struct endpoint *endpoint)
 
 void endpoint_close(struct endpoint *endpoint)
 {
-    const uint64_t one = 1;
     const struct timespec pause = {.tv_nsec = ENDPOINT_CLOSE_PAUSE_NS};
     atomic_store(&endpoint->closed, 1);
-    for (unsigned i = 0; i < ENDPOINT_CLOSE_TRIES; i++) {
-        const bool sleeping = atomic_load(&endpoint->sleepers) > 0, signalling = atomic_load(&endpoint->signalling);
-        if (!sleeping && !signalling)
-            break;
-        if (sleeping) {
-            atomic_fetch_add(&endpoint->generation, 1);
-            syscall(SYS_futex, &endpoint->generation, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
-            struct pollfd poll_fd = {.fd = endpoint->wait_fd, .events = POLLOUT};
-            if (poll(&poll_fd, 1, 0) == 1) {
-                const ssize_t put = write(endpoint->wait_fd, &one, sizeof one);
-                (void)put;
-            }
-        }
+    if (endpoint->wait_epoll_fd >= 0) {
+        /* The doorbell itself will not do: a hostile peer could empty it before our sleeper looks. But an eventfd is always
+         * readable or writable, so asking for either, level-triggered, ends this epoll's sleep now and for good. */
+        struct epoll_event event = {.events = EPOLLIN | EPOLLOUT};
+        epoll_ctl(endpoint->wait_epoll_fd, EPOLL_CTL_MOD, endpoint->wait_fd, &event);
+    }
+    atomic_fetch_add(&endpoint->generation, 1);
+    syscall(SYS_futex, &endpoint->generation, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+    for (unsigned i = 0; i < ENDPOINT_CLOSE_TRIES && atomic_load(&endpoint->signalling); i++) {
         nanosleep(&pause, NULL);
-        if (signalling && atomic_load(&endpoint->signalling))
+        if (atomic_load(&endpoint->signalling))
             drain(endpoint->signal_fd); /* that long in one write: the peer made it block */
     }
 }

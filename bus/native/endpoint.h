@@ -19,7 +19,7 @@
 #define ENDPOINT_LOCKED_SPIN_NS 2000u  /* spin so long at most while holding the interpreter's lock */
 #define ENDPOINT_SLICE_NS 5000000u  /* longest stretch without a look at signals, when we do not sleep */
 #define ENDPOINT_PROBE_WAITS 64u    /* one wait in so many tries the full limits again */
-#define ENDPOINT_CLOSE_TRIES 200u   /* a hostile peer may eat the wake-up that close() sends: it is repeated */
+#define ENDPOINT_CLOSE_TRIES 200u   /* to free a sender that a hostile peer made block and may make block again */
 #define ENDPOINT_CLOSE_PAUSE_NS 500000u
 
 enum wait_mode { WAIT_ADAPTIVE, WAIT_SPIN, WAIT_BLOCK };
@@ -85,7 +85,8 @@ int endpoint_open(struct endpoint *endpoint, int signal_fd, int wait_fd, const s
 /* Closes the descriptors. No thread may be inside. */
 void endpoint_destroy(struct endpoint *endpoint);
 
-/* Ends every wait, now and later. May sleep for a bounded time until the sleepers have left. Any thread. */
+/* Ends every wait, now and later; returns before the sleepers have left. Any thread. Sleeps, for a bounded time, only to
+ * free a sender that the peer made block. */
 void endpoint_close(struct endpoint *endpoint);
 
 /* Ring the peer's doorbell. Never blocks on a doorbell that behaves. */

@@ -52,10 +52,10 @@ enum ring_status block_queue_stage(struct block_queue *queue, uint32_t slot, boo
     return RING_OK;
 }
 
-void block_queue_flush(struct block_queue *queue)
+bool block_queue_flush(struct block_queue *queue)
 {
-    if (queue->endpoint->writer.staged_in != queue->endpoint->writer.published_in)
-        endpoint_publish(queue->endpoint);
+    const struct ring_writer *writer = &queue->endpoint->writer;
+    return writer->staged_in != writer->published_in && endpoint_publish(queue->endpoint);
 }
 
 enum block_completion block_queue_take(struct block_queue *queue, const struct ring_packet *found, uint32_t *slot,

@@ -40,8 +40,8 @@ enum block_completion {
  * RING_FULL, RING_CORRUPT: nothing was staged. */
 enum ring_status block_queue_stage(struct block_queue *queue, uint32_t slot, bool write, uint64_t lba, uint32_t blocks);
 
-/* Publish what is staged, and signal by the rule. */
-void block_queue_flush(struct block_queue *queue);
+/* Publish what is staged; true: endpoint_signal() is owed. */
+bool block_queue_flush(struct block_queue *queue);
 
 /* Judge a peeked packet; the caller holds it afterwards. *slot is set for the first two results. A completion for a slot
  * that does not wait for it is foreign, and so is one that is no 64-byte COMPLETE_IO. */

@@ -148,6 +148,12 @@ static bool serve_one(struct block_server *server, const struct ring_packet *fou
     return true;
 }
 
+static void publish(struct endpoint *endpoint)
+{
+    if (endpoint_publish_and_release(endpoint))
+        endpoint_signal(endpoint);
+}
+
 /* Serve all that is there. RING_EMPTY: nothing is left; RING_OK: the next is Python's, or the batch is over.
  * Whatever it returns, all answers are published and all that was answered is released, in that order. */
 static enum ring_status serve_batch(struct block_server *server, bool *for_python)
@@ -167,12 +173,12 @@ static enum ring_status serve_batch(struct block_server *server, bool *for_pytho
         }
         ring_hold(&endpoint->reader, &packet);
         if (++staged == BLOCK_SERVER_PUBLISH_ANSWERS || moved_bytes >= BLOCK_SERVER_PUBLISH_BYTES) {
-            endpoint_publish_and_release(endpoint);
+            publish(endpoint);
             staged = moved_bytes = 0;
         }
     }
     if (staged)
-        endpoint_publish_and_release(endpoint);
+        publish(endpoint);
     return status;
 }
 

@@ -89,6 +89,14 @@ static PyObject *end(struct queue_object *self, PyObject *result)
     return result;
 }
 
+/* The doorbell is something that the peer holds too: it may make us block, but not whoever waits for the GIL. */
+static void signal_peer(struct endpoint *endpoint)
+{
+    Py_BEGIN_ALLOW_THREADS
+    endpoint_signal(endpoint);
+    Py_END_ALLOW_THREADS
+}
+
 /* RING_FULL is an answer; for everything else but RING_OK it is false: an exception is set, or `broken` is. */
 static bool stage(struct queue_object *self, bool write, unsigned long long slot, unsigned long long offset,
                   uint32_t blocks, enum ring_status *status)
@@ -133,7 +141,8 @@ static PyObject *stage_all(struct queue_object *self, bool write, PyObject *slot
         good = stage(self, write, slot, offset, blocks, &status);
         done += good && status == RING_OK;
     }
-    block_queue_flush(&self->queue); /* also after a mistake: what was staged is in flight, the slots say so */
+    if (block_queue_flush(&self->queue)) /* also after a mistake: what was staged is in flight, the slots say so */
+        signal_peer(self->queue.endpoint);
     return good ? PyLong_FromSsize_t(done) : NULL;
 }
 
@@ -153,17 +162,25 @@ static PyObject *queue_submit(PyObject *object, PyObject *args)
     return begin(self) ? end(self, stage_all(self, write, slots, offsets, blocks)) : NULL;
 }
 
-/* Wait until there is a packet. 1: there is; 0: timeout; -1: an exception is set, the channel is closed, or `broken`. */
-static int wait_for_packet(struct queue_object *self, uint64_t deadline_ns)
+/* Wait until there is a packet. 1: there is; 0: timeout; -1: an exception is set, the channel is closed, or `broken`.
+ * owes_signal: wake the peer first. */
+static int wait_for_packet(struct queue_object *self, uint64_t deadline_ns, bool owes_signal)
 {
     struct endpoint *endpoint = self->queue.endpoint;
-    const uint32_t limit_ns = endpoint_spin_limit_ns(endpoint, WAIT_FOR_DATA);
-    struct wait_progress progress = {.spun_ns = limit_ns < ENDPOINT_LOCKED_SPIN_NS ? limit_ns : ENDPOINT_LOCKED_SPIN_NS};
-    enum wait_result result = endpoint_spin(endpoint, WAIT_FOR_DATA, 0, progress.spun_ns);
+    struct wait_progress progress = {0};
+    enum wait_result result = WAIT_NOT_YET;
+    if (!owes_signal) { /* the peer is awake: it may answer before the GIL could be dropped and taken again */
+        const uint32_t limit_ns = endpoint_spin_limit_ns(endpoint, WAIT_FOR_DATA);
+        progress.spun_ns = limit_ns < ENDPOINT_LOCKED_SPIN_NS ? limit_ns : ENDPOINT_LOCKED_SPIN_NS;
+        result = endpoint_spin(endpoint, WAIT_FOR_DATA, 0, progress.spun_ns);
+    }
     while (result == WAIT_NOT_YET || result == WAIT_INTERRUPTED) {
         if (result == WAIT_INTERRUPTED && PyErr_CheckSignals() < 0)
             return -1;
         Py_BEGIN_ALLOW_THREADS
+        if (owes_signal)
+            endpoint_signal(endpoint);
+        owes_signal = false;
         result = endpoint_wait(endpoint, WAIT_FOR_DATA, 0, deadline_ns, &progress);
         Py_END_ALLOW_THREADS
     }
@@ -215,7 +232,8 @@ static bool take_all(struct queue_object *self, PyObject *done)
         }
         ring_hold(&endpoint->reader, &found);
     }
-    endpoint_release(endpoint);
+    if (ring_release(&endpoint->reader))
+        signal_peer(endpoint);
     self->broken = status == RING_CORRUPT;
     return good && !self->broken;
 }
@@ -223,7 +241,7 @@ static bool take_all(struct queue_object *self, PyObject *done)
 static PyObject *reap(struct queue_object *self, long long timeout_ns)
 {
     if (ring_poll(&self->queue.endpoint->reader) == RING_EMPTY && timeout_ns != 0
-        && wait_for_packet(self, deadline_of(timeout_ns)) < 0)
+        && wait_for_packet(self, deadline_of(timeout_ns), false) < 0)
         return NULL;
     PyObject *done = PyList_New(0);
     if (done && !take_all(self, done))
@@ -249,10 +267,13 @@ static PyObject *transfer(struct queue_object *self, bool write, uint32_t slot, 
         return NULL;
     if (status == RING_FULL)
         Py_RETURN_FALSE;
-    block_queue_flush(&self->queue);
+    bool owes_signal = block_queue_flush(&self->queue);
     const uint64_t deadline_ns = deadline_of(timeout_ns);
     while (self->queue.slot[slot].transaction_id != 0) {
-        const int found = ring_poll(&self->queue.endpoint->reader) == RING_EMPTY ? wait_for_packet(self, deadline_ns) : 1;
+        const int found = owes_signal || ring_poll(&self->queue.endpoint->reader) == RING_EMPTY
+                              ? wait_for_packet(self, deadline_ns, owes_signal)
+                              : 1;
+        owes_signal = false;
         if (found == 0)
             break;
         if (found < 0 || !take_all(self, NULL))
