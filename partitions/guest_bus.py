@@ -27,7 +27,7 @@ from bus.synic import CHANNEL_MESSAGE, CONTACT_CONNECTION, MESSAGE_CONNECTION, V
 from partitions.channel_ports import ChannelPorts, remove_ports
 from partitions.guest_memory import GpaWindows, GuestMemory
 from partitions.machine_plan import AttachmentPlan
-from partitions.served_channel import ServedChannel
+from partitions.served_channel import ServedChannel, Service, clear_record
 from partitions.storage.device import OfferedDevice
 from partitions.vmbus_ports import (
     GUEST_MESSAGE_PORT,
@@ -41,7 +41,10 @@ from runtime.hypercalls import HypercallPort
 CHANNEL_BREAKS_MAX: Final = 16  # then a guest that breaks its ring is not offered the device again
 _GUEST_VP: Final = 0  # where VMBus messages go
 OUTBOX_MESSAGES_MAX: Final = 4096  # a guest that requests more without reading loses its connection
-_NOT_NOW: Final = (HvStatus.INSUFFICIENT_BUFFERS, HvStatus.INVALID_SYNIC_STATE)  # the guest is slow, or still booting
+_NOT_NOW: Final = (
+    HvStatus.INSUFFICIENT_BUFFERS,
+    HvStatus.INVALID_SYNIC_STATE,
+)  # the guest is slow, or still booting
 
 
 @dataclass(slots=True)
@@ -54,6 +57,7 @@ class RootResources:
     nursery: trio.Nursery
     log: Callable[..., None]  # (kind, **fields)
     save: Callable[[], None]  # everything that `to_state` of all guests says
+    record: Callable[[int], memoryview]  # a channel's record in the saved state, by its event flag
     flags: FlagAllocator = field(default_factory=FlagAllocator)
     windows: GpaWindows = field(default_factory=GpaWindows)
 
@@ -180,6 +184,16 @@ class GuestBus:
                     self._attach(request, ports)
         return sorted(self._channels)
 
+    def was_executing(self, relid: int) -> bool:
+        """Whether the predecessor died in the middle of a batch of this channel."""
+        return self._channels[relid].was_executing
+
+    def replay(self, relid: int) -> None:
+        """Execute again what the predecessor had not released, before anything new is served."""
+        channel = self._channels[relid]
+        channel.prepare(self._open_service(relid))
+        channel.replay()
+
     def resume(self) -> None:
         """Carry out again what the predecessor may not have finished, and go on posting."""
         self._carry_out(self._server.pending())
@@ -233,7 +247,9 @@ class GuestBus:
         try:
             self._memory.map(request)
         except (HypercallError, UntrustedMemory, LookupError, OSError) as error:
-            self._root.log("vmbus.gpadl_refused", guest=self.name, relid=request.relid, error=str(error)[:200])
+            self._root.log(
+                "vmbus.gpadl_refused", guest=self.name, relid=request.relid, error=str(error)[:200]
+            )
             return STATUS_FAILURE
         return STATUS_SUCCESS
 
@@ -253,6 +269,7 @@ class GuestBus:
             ports = self._ports(request)
             ports.delete()  # what a predecessor may have made before it died
             ports.connect()
+            clear_record(self._root.record(ports.flag))
             try:
                 self._attach(request, ports)
             except BaseException:
@@ -270,21 +287,41 @@ class GuestBus:
     def _attach(self, request: actions.OpenChannel, ports: ChannelPorts) -> None:
         rings = self._memory.rings(request.ring_gpadl, request.downstream_page_offset)
         waiting = self._offers[request.relid].plan.waiting
-        self._channels[request.relid] = ServedChannel(ports, rings, waiting, self._root.event_flags)
+        self._channels[request.relid] = ServedChannel(
+            ports, rings, waiting, self._root.event_flags, self._root.record(ports.flag)
+        )
 
     def serve(self, relid: int) -> None:
         """Start the channel's thread."""
-        channel, device = self._channels[relid], self._offers[relid].device
-        gpa_map = GpaMap()
-        for slot in self._memory.slots_of_channel(relid).values():
-            gpa_map.add(slot.gpfn, slot.memory)
+        channel = self._channels[relid]
+        if not channel.is_prepared:
+            channel.prepare(self._open_service(relid))
         token = trio.lowlevel.current_trio_token()
 
         def broken(reason: str) -> None:
             with contextlib.suppress(trio.RunFinishedError):
                 token.run_sync_soon(self._broken, relid, reason)
 
-        channel.start(f"{self.name}.{relid}", device.open(channel.channel, gpa_map), broken)
+        channel.start(f"{self.name}.{relid}", broken)
+
+    def _open_service(self, relid: int) -> Service:
+        gpa_map = GpaMap()
+        for slot in self._memory.slots_of_channel(relid).values():
+            gpa_map.add(slot.gpfn, slot.memory)
+        channel = self._channels[relid]
+        return self._offers[relid].device.open(channel.channel, gpa_map, channel.record)
+
+    def find_stuck(self, stuck_ms: int) -> str | None:
+        """The device of a channel whose thread has not moved for so long while its ring holds work."""
+        for relid, channel in self._channels.items():
+            if channel.is_stuck(stuck_ms):
+                return self._offers[relid].device.name
+        return None
+
+    async def quiesce(self) -> None:
+        """Stop every channel's thread between two requests; nothing is closed, the state stays as it is saved."""
+        for channel in self._channels.values():
+            await trio.to_thread.run_sync(channel.stop, abandon_on_cancel=True)
 
     async def _close(self, relid: int) -> None:
         channel = self._channels.pop(relid, None)
@@ -293,7 +330,9 @@ class GuestBus:
                 # Its backend does not come back; the pages stay mapped, the ports stay taken.
                 self._root.log("vmbus.channel_stuck", guest=self.name, relid=relid)
             channel.release()
-        elif relid in self._openings:  # a predecessor was closing it: its thread died with it, its ports did not
+        elif (
+            relid in self._openings
+        ):  # a predecessor was closing it: its thread died with it, its ports did not
             flag, connection_id = self._openings[relid]
             remove_ports(self._root.hypercalls, self.partition, relid, connection_id, flag)
         self._forget_opening(relid)

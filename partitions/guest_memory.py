@@ -76,9 +76,9 @@ class GuestMemory:
 
     def claim(self, request: MapGpadl) -> None:
         """The slots that a predecessor mapped. Raises as `map`."""
-        first, _ = _extent(request.ranges)
+        first, pages = _extent(request.ranges)
         window = self._reserved[request.gpadl] * _WINDOW_PAGES
-        self._take_slots(request, lambda: self._call.claim_gpa_pages(window, _WINDOW_PAGES), first)
+        self._take_slots(request, lambda: self._call.claim_gpa_pages(window + SLOT_PAGES_MAX, pages), first)
 
     def _take_slots(self, request: MapGpadl, get: Callable[[], list[MappedSlot]], first: int) -> None:
         numbers = tuple(number for part in request.ranges for number in part.page_numbers)

@@ -1,7 +1,7 @@
 """The root partition: boots the hypervisor, owns the devices, creates the children, serves their VMBus.
 
-The platform executes this as the machine's first process. Its control plane is one trio task a concern; each open
-channel has a thread of its own (`partitions.served_channel`).
+The platform executes this as the machine's first process; a successor, after that one died, is forked from the
+zygote. The control plane is one trio task a concern; each open channel has a thread of its own.
 """
 
 import argparse
@@ -10,18 +10,23 @@ import os
 import signal
 import socket
 import sys
+import time
+from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
 import trio
 
+from bus.memory import MemorySlot
 from bus.synic import CHANNEL_MESSAGE, VMBUS_SINT
 from partitions.guest_bus import GuestBus, RootResources
-from partitions.machine_plan import DevicePlan, PartitionPlan, instance_guid
+from partitions.machine_plan import AttachmentPlan, DevicePlan, PartitionPlan, instance_guid
+from partitions.saved_state import SLOT_PAGES, SavedState
 from partitions.storage.backends import BackendError
 from partitions.storage.device import DiskDevice
 from partitions.virtual_processor import VirtualProcessor
 from partitions.vmbus_ports import partition_of_message_port
 from runtime.abi import (
+    EXIT_RETIRED,
     GUEST_PRIVILEGES,
     PAGE_BYTES,
     HypercallError,
@@ -31,9 +36,11 @@ from runtime.abi import (
 )
 from runtime.console import ConsoleWriter
 from runtime.firmware import LinkMessage, PacketLink
-from runtime.hypercalls import HypercallPort, adopt_socket
+from runtime.hypercalls import Birth, HypercallPort, adopt_socket
 from runtime.lifeline import die_with_parent, name_process
 
+SAVED_STATE_GPFN: Final = 0x1000
+HEARTBEATS_PER_PROMISE: Final = 4  # so that three may be late
 _EXIT_HYPERVISOR_GONE: Final = 3
 
 
@@ -42,45 +49,124 @@ class BuildError(Exception):
 
 
 class Root:
-    """The virtualization stack of one machine."""
+    """The virtualization stack of one machine, in one process of partition 1."""
 
     def __init__(self, hypercalls: HypercallPort, firmware: PacketLink, console: ConsoleWriter) -> None:
         self._hypercalls, self._firmware, self._console = hypercalls, firmware, console
+        self._machine: Mapping[str, Any] = {}  # the [machine] table
+        self._device_tables: list[Mapping[str, Any]] = []
         self._devices: dict[str, DiskDevice] = {}
+        self._attachments: dict[str, dict[str, AttachmentPlan]] = {}  # by partition, then by device
+        self._partition_tables: dict[str, Mapping[str, Any]] = {}
         self._guests: dict[int, GuestBus] = {}
-        self._machine: dict[str, Any] = {}
-        self._plans: list[PartitionPlan] = []
-        self._power_off = trio.Event()
+        self._ended: set[int] = set()  # guests whose process is gone
+        self._saved: SavedState | None = None
+        self._last_message: list[Any] = []  # port and payload: what the newest saved state came from
+        self._leave = trio.Event()
+        self._retiring = False
 
-    async def run(self) -> None:
-        """From the first instruction to power-off."""
+    async def boot(self) -> int:
+        """The machine's first root: from the first instruction to power-off. Returns the exit code."""
         await self._firmware.send("boot-hypervisor")
         await self._expect("booted")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._await_power_off)
             try:
-                await self._receive_plan()
+                plans = await self._receive_plan()
                 birth = self._hypercalls.get_birth()
                 vp = VirtualProcessor(birth.vps[0], self._hypercalls)
                 vp.enable((VMBUS_SINT,))
-                resources = RootResources(
-                    self._hypercalls, birth.partition, vp.event_flags, nursery, self._console.emit
-                )
-                nursery.start_soon(self._receive_messages, vp)
-                nursery.start_soon(self._watch_children, self._hypercalls.watch_children())
-                for plan in self._plans:
+                mapped = self._hypercalls.map_gpa_pages(SAVED_STATE_GPFN, SLOT_PAGES)
+                self._saved = SavedState(MemorySlot.from_fd(mapped.fd, mapped.gpfn, mapped.pages).memory)
+                self._saved.format()
+                resources = self._resources(birth, vp, nursery)
+                self._start_services(nursery, vp)
+                for plan in plans:
                     self._create_child(resources, plan)
             except BuildError as error:
                 await self._firmware.send("failed", {"reason": str(error)})
             else:
+                self._save()
+                nursery.start_soon(self._send_heartbeats)
                 await self._firmware.send("ready")
-            nursery.start_soon(self._serve_firmware)
-            await self._power_off.wait()
+            await self._until_left(nursery)
+        return self._end()
+
+    async def take_over(self, birth: Birth) -> int:
+        """A successor: become what the saved state says, finish what it left, go on. Returns the exit code."""
+        born_ns = time.monotonic_ns()
+        async with trio.open_nursery() as nursery:
+            vp = VirtualProcessor(birth.vps[0], self._hypercalls)
+            (mapped,) = self._hypercalls.claim_gpa_pages(SAVED_STATE_GPFN, SLOT_PAGES)
+            self._saved = SavedState(MemorySlot.from_fd(mapped.fd, mapped.gpfn, mapped.pages).memory)
+            state = self._saved.load()
+            self._adopt_tables(state)
+            self._open_devices()
+            resources = self._resources(birth, vp, nursery)
+            channels: list[tuple[GuestBus, int]] = []
+            for saved in state["guests"]:
+                name, partition = saved["name"], saved["partition"]
+                guest = GuestBus(resources, partition, name, self._partition_tables[name]["vps"])
+                channels += [
+                    (guest, relid) for relid in guest.take_over(saved, self._devices, self._attachments[name])
+                ]
+                self._guests[partition] = guest
+            restored_ns = time.monotonic_ns()
+            # Who was in the middle of a batch goes first, on the device alone: docs/recovery.md says why.
+            for guest, relid in sorted(channels, key=lambda one: not one[0].was_executing(one[1])):
+                guest.replay(relid)
+            replayed_ns = time.monotonic_ns()
+            for guest, relid in channels:
+                guest.serve(relid)
             for guest in self._guests.values():
-                guest.disconnect()
-            nursery.cancel_scope.cancel()
+                guest.resume()
+            self._start_services(nursery, vp)
+            nursery.start_soon(self._send_heartbeats)
+            await self._firmware.send(
+                "restored",
+                {
+                    "born_ns": born_ns,
+                    "restored_ns": restored_ns,
+                    "replayed_ns": replayed_ns,
+                    "serving_ns": time.monotonic_ns(),
+                    "channels": len(channels),
+                },
+            )
+            await self._until_left(nursery)
+        return self._end()
+
+    def _resources(self, birth: Birth, vp: VirtualProcessor, nursery: trio.Nursery) -> RootResources:
+        assert self._saved is not None
+        return RootResources(
+            self._hypercalls,
+            birth.partition,
+            vp.event_flags,
+            nursery,
+            self._console.emit,
+            self._save,
+            self._saved.record,
+        )
+
+    def _start_services(self, nursery: trio.Nursery, vp: VirtualProcessor) -> None:
+        for service in (
+            self._await_power_off,
+            self._serve_firmware,
+            self._watch_channels,
+        ):
+            nursery.start_soon(service)
+        nursery.start_soon(self._receive_messages, vp)
+        nursery.start_soon(self._watch_children, self._hypercalls.watch_children())
+
+    async def _until_left(self, nursery: trio.Nursery) -> None:
+        await self._leave.wait()
+        self._hypercalls.heartbeat(0)  # from here on we may be busy for long: flushing
+        for guest in self._guests.values():
+            await guest.quiesce()
+        nursery.cancel_scope.cancel()
+
+    def _end(self) -> int:
         for device in self._devices.values():
             device.close()
+        return EXIT_RETIRED if self._retiring else 0
 
     # -- building
 
@@ -90,14 +176,25 @@ class Root:
             raise SystemExit(f"root: the firmware said {message!r:.80}, not {verb!r}")
         return message
 
-    async def _receive_plan(self) -> None:
+    async def _receive_plan(self) -> list[PartitionPlan]:
         plan = await self._expect("machine")
-        self._machine = plan.values["machine"]
+        self._machine, self._device_tables = plan.values["machine"], plan.values["devices"]
+        plans: list[PartitionPlan] = []
         while (message := await self._firmware.receive()) is not None and message.verb == "partition":
-            self._plans.append(PartitionPlan.from_table(message.values, self._machine, message.fds))
+            plans.append(self._adopt_partition(message.values, message.fds))
         if message is None or message.verb != "create":
             raise SystemExit(f"root: the firmware said {message!r:.80}, not 'create'")
-        for table in plan.values["devices"]:
+        self._open_devices()
+        return plans
+
+    def _adopt_partition(self, table: Mapping[str, Any], fds: list[int]) -> PartitionPlan:
+        plan = PartitionPlan.from_table(table, self._machine, fds)
+        self._partition_tables[plan.name] = table
+        self._attachments[plan.name] = {one.name: one for one in plan.attachments}
+        return plan
+
+    def _open_devices(self) -> None:
+        for table in self._device_tables:
             device = DevicePlan.from_table(table)
             try:
                 self._devices[device.name] = DiskDevice(device)
@@ -115,10 +212,11 @@ class Root:
             for index in range(plan.vps):
                 call.create_vp(index, child)
             guest = GuestBus(resources, child, plan.name, plan.vps)
+            guest.connect()
+            self._guests[child] = guest
             for attachment in plan.attachments:
                 device = self._devices[attachment.name]
                 guest.offer(instance_guid(plan.name, attachment.name), device, attachment)
-            self._guests[child] = guest
             call.set_program(child, plan.module, plan.name, plan.boot, plan.files)
             call.start_vp(child)
         except HypercallError as error:
@@ -127,38 +225,85 @@ class Root:
             for fd in plan.files:
                 os.close(fd)
 
+    # -- saved state
+
+    def _save(self) -> None:
+        assert self._saved is not None
+        self._saved.save(
+            {
+                "machine": self._machine,
+                "devices": self._device_tables,
+                "partitions": list(self._partition_tables.values()),
+                "guests": [guest.to_state() for guest in self._guests.values()],
+                "ended": sorted(self._ended),
+                "last_message": self._last_message,
+            }
+        )
+
+    def _adopt_tables(self, state: Mapping[str, Any]) -> None:
+        self._machine, self._device_tables = state["machine"], state["devices"]
+        for table in state["partitions"]:
+            self._adopt_partition(table, [])
+        self._ended = set(state["ended"])
+        self._last_message = state["last_message"]
+
     # -- running
 
     async def _receive_messages(self, vp: VirtualProcessor) -> None:
-        """Channel messages of all guests, in the order of their arrival. The port says who sent each."""
+        """Channel messages of all guests, in the order of their arrival. The port says who sent each.
+
+        A message leaves its slot only when what follows from it has been saved. Where a predecessor died in between,
+        the first message is one that it had dealt with.
+        """
+        done, self._last_message = self._last_message, []
         while True:
-            await trio.lowlevel.wait_readable(vp.line_fd)
             vp.acknowledge()
-            for message_type, sender, payload in vp.take_messages(VMBUS_SINT):
+            for message_type, sender, payload in vp.messages(VMBUS_SINT):
+                if done == [sender, payload]:
+                    done = []
+                    continue
+                done, self._last_message = [], [sender, payload]
                 guest = self._guests.get(partition_of_message_port(sender) or 0)
                 if guest is None or message_type != CHANNEL_MESSAGE:
                     self._console.emit("vmbus.stray_message", port=sender, type=message_type)
                     continue
                 guest.receive(payload)
+            await trio.lowlevel.wait_readable(vp.line_fd)
 
     async def _watch_children(self, watch_fd: int) -> None:
         """A child that ended: close its channels. The others do not notice."""
-        ended: set[int] = set()
         while True:
-            await trio.lowlevel.wait_readable(watch_fd)
-            os.eventfd_read(watch_fd)
             for child, guest in self._guests.items():
-                if child in ended:
+                if child in self._ended:
                     continue
                 if self._hypercalls.get_state(child) in (PartitionState.FINALIZING, PartitionState.FINALIZED):
-                    ended.add(child)
+                    self._ended.add(child)
                     guest.disconnect()
+            await trio.lowlevel.wait_readable(watch_fd)
+            os.eventfd_read(watch_fd)
+
+    async def _send_heartbeats(self) -> None:
+        """As long as this task gets its turn, the control plane is alive; the hypervisor wants to hear so."""
+        hang_ms = self._machine["hang_ms"]
+        while True:
+            self._hypercalls.heartbeat(hang_ms)
+            await trio.sleep(hang_ms / 1000 / HEARTBEATS_PER_PROMISE)
+
+    async def _watch_channels(self) -> None:
+        """Heartbeats say nothing of the channels' threads. One that does not move while it holds work ends us all."""
+        stuck_ms = self._machine["stuck_ms"]
+        while True:
+            await trio.sleep(stuck_ms / 1000 / 4)
+            for guest in self._guests.values():
+                if (device := guest.find_stuck(stuck_ms)) is not None:
+                    self._console.emit("root.stuck", guest=guest.name, device=device, stuck_ms=stuck_ms)
+                    os.kill(os.getpid(), signal.SIGKILL)  # our successor may be luckier
 
     async def _await_power_off(self) -> None:
         """SIGTERM, which the broker sends when every child has ended."""
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
             async for _ in signals:
-                self._power_off.set()
+                self._leave.set()
 
     async def _serve_firmware(self) -> None:
         """Until the platform is gone, which kills us anyway."""
@@ -172,9 +317,11 @@ class Root:
                         if guest.name == name
                         for row in guest.devices()
                     ]
-                    await self._firmware.send(
-                        "inspected", {"request": message.values.get("request"), "devices": rows}
-                    )
+                    answer = {"request": message.values.get("request"), "devices": rows}
+                    await self._firmware.send("inspected", answer)
+                case "retire":
+                    self._retiring = True
+                    self._leave.set()
                 case verb:
                     self._console.emit("root.unknown_request", verb=verb)
 
@@ -186,6 +333,23 @@ def _privileges(plan: PartitionPlan) -> Privilege:
     for name in plan.privileges:
         mask |= Privilege[name.upper()]
     return mask
+
+
+def succeed(hypercall_fd: int, console_fd: int) -> int:
+    """A successor's life, in a process that the zygote forked. Waits here until the hypervisor wants a new root."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()
+    hypercalls = adopt_socket(hypercall_fd)
+    console = ConsoleWriter(console_fd)
+    sys.stdout = console.stream("stdout")
+    try:
+        birth = hypercalls.get_birth()  # a standby's call is answered when it becomes the root
+        (firmware_fd,) = birth.files
+        root = Root(hypercalls, PacketLink(socket.socket(fileno=firmware_fd)), console)
+        return trio.run(root.take_over, birth)
+    except* HypervisorGone:
+        pass
+    return _EXIT_HYPERVISOR_GONE
 
 
 def main() -> NoReturn:
@@ -202,14 +366,13 @@ def main() -> NoReturn:
         os.set_inheritable(fd, False)
     console = ConsoleWriter(arguments.console_fd)
     sys.stdout = console.stream("stdout")
-    root = Root(
-        adopt_socket(arguments.hypercall_fd), PacketLink(socket.socket(fileno=arguments.firmware_fd)), console
-    )
-    status = 0
+    firmware = PacketLink(socket.socket(fileno=arguments.firmware_fd))
+    root = Root(adopt_socket(arguments.hypercall_fd), firmware, console)
+    status = _EXIT_HYPERVISOR_GONE
     try:
-        trio.run(root.run)
+        status = trio.run(root.boot)
     except* HypervisorGone:
-        status = _EXIT_HYPERVISOR_GONE
+        pass
     sys.stderr.flush()
     os._exit(status)  # with the hypercall socket open to the last: closing it says that we are lost
 

@@ -1,6 +1,8 @@
 """One open channel on the serving side: its rings, and the thread that serves it."""
 
+import contextlib
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -11,11 +13,15 @@ from bus.synic import VMBUS_SINT, page_flag
 from partitions.channel_ports import ChannelPorts
 from runtime.abi import Route
 
+_EXECUTING_AT: Final = 8  # in a channel record: non-zero while a batch is executed and not yet published
 JOIN_MS_MAX: Final = 5_000  # a backend call that takes longer keeps its thread; the thread ends with the call
 
 
 class Service(Protocol):
     """A VSP on one opened channel."""
+
+    def replay(self) -> None:
+        """Execute what the ring holds now; a predecessor may have begun with it."""
 
     def serve(self, stop: threading.Event) -> None:
         """Until `stop` is set or the channel is closed; RingCorrupt: the guest broke the ring."""
@@ -39,12 +45,22 @@ class RingPlacement:
 class ServedChannel:
     """Made when the guest opens, closed when it closes, is rescinded, or dies."""
 
-    def __init__(self, ports: ChannelPorts, rings: RingPlacement, waiting: str, event_flags: memoryview) -> None:
+    def __init__(
+        self,
+        ports: ChannelPorts,
+        rings: RingPlacement,
+        waiting: str,
+        event_flags: memoryview,
+        record: memoryview,
+    ) -> None:
         """On connected ports, which it owns from here on.
 
         Args:
             event_flags: the SIEF page of the root's VP that the guest's signals go to.
+            record: this channel's in the saved state: where a predecessor stood, or all zero.
         """
+        self.record: Final = record
+        self.was_executing: Final = record[_EXECUTING_AT] != 0
         self._ports = ports
         offset = rings.downstream_page_offset * PAGE_BYTES
         by_flag = ports.route == Route.BROKER
@@ -59,13 +75,32 @@ class ServedChannel:
             waiting=Waiting(waiting),
             flags=event_flags if by_flag else None,
             flag=page_flag(VMBUS_SINT, ports.flag) if by_flag else -1,
+            journal=record,
         )
+        self._seen: tuple[int, float] = (0, time.monotonic())  # packets received, and since when
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._service: Service | None = None
 
-    def start(self, name: str, service: Service, on_failure: Callable[[str], None]) -> None:
+    @property
+    def is_prepared(self) -> bool:
+        return self._service is not None
+
+    def prepare(self, service: Service) -> None:
+        self._service = service
+
+    def replay(self) -> None:
+        """Blocks until done. A ring that its guest broke is left for `start`, which finds the same."""
+        assert self._service is not None
+        with contextlib.suppress(RingError):
+            self._service.replay()
+        with contextlib.suppress(RingError):
+            self.channel.kick()  # the predecessor may have died between publishing and signalling
+
+    def start(self, name: str, on_failure: Callable[[str], None]) -> None:
         """Serve in a thread of its own. `on_failure` is called from that thread when the guest broke the channel."""
+        service = self._service
+        assert service is not None
 
         def run() -> None:
             try:
@@ -73,9 +108,18 @@ class ServedChannel:
             except RingError as error:
                 on_failure(f"{type(error).__name__}: {error}")
 
-        self._service = service
         self._thread = threading.Thread(target=run, name=name, daemon=True)
         self._thread.start()
+
+    def is_stuck(self, stuck_ms: int) -> bool:
+        """Whether the ring has held work for so long without a packet leaving it."""
+        received = self.channel.packets_received
+        seen, since = self._seen
+        now = time.monotonic()
+        if received != seen or not self.channel.has_work:
+            self._seen = (received, now)
+            return False
+        return now - since > stuck_ms / 1000
 
     def stop(self) -> bool:
         """End the thread; True once nothing touches rings or pages any more. Blocks up to JOIN_MS_MAX."""
@@ -93,3 +137,8 @@ class ServedChannel:
     def statistics(self) -> dict[str, int]:
         counters = self.channel.statistics()
         return counters | (self._service.statistics() if self._service is not None else {})
+
+
+def clear_record(record: memoryview) -> None:
+    """A new channel begins: whatever an older one of this flag left does not count."""
+    record[:] = bytes(len(record))

@@ -7,6 +7,7 @@ from typing import Final
 
 from bus.memory import MemorySlot
 from bus.native import synic_take
+from bus.synic import SLOT_BYTES, SynicMessage, slot_offset
 from runtime.hypercalls import HypercallPort, VpLines
 
 _SYNIC_PAGE_GPFN: Final = (
@@ -35,6 +36,15 @@ class VirtualProcessor:
         """Lower the line. Do it before looking for messages: one that comes later raises it again."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.line_fd)
+
+    def messages(self, sint: int) -> Iterator[tuple[int, int, bytes]]:
+        """As `take_messages`, but a message leaves its slot when the next one is asked for."""
+        slot = self._sim.memory[slot_offset(sint) : slot_offset(sint) + SLOT_BYTES]
+        while (message := SynicMessage.decode(bytes(slot))) is not None:
+            yield message.message_type, message.sender, message.payload
+            taken = synic_take(self._sim.memory, sint)
+            if taken is not None and taken[3]:
+                self._port.end_of_message(self.index)
 
     def take_messages(self, sint: int) -> Iterator[tuple[int, int, bytes]]:
         """(type, sending port, payload) of every message that waits, telling the hypervisor when a slot is free."""

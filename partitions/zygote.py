@@ -20,9 +20,11 @@ from typing import Final, NoReturn
 import bus.native
 import partitions.child
 import partitions.guest_modules
+import partitions.root
 from runtime.codec import DecodeError, close_all, receive_message, send_message
 from runtime.lifeline import die_with_parent, name_process
 
+ROOT_MODULE: Final = "partitions.root"  # a new root, where the machine goes on without the old one
 _DESCRIPTORS_PER_SPAWN: Final = 2
 
 
@@ -102,7 +104,10 @@ def _partition(broker_pid: int, name: str, module: str, hypercall_fd: int, conso
         os.setsid()
         name_process(f"pv-{name}")
         os.environ["PARTVISOR_PARTITION"] = name
-        status = partitions.child.main(hypercall_fd, console_fd)
+        if module == ROOT_MODULE:
+            status = partitions.root.succeed(hypercall_fd, console_fd)
+        else:
+            status = partitions.child.main(hypercall_fd, console_fd)
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else (0 if stop.code is None else 1)
     except BaseException:  # the last frame of this process: say why, then end

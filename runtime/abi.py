@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Final
 
 PAGE_BYTES: Final = 4096
+EXIT_RETIRED: Final = 75  # a root's exit code when it makes room for its successor, as asked
 
 PARTITION_SELF: Final = 2**64 - 1
 PARTITION_INVALID: Final = 0
@@ -38,6 +39,7 @@ GPFN_MAX: Final = 2**40 - 1  # 52 address bits
 SLOT_PAGES_MAX: Final = 2**22  # 16 GiB
 SLOTS_PER_PARTITION_MAX: Final = 512  # entries in one partition's GPA table, its own and mapped ones
 SLOTS_PER_CALL_MAX: Final = 16  # a call that would map or hand over more is refused
+HEARTBEAT_MS_MAX: Final = 3_600_000
 REGISTERS_PER_CALL_MAX: Final = 64
 FILES_PER_PROGRAM_MAX: Final = 16
 NAME_CHARACTERS_MAX: Final = 64
@@ -74,6 +76,7 @@ class HypercallCode(enum.IntEnum):
     GET_VP_REGISTERS = 0x50
     SET_VP_REGISTERS = 0x51
     DELETE_PORT = 0x58
+    GET_PORT_PROPERTY = 0x5A
     DISCONNECT_PORT = 0x5B
     POST_MESSAGE = 0x5C
     SIGNAL_EVENT = 0x5D
@@ -87,6 +90,7 @@ class HypercallCode(enum.IntEnum):
     CLAIM_DOORBELL = 0x8F01
     WATCH_CHILDREN = 0x8F02
     CLAIM_GPA_PAGES = 0x8F03
+    HEARTBEAT = 0x8F04
 
 
 class HvStatus(enum.IntEnum):
@@ -205,6 +209,10 @@ class PartitionProperty(enum.IntEnum):
     PROGRAM = 0x8F00_0000  # Ex calls only: {"module", "name", "args"}; the program's files ride along
     STATE = 0x8F00_0001  # a PartitionState; read only
     EXIT_STATUS = 0x8F00_0002  # see `ExitStatus`; read only; NO_DATA before the process has ended
+
+
+class PortProperty(enum.IntEnum):
+    POST_COUNT = 0  # messages that were ever posted to it
 
 
 class PartitionState(enum.IntEnum):
@@ -402,6 +410,8 @@ ARGUMENTS: Final[Mapping[HypercallCode, tuple[Argument, ...]]] = MappingProxyTyp
             _uint("port", _U32),
             _uint("route", _U32, default=Route.BROKER),
         ),
+        # -> {"value": u64}
+        HypercallCode.GET_PORT_PROPERTY: (_TARGET, _uint("port", _U32), _PROPERTY),
         HypercallCode.DISCONNECT_PORT: (_TARGET, _uint("connection", _U32)),
         HypercallCode.POST_MESSAGE: (
             _uint("connection", _U32),
@@ -424,6 +434,8 @@ ARGUMENTS: Final[Mapping[HypercallCode, tuple[Argument, ...]]] = MappingProxyTyp
         HypercallCode.WATCH_CHILDREN: (),
         # the caller's own slots that the range touches, as MAP_GPA_PAGES replies
         HypercallCode.CLAIM_GPA_PAGES: (_uint("gpfn"), _uint("pages")),
+        # a promise to call again within so long; whoever breaks it is taken for hung, and killed. 0: no promise
+        HypercallCode.HEARTBEAT: (_uint("within_ms", HEARTBEAT_MS_MAX),),
     }
 )
 

@@ -44,6 +44,8 @@ CpuNumber = Annotated[int, Meta(ge=0, le=4095)]
 
 class OnRootFailure(enum.StrEnum):
     HALT = "halt"  # the whole machine goes down
+    RESTART = "restart"  # a new root is forked and takes over
+    STANDBY = "standby"  # a second root waits, and takes over
 
 
 class SignalRoute(enum.StrEnum):
@@ -90,6 +92,16 @@ class MachineSettings(Shape, frozen=True, kw_only=True):
     on_root_failure: Annotated[OnRootFailure, Meta(description="What happens when the root dies.")] = (
         OnRootFailure.HALT
     )
+    hang_ms: Annotated[
+        int,
+        Meta(ge=20, le=60_000, description="A root without a heartbeat for so long is hung, and replaced."),
+    ] = 500
+    stuck_ms: Annotated[
+        int,
+        Meta(
+            ge=50, le=600_000, description="A channel that holds work and does not move for so long is stuck."
+        ),
+    ] = 5_000
     signal_route: Annotated[
         SignalRoute, Meta(description="How interrupts travel, for each device that does not say otherwise.")
     ] = SignalRoute.DIRECT

@@ -26,6 +26,7 @@ from runtime.abi import (
     MapFlags,
     PartitionProperty,
     PartitionState,
+    PortProperty,
     PortType,
     Privilege,
     RegisterName,
@@ -248,6 +249,10 @@ class HypercallPort:
                 files=fds[3 * len(indexes) :],
             )
 
+    def heartbeat(self, within_ms: int) -> None:
+        """Promise to call again within so long; the hypervisor kills a partition that does not. 0: no promise."""
+        self.call(HypercallCode.HEARTBEAT, within_ms=within_ms)
+
     # -- memory --------------------------------------------------------------------------------------------
 
     def deposit(self, partition: int, pages: int) -> None:
@@ -415,6 +420,16 @@ class HypercallPort:
     def disconnect_port(self, connection: int, partition: int = PARTITION_SELF) -> None:
         """The port can be connected again. Messages already queued stay."""
         self.call(HypercallCode.DISCONNECT_PORT, partition=partition, connection=connection)
+
+    def get_posted_messages(self, port: int, partition: int = PARTITION_SELF) -> int:
+        """How many messages were ever posted to a message port."""
+        result = self.call(
+            HypercallCode.GET_PORT_PROPERTY,
+            partition=partition,
+            port=port,
+            property=int(PortProperty.POST_COUNT),
+        )
+        return self._integer(result, "value")
 
     def post_message(self, connection: int, message_type: int, payload: bytes) -> None:
         """Queue one SynIC message of at most 240 bytes. INSUFFICIENT_BUFFERS: 16 wait, retry later."""

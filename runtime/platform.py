@@ -18,7 +18,7 @@ import trio
 
 from runtime import codec
 from runtime.abi import PAGE_BYTES, ExitStatus
-from runtime.config import ROOT, FileMode, MachineConfig, to_tables
+from runtime.config import ROOT, FileMode, MachineConfig, OnRootFailure, to_tables
 from runtime.console import ConsoleRecord, console_pair, read_record
 from runtime.events import EventLog
 from runtime.exits import CommandError
@@ -72,9 +72,13 @@ class Platform:
         self._ready = trio.Event()
         self._built = False  # the root has created every partition; their processes may still be starting
         self._stopping = False
-        self._root: subprocess.Popen[bytes] | None = None
+        self._root: subprocess.Popen[bytes] | None = None  # the first one; its successors are the broker's
+        self._root_pid: int | None = None
         self._broker: subprocess.Popen[bytes] | None = None
         self._firmware: PacketLink | None = None
+        self._root_firmware: socket.socket | None = (
+            None  # the root's end: each of its processes gets a duplicate
+        )
         self._power: PacketLink | None = None
         self._console, self._console_writer = console_pair()
         self._root_hypercalls: socket.socket | None = None  # the hypervisor's end, until it boots
@@ -99,6 +103,7 @@ class Platform:
                 if boot.cancelled_caught:
                     self._end(f"the machine did not start within {BOOT_MS_MAX // 1000} s", failed=True)
                 if self._ready.is_set():
+                    await self._warm_standby()
                     self.log.append("machine.ready")
                     on_ready()
                 await self._ended.wait()
@@ -120,17 +125,18 @@ class Platform:
 
     def _power_on(self) -> None:
         root_end, self._root_hypercalls = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        firmware, root_firmware = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with root_end, root_firmware:
+        firmware, self._root_firmware = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with root_end:
             self._root = _execute(
                 "partitions.root",
                 {
                     "--hypercall-fd": root_end,
-                    "--firmware-fd": root_firmware,
+                    "--firmware-fd": self._root_firmware,
                     "--console-fd": self._console_writer,
                 },
             )
         self._names[self._root.pid] = ROOT
+        self._root_pid = self._root.pid
         self._firmware = PacketLink(firmware)
         self.log.append("root.started", ROOT, pid=self._root.pid)
 
@@ -138,9 +144,13 @@ class Platform:
         """Execute the broker and give it the root: its hypercall socket, its pidfd, the console."""
         assert self._root is not None
         assert self._root_hypercalls is not None
+        assert self._root_firmware is not None
         power, broker_power = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with broker_power:
-            self._broker = _execute("runtime.hypervisor", {"--power-fd": broker_power})
+            policy = self.config.machine.on_root_failure.value
+            self._broker = _execute(
+                "runtime.hypervisor", {"--power-fd": broker_power}, "--on-root-failure", policy
+            )
         self.log.append("hypervisor.started", pid=self._broker.pid)
         self._power = PacketLink(power)
         nursery.start_soon(self._watch_broker)
@@ -154,7 +164,12 @@ class Platform:
                     "memory_pages": self.config.machine.memory // PAGE_BYTES,
                     "pid": self._root.pid,
                 },
-                [self._root_hypercalls.fileno(), root_pidfd, self._console_writer.fileno()],
+                [
+                    self._root_hypercalls.fileno(),
+                    root_pidfd,
+                    self._console_writer.fileno(),
+                    self._root_firmware.fileno(),
+                ],
             )
         finally:
             os.close(root_pidfd)
@@ -187,8 +202,8 @@ class Platform:
         self._stopping = True
         if self._power is None or self._broker is None:
             return
-        with trio.move_on_after(POWER_OFF_MS_MAX / 1000), contextlib.suppress(OSError, RequestRefused):
-            await self._request(self._power, "stop", {"grace_ms": STOP_GRACE_MS})
+        with trio.move_on_after(POWER_OFF_MS_MAX / 1000), contextlib.suppress(OSError):
+            await self._power.send("stop", {"grace_ms": STOP_GRACE_MS})
             await _exit_of(self._broker)
 
     def _kill_everything(self) -> None:
@@ -197,7 +212,8 @@ class Platform:
             if process is not None:
                 process.kill()
                 process.wait()
-        for end in (self._firmware, self._power, self._console, self._console_writer, self._root_hypercalls):
+        ends = (self._firmware, self._root_firmware, self._power, self._console, self._console_writer)
+        for end in (*ends, self._root_hypercalls):
             if end is not None:
                 end.close()
 
@@ -223,6 +239,9 @@ class Platform:
                         self._check_ready()
                     case "failed":
                         self._end(str(message.values.get("reason", "the root gave no reason")), failed=True)
+                    case "restored":
+                        self.log.append("root.restored", ROOT, **message.values)
+                        nursery.start_soon(self._warm_standby)
                     case "inspected":
                         self._answer(message)
                     case verb:
@@ -241,8 +260,10 @@ class Platform:
                         await self._describe_machine()
                     except MachineFailed as failure:
                         self._end(str(failure), failed=True)
-                case "halt":
+                case "halting":
                     self._end(str(values.get("reason")), failed=True)
+                case "halt":
+                    pass  # now every process is dead; its own end is seen by pidfd
                 case "partition.started":
                     self._partition_started(values)
                 case "partition.exited":
@@ -260,12 +281,32 @@ class Platform:
     def _partition_started(self, values: Mapping[str, Any]) -> None:
         name, pid = str(values["name"]), int(values["pid"])
         self._names[pid] = name
+        if name == ROOT:
+            self._root_started(values)
+            return
         self._children.setdefault(name, _Child(name)).pid = pid
         self.log.append("partition.started", name, pid=pid, partition_id=values.get("id"))
         held, self._unnamed = self._unnamed, []
         for record in held:
             self._publish(record)
         self._check_ready()
+
+    def _root_started(self, values: Mapping[str, Any]) -> None:
+        """A successor has taken over the root's part."""
+        self._root_pid = int(values["pid"])
+        self.log.append(
+            "root.started",
+            ROOT,
+            pid=self._root_pid,
+            generation=values.get("generation"),
+            at_ns=values.get("at_ns"),
+        )
+
+    async def _warm_standby(self) -> None:
+        """Have the next root ready, where the config wants one. Again after each takeover."""
+        if self.config.machine.on_root_failure is OnRootFailure.STANDBY and not self._stopping:
+            with contextlib.suppress(OSError, RequestRefused):
+                await self.ask_hypervisor("warm")
 
     def _check_ready(self) -> None:
         if self._built and all(self._children[partition.name].pid for partition in self.config.partitions):
@@ -274,7 +315,8 @@ class Platform:
     def _partition_exited(self, values: Mapping[str, Any]) -> None:
         name = str(values["name"])
         if name == ROOT:
-            return  # seen by its pidfd, with the reason
+            self.log.append("root.exited", ROOT, reason=values.get("reason"), at_ns=values.get("at_ns"))
+            return
         status = ExitStatus(values.get("code"), values.get("signal"))
         self._drain_console()  # its last words come before its death
         self._children.setdefault(name, _Child(name)).exit = status
@@ -308,7 +350,7 @@ class Platform:
     async def _watch_root(self, nursery: trio.Nursery) -> None:
         assert self._root is not None
         await _exit_of(self._root)
-        if not self._stopping:
+        if not self._stopping and (self._broker is None or not self._root_is_replaced):
             status = _exit_text(self._root)
             self.log.append("root.exited", ROOT, status=status)
             self._end(f"the root partition died ({status})", failed=True)
@@ -334,6 +376,10 @@ class Platform:
             raise ConnectionError("the root is not up")
         return await self._request(self._firmware, verb, values)
 
+    @property
+    def _root_is_replaced(self) -> bool:
+        return self.config.machine.on_root_failure is not OnRootFailure.HALT
+
     def status(self) -> dict[str, Any]:
         """What the platform knows by itself, whatever the state of root and broker."""
         return {
@@ -341,7 +387,7 @@ class Platform:
             "ready": self._ready.is_set(),
             "ending": self._outcome.reason if self._outcome else None,
             "platform_pid": os.getpid(),
-            "root_pid": self._root.pid if self._root else None,
+            "root_pid": self._root_pid,
             "hypervisor_pid": self._broker.pid if self._broker else None,
         }
 
@@ -370,11 +416,11 @@ class Platform:
                 waiting.send_nowait(message)
 
 
-def _execute(module: str, sockets: Mapping[str, socket.socket]) -> subprocess.Popen[bytes]:
+def _execute(module: str, sockets: Mapping[str, socket.socket], *options: str) -> subprocess.Popen[bytes]:
     """Start a process of the machine, in a session of its own: a Ctrl-C reaches the platform alone."""
     arguments = [item for option, sock in sockets.items() for item in (option, str(sock.fileno()))]
     return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, "-m", module, *arguments, *options],
         pass_fds=[sock.fileno() for sock in sockets.values()],
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr.fileno(),

@@ -15,6 +15,8 @@ ALLOWED: Final = {
 # What the word "ABI" covers: all of `runtime` that a partition may import.
 RUNTIME_ABI: Final = {
     "runtime.abi",
+    "runtime.chaos.blocks",
+    "runtime.chaos.history",
     "runtime.codec",
     "runtime.console",
     "runtime.firmware",

@@ -76,6 +76,7 @@ class Channel:
         waiting: Waiting | None = None,
         flags: WriteableBuffer | None = None,  # our VP's SIEF page, if interrupts set a flag in it
         flag: int = -1,  # bit number in that page (sint * 2048 + relid), cleared before each last look at the ring
+        journal: WriteableBuffer | None = None,  # at least 16 bytes that outlive us; a successor attaches with them too
         reset: bool = False,  # zero both header pages (the side that allocated the rings), set feature bits
     ) -> None:
         """ValueError for rings that are not inside `memory`; RingCorrupt for impossible indexes in a header."""
@@ -143,6 +144,10 @@ class Channel:
         """Advance read_index past everything held, and signal a blocked writer by the rule for readers."""
     @property
     def held(self) -> int: ...  # packets peeked and not released
+    @property
+    def packets_received(self) -> int: ...
+    @property
+    def has_work(self) -> bool: ...  # the incoming ring holds what was not released; any thread may ask
     # -- both at once, the shortest path for request and reply
     def exchange(self, payload: ReadableBuffer, transaction_id: int) -> bytes:
         """Send in-band with completion requested, wait for that id's completion, release, return its payload.

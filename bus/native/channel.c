@@ -35,6 +35,9 @@ void channel_last_leaves(struct channel *channel)
         PyBuffer_Release(&channel->flags);
     if (channel->memory.obj)
         PyBuffer_Release(&channel->memory);
+    channel->endpoint.journal = NULL;
+    if (channel->journal.obj)
+        PyBuffer_Release(&channel->journal);
 }
 
 void channel_signal(struct channel *channel)
@@ -103,7 +106,7 @@ static int check_ring(const Py_buffer *memory, Py_ssize_t offset, Py_ssize_t byt
 }
 
 struct channel_arguments {
-    PyObject *memory, *waiting, *flags;
+    PyObject *memory, *waiting, *flags, *journal;
     Py_ssize_t outgoing_offset, outgoing_bytes, incoming_offset, incoming_bytes;
     int signal_fd, wait_fd, flag, reset;
 };
@@ -150,21 +153,26 @@ static int attach(struct channel *channel, const struct channel_arguments *given
         PyErr_SetString(channel->state->ring_corrupt, "an index in a ring's header is impossible");
         return -1;
     }
+    if (given->journal != Py_None) {
+        if (writable_page_open(&channel->journal, given->journal, sizeof(struct endpoint_journal), "journal") < 0)
+            return -1;
+        endpoint_take_over(&channel->endpoint, channel->journal.buf);
+    }
     return 0;
 }
 
 static PyObject *channel_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"memory", "outgoing_offset", "outgoing_bytes", "incoming_offset", "incoming_bytes",
-                            "signal_fd", "wait_fd", "waiting", "flags", "flag", "reset", NULL};
+                            "signal_fd", "wait_fd", "waiting", "flags", "flag", "reset", "journal", NULL};
     const Py_ssize_t missing = PY_SSIZE_T_MIN; /* the format cannot say that a named argument is required */
     struct channel_arguments given = {
-        .waiting = Py_None, .flags = Py_None, .flag = -1, .signal_fd = INT_MIN, .wait_fd = INT_MIN,
+        .waiting = Py_None, .flags = Py_None, .journal = Py_None, .flag = -1, .signal_fd = INT_MIN, .wait_fd = INT_MIN,
         .outgoing_offset = missing, .outgoing_bytes = missing, .incoming_offset = missing, .incoming_bytes = missing};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$nnnniiOOip:Channel", names, &given.memory, &given.outgoing_offset,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$nnnniiOOipO:Channel", names, &given.memory, &given.outgoing_offset,
                                      &given.outgoing_bytes, &given.incoming_offset, &given.incoming_bytes,
                                      &given.signal_fd, &given.wait_fd, &given.waiting, &given.flags, &given.flag,
-                                     &given.reset))
+                                     &given.reset, &given.journal))
         return NULL;
     if (given.outgoing_offset == missing || given.outgoing_bytes == missing || given.incoming_offset == missing
         || given.incoming_bytes == missing || given.signal_fd == INT_MIN || given.wait_fd == INT_MIN)
@@ -306,6 +314,20 @@ static PyObject *channel_held(struct channel *channel, void *unused)
 #define FAST (METH_FASTCALL | METH_KEYWORDS)
 #define METHOD(name, function, how) {name, (PyCFunction)(void (*)(void))(function), how, NULL}
 
+static PyObject *channel_packets_received(struct channel *channel, void *unused)
+{
+    return PyLong_FromUnsignedLongLong(channel->endpoint.statistics.packets_received);
+}
+
+/* For a watchdog on another thread: what the two indices say at this moment. */
+static PyObject *channel_has_work(struct channel *channel, void *unused)
+{
+    if (channel->closed)
+        Py_RETURN_FALSE;
+    const struct ring_reader *reader = &channel->endpoint.reader;
+    return PyBool_FromLong(atomic_load_explicit(&reader->header->in, memory_order_relaxed) != reader->released_out);
+}
+
 static PyMethodDef channel_methods[] = {
     METHOD("send", channel_send, FAST),
     METHOD("send_completion", channel_send_completion, FAST),
@@ -333,6 +355,8 @@ static PyMethodDef channel_methods[] = {
 
 static PyGetSetDef channel_properties[] = {
     {"held", (getter)channel_held, NULL, "Packets peeked and not released.", NULL},
+    {"packets_received", (getter)channel_packets_received, NULL, "As in statistics().", NULL},
+    {"has_work", (getter)channel_has_work, NULL, "Whether the incoming ring holds what was not released.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

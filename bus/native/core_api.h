@@ -1,7 +1,7 @@
 /* What _core offers to other extensions of this project: the C parts of its objects, for code that runs without the GIL.
  *
- * Fetched once with PyCapsule_Import(CORE_API_CAPSULE, 0) and checked with core_api_matches(): whoever uses an endpoint
- * was compiled with the same layout of it, or does not load. All functions want the GIL. */
+ * Fetched once from the module's attribute C_API and checked with core_api_matches(): whoever uses an endpoint was
+ * compiled with the same layout of it, or does not load. All functions want the GIL. */
 #ifndef PARTVISOR_CORE_API_H
 #define PARTVISOR_CORE_API_H
 

@@ -59,6 +59,13 @@ struct endpoint_statistics {
     uint64_t ring_full, unknown_ids;
 };
 
+/* Where a server stands, in memory that outlives its process. A successor that attaches with the same journal finds out
+ * whether the last batch of answers was published. */
+struct endpoint_journal {
+    _Atomic uint64_t commit;    /* high half: end of the requests answered; low half: end of the answers */
+    _Atomic uint32_t executing; /* the server's own: requests are being executed whose answers are not published */
+};
+
 struct endpoint {
     struct ring_writer writer;
     struct ring_reader reader;
@@ -66,6 +73,7 @@ struct endpoint {
     bool signal_may_block; /* it was not O_NONBLOCK when we got it */
     int wait_fd;         /* eventfd, owned by the endpoint; -1: spin only */
     int wait_epoll_fd;
+    struct endpoint_journal *journal; /* or NULL: nobody takes over */
     void *flag_page; /* our SIEF page, or NULL */
     uint32_t flag;
     struct wait_policy policy;
@@ -105,10 +113,33 @@ enum wait_result endpoint_arm(struct endpoint *endpoint);
 /* How long the next wait for `what` may spin while its caller holds a lock. */
 uint32_t endpoint_spin_limit_ns(const struct endpoint *endpoint, enum wait_for what);
 
+/* Say what is about to be published. ORDER journal: the next store to `in` is a release, so whoever finds the ring's new
+ * index finds this word too; and where it finds this word and the old index, the answers were never seen by anyone. */
+static inline void endpoint_commit(struct endpoint *endpoint)
+{
+    if (endpoint->journal)
+        atomic_store_explicit(&endpoint->journal->commit,
+                              (uint64_t)endpoint->reader.next_out << 32 | endpoint->writer.staged_in,
+                              memory_order_relaxed);
+}
+
+/* After attaching both rings: release what the predecessor answered and published, and did not live to release. */
+static inline void endpoint_take_over(struct endpoint *endpoint, struct endpoint_journal *journal)
+{
+    const uint64_t word = atomic_load_explicit(&journal->commit, memory_order_acquire);
+    const uint32_t answered = (uint32_t)(word >> 32), published = (uint32_t)word;
+    endpoint->journal = journal;
+    if (published != endpoint->writer.published_in || !ring_index_is_valid(answered, endpoint->reader.size_bytes))
+        return;
+    endpoint->reader.next_out = answered;
+    (void)ring_release(&endpoint->reader); /* whoever waits for it is kicked by the successor anyway */
+}
+
 /* Publish what is staged; true: endpoint_signal() is owed. It is a system call on something that the peer holds too, so the
  * caller lets go of its locks first. */
 static inline bool endpoint_publish(struct endpoint *endpoint)
 {
+    endpoint_commit(endpoint);
     const bool owed = ring_publish(&endpoint->writer);
     endpoint->statistics.signals_suppressed += !owed;
     return owed;
@@ -118,6 +149,7 @@ static inline bool endpoint_publish(struct endpoint *endpoint)
  * answers one request at a time pays for one barrier a request. One doorbell serves both rules; true: it is owed. */
 static inline bool endpoint_publish_and_release(struct endpoint *endpoint)
 {
+    endpoint_commit(endpoint);
     const uint32_t previous_in = ring_publish_index(&endpoint->writer);
     const uint32_t previous_out = ring_release_index(&endpoint->reader);
     RING_FULL_FENCE(); /* ORDER sleep and ORDER space, in ring.h */

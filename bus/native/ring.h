@@ -17,11 +17,18 @@
 #define PARTVISOR_RING_H
 
 #include <assert.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+
+/* A model checker compiles this very header, with atomics of its own: tests/native/model_atomics.hpp. */
+#ifdef RING_MODEL_ATOMICS
+#include RING_MODEL_ATOMICS
+#else
+#include <stdatomic.h>
+typedef _Atomic uint32_t ring_field;
+#endif
 
 #define RING_PAGE_BYTES 4096u
 #define RING_DESCRIPTOR_BYTES 16u
@@ -55,26 +62,30 @@ enum ring_status {
 };
 
 struct ring_header {
-    _Atomic uint32_t in;
-    _Atomic uint32_t out;
-    _Atomic uint32_t interrupt_mask;
-    _Atomic uint32_t pending_send_bytes;
+    ring_field in;
+    ring_field out;
+    ring_field interrupt_mask;
+    ring_field pending_send_bytes;
     uint32_t reserved[12];
-    _Atomic uint32_t feature_bits;
+    ring_field feature_bits;
     uint8_t pad[4028];
 };
 
+#ifndef RING_MODEL_ATOMICS
 _Static_assert(sizeof(struct ring_header) == RING_PAGE_BYTES, "the header is one page");
 _Static_assert(offsetof(struct ring_header, out) == 4, "wire offset");
 _Static_assert(offsetof(struct ring_header, interrupt_mask) == 8, "wire offset");
 _Static_assert(offsetof(struct ring_header, pending_send_bytes) == 12, "wire offset");
 _Static_assert(offsetof(struct ring_header, feature_bits) == 64, "wire offset");
 _Static_assert(ATOMIC_INT_LOCK_FREE == 2, "the fields are shared between processes: a lock would not be");
+#endif
 
 /* The first 8 bytes of a packet, as one number: u16 type, u16 offset8 (packet start to payload), u16 length8 (descriptor +
  * extra header + payload; the trailer is not counted), u16 flags; both lengths in 8-byte units. The transaction id follows.
  * Whole words, because a 16-byte load just behind four 2-byte stores waits until those have left the store buffer. */
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the wire is little-endian and is not swapped here");
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the wire is little-endian and is not swapped here"
+#endif
 
 static inline uint64_t ring_descriptor_word(uint16_t type, uint32_t offset8, uint32_t length8, uint16_t flags)
 {
@@ -162,8 +173,8 @@ bool ring_extra_is_valid(uint16_t type, const void *extra, uint32_t extra_bytes)
 /* Small copies inline: most packets are 64 bytes, for which a call to memcpy costs more than the copy. */
 static inline void ring_copy(void *target, const void *source, uint32_t bytes)
 {
-    uint8_t *to = target;
-    const uint8_t *from = source;
+    uint8_t *to = (uint8_t *)target;
+    const uint8_t *from = (const uint8_t *)source;
     if (bytes > 256) {
         memcpy(to, from, bytes);
         return;

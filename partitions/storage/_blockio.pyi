@@ -8,6 +8,13 @@ MAX_SLOTS: Final[int]
 MAX_TRANSFER_BYTES: Final[int]
 
 @final
+class DeviceLock:
+    """One a device: whoever executes requests of any of its channels holds it until their answers are published."""
+
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+@final
 class Server:
     """Serves plain READs and WRITEs of one channel straight from a descriptor, without the GIL."""
 
@@ -20,6 +27,7 @@ class Server:
         block_bytes: int,
         max_transfer_bytes: int,
         read_only: bool,
+        lock: DeviceLock,
     ) -> Server: ...
     def serve(self, timeout_ns: int, /) -> bool:
         """Serve until a packet comes that is not plain: True, and `channel.receive_batch` returns it next.

@@ -148,9 +148,24 @@ static bool serve_one(struct block_server *server, const struct ring_packet *fou
     return true;
 }
 
-static void publish(struct endpoint *endpoint)
+/* From here to leave() the device is ours, and a successor will know that we were at it. */
+static void enter(struct block_server *server)
 {
-    if (endpoint_publish_and_release(endpoint))
+    device_lock_acquire(server->lock);
+    if (server->endpoint->journal)
+        atomic_store_explicit(&server->endpoint->journal->executing, 1, memory_order_relaxed);
+    atomic_thread_fence(memory_order_release); /* the mark stands before anything is executed */
+}
+
+/* Publish what was answered, if anything, then let the next one at the device. */
+static void leave(struct block_server *server)
+{
+    struct endpoint *endpoint = server->endpoint;
+    const bool owed = endpoint->writer.staged_in != endpoint->writer.published_in && endpoint_publish_and_release(endpoint);
+    if (endpoint->journal)
+        atomic_store_explicit(&endpoint->journal->executing, 0, memory_order_release);
+    device_lock_release(server->lock);
+    if (owed)
         endpoint_signal(endpoint);
 }
 
@@ -162,23 +177,29 @@ static enum ring_status serve_batch(struct block_server *server, bool *for_pytho
     struct ring_packet packet;
     enum ring_status status = RING_OK;
     uint32_t staged = 0, moved_bytes = 0;
+    bool inside = false;
     *for_python = false;
     for (unsigned served = 0; served < BLOCK_SERVER_BATCH; served++) {
         status = ring_peek(&endpoint->reader, &packet);
         if (status != RING_OK)
             break;
+        if (!inside) {
+            enter(server);
+            inside = true;
+        }
         if (!serve_one(server, &packet, &moved_bytes)) {
             *for_python = true;
             break;
         }
         ring_hold(&endpoint->reader, &packet);
         if (++staged == BLOCK_SERVER_PUBLISH_ANSWERS || moved_bytes >= BLOCK_SERVER_PUBLISH_BYTES) {
-            publish(endpoint);
+            leave(server);
+            inside = false;
             staged = moved_bytes = 0;
         }
     }
-    if (staged)
-        publish(endpoint);
+    if (inside)
+        leave(server);
     return status;
 }
 

@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+#include "device_lock.h"
 #include "endpoint.h"
 #include "gpa.h"
 #include "storvsp.h"
@@ -33,6 +34,7 @@ struct block_server {
     uint64_t blocks;
     uint32_t max_transfer_bytes; /* at most STORVSP_MAX_TRANSFER_BYTES */
     bool writable;
+    struct device_lock *lock;
     struct block_server_statistics statistics;
     uint64_t extra[STORVSP_MAX_EXTRA_BYTES / 8]; /* private copy of the current packet's extra header */
     struct gpa_span spans[STORVSP_MAX_PFNS];

@@ -8,7 +8,11 @@
 static int module_exec(PyObject *module)
 {
     struct module_state *state = PyModule_GetState(module);
-    state->core = PyCapsule_Import(CORE_API_CAPSULE, 0);
+    PyObject *core = PyImport_ImportModule("bus.native._core");
+    PyObject *capsule = core ? PyObject_GetAttrString(core, "C_API") : NULL;
+    Py_XDECREF(core);
+    state->core = capsule ? PyCapsule_GetPointer(capsule, CORE_API_CAPSULE) : NULL;
+    Py_XDECREF(capsule); /* _core is never unloaded, and what the capsule points at is static */
     if (!state->core)
         return -1;
     if (!core_api_matches(state->core)) {
@@ -17,7 +21,8 @@ static int module_exec(PyObject *module)
     }
     state->server_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &server_spec, NULL);
     state->queue_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &queue_spec, NULL);
-    if (!state->server_type || !state->queue_type)
+    state->lock_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &lock_spec, NULL);
+    if (!state->server_type || !state->queue_type || !state->lock_type || PyModule_AddType(module, state->lock_type) < 0)
         return -1;
     if (PyModule_AddType(module, state->server_type) < 0 || PyModule_AddType(module, state->queue_type) < 0)
         return -1;
@@ -32,6 +37,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     struct module_state *state = PyModule_GetState(module);
     Py_VISIT(state->server_type);
     Py_VISIT(state->queue_type);
+    Py_VISIT(state->lock_type);
     return 0;
 }
 
@@ -40,6 +46,7 @@ static int module_clear(PyObject *module)
     struct module_state *state = PyModule_GetState(module);
     Py_CLEAR(state->server_type);
     Py_CLEAR(state->queue_type);
+    Py_CLEAR(state->lock_type);
     return 0;
 }
 

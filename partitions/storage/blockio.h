@@ -10,10 +10,12 @@
 
 struct module_state {
     const struct core_api *core;
-    PyTypeObject *server_type, *queue_type;
+    PyTypeObject *server_type, *queue_type, *lock_type;
 };
 
-extern PyType_Spec server_spec, queue_spec;
+extern PyType_Spec server_spec, queue_spec, lock_spec;
+
+struct device_lock *device_lock_of(PyObject *object); /* a DeviceLock */
 
 /* The state of the module that an object's type belongs to. The types are final, so this is always the right one. */
 static inline struct module_state *state_of(PyTypeObject *type)

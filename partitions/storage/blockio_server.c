@@ -5,20 +5,20 @@
 
 struct server_object {
     PyObject_HEAD
-    PyObject *channel, *gpa_map; /* keep what `server` points into alive */
+    PyObject *channel, *gpa_map, *lock; /* keep what `server` points into alive */
     struct block_server server;
 };
 
 static PyObject *server_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"channel", "gpa_map", "descriptor", "size_bytes", "block_bytes", "max_transfer_bytes",
-                            "read_only", NULL};
-    PyObject *channel, *gpa_map;
+                            "read_only", "lock", NULL};
+    PyObject *channel, *gpa_map, *lock;
     int fd, read_only;
     unsigned long long size_bytes;
     unsigned int block_bytes, max_transfer_bytes;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOiKIIp", names, &channel, &gpa_map, &fd, &size_bytes, &block_bytes,
-                                     &max_transfer_bytes, &read_only))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOiKIIpO!", names, &channel, &gpa_map, &fd, &size_bytes, &block_bytes,
+                                     &max_transfer_bytes, &read_only, state_of(type)->lock_type, &lock))
         return NULL;
     if (block_bytes == 0 || size_bytes % block_bytes || size_bytes > INT64_MAX || max_transfer_bytes == 0) {
         PyErr_SetString(PyExc_ValueError, "size_bytes: want whole blocks");
@@ -30,6 +30,9 @@ static PyObject *server_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         return NULL;
     Py_INCREF(channel);
     Py_INCREF(gpa_map);
+    Py_INCREF(lock);
+    self->lock = lock;
+    self->server.lock = device_lock_of(lock);
     self->channel = channel;
     self->gpa_map = gpa_map;
     self->server.fd = fd;
@@ -47,6 +50,7 @@ static void server_dealloc(PyObject *object)
     PyTypeObject *type = Py_TYPE(object);
     Py_XDECREF(self->channel);
     Py_XDECREF(self->gpa_map);
+    Py_XDECREF(self->lock);
     freefunc free_object = (freefunc)PyType_GetSlot(type, Py_tp_free);
     free_object(object);
     Py_DECREF(type);

@@ -7,6 +7,7 @@ from uuid import UUID
 from bus import guids
 from bus.native import Channel, GpaMap
 from partitions.machine_plan import DevicePlan
+from partitions.storage._blockio import DeviceLock
 from partitions.storage.backends import BackendOpenError, BlockBackend, FileBackend, MemoryBackend
 from partitions.storage.vsp import StorageVsp
 
@@ -18,7 +19,7 @@ class OfferedDevice(Protocol):
 
     @property
     def interface(self) -> UUID: ...
-    def open(self, channel: Channel, gpa_map: GpaMap) -> StorageVsp: ...
+    def open(self, channel: Channel, gpa_map: GpaMap, record: memoryview) -> StorageVsp: ...
     def close(self) -> None: ...
 
 
@@ -31,9 +32,11 @@ class DiskDevice:
         """Raises BackendOpenError: the text says what is wrong and how to mend it."""
         self.name = plan.name
         self.backend: BlockBackend = open_backend(plan)
+        self._lock = DeviceLock()
 
-    def open(self, channel: Channel, gpa_map: GpaMap) -> StorageVsp:
-        return StorageVsp(channel, gpa_map, self.backend, serial=self.name)
+    def open(self, channel: Channel, gpa_map: GpaMap, record: memoryview) -> StorageVsp:
+        """Serve a channel. `record`: where a predecessor stood with it, or zeros; see StorageVsp."""
+        return StorageVsp(channel, gpa_map, self.backend, serial=self.name, lock=self._lock, record=record)
 
     def close(self) -> None:
         """Everything written is on the medium afterwards. Raises BackendError if it could not be put there."""

@@ -7,6 +7,7 @@ with an older one. Whatever comes out of order is answered INVALID_DEVICE_STATE,
 opening of the channel begins a new session. Source: openvmm vm/devices/storage/storvsp, ProtocolState.
 """
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -51,6 +52,12 @@ _NEXT: Final[Mapping[tuple[SessionState, int], SessionState]] = {
     (SessionState.READY, Operation.RESET_ADAPTER): SessionState.READY,
     (SessionState.READY, Operation.RESET_BUS): SessionState.READY,
 }
+_LED_TO: Final = {  # which operation each state of the set-up was reached by
+    SessionState.BEGUN: Operation.BEGIN_INITIALIZATION,
+    SessionState.VERSIONED: Operation.QUERY_PROTOCOL_VERSION,
+    SessionState.DESCRIBED: Operation.QUERY_PROPERTIES,
+    SessionState.READY: Operation.END_INITIALIZATION,
+}
 _KNOWN: Final = frozenset(operation for _, operation in _NEXT)
 
 
@@ -73,12 +80,15 @@ class Session:
     properties: ChannelProperties
     state: SessionState = SessionState.CREATED
     version: int = 0  # as negotiated; 0 before
+    replaying: bool = False  # a predecessor may have dealt with the packet: we may be a step ahead of it
 
     def receive(self, packet: Packet) -> Packet | Execute:
         """The reply to send, or what to execute first. Never raises for anything that a guest wrote."""
         if packet.operation not in _KNOWN:
             return packet.reply(NtStatus.INVALID_DEVICE_REQUEST)
         following = _NEXT.get((self.state, packet.operation))
+        if following is None and self.replaying and packet.operation == _LED_TO.get(self.state):
+            following = self.state  # each step of the set-up can be done twice
         if following is None:
             return packet.reply(NtStatus.INVALID_DEVICE_STATE)
         match packet.operation:
@@ -121,3 +131,22 @@ class Session:
         if not isinstance(version, int) or negotiated != (version in SUPPORTED_VERSIONS):
             raise SnapshotError(f"version {version!r} while {state.name}")
         return cls(properties, state, version)
+
+
+_WORD: Final = struct.Struct("<HH")  # 1 + the state's place in SessionState, the version: one aligned store
+_STATES: Final = tuple(SessionState)
+
+
+def save_session(word: memoryview, session: Session) -> None:
+    """Put it into 4 bytes of memory that outlives this process, before the guest hears of what it says."""
+    word[:] = _WORD.pack(1 + _STATES.index(session.state), session.version)
+
+
+def load_session(word: memoryview) -> dict[str, int | str] | None:
+    """A snapshot of what `save_session` wrote; None: nothing. Raises SnapshotError: nothing that it writes."""
+    place, version = _WORD.unpack(word)
+    if place == 0:
+        return None
+    if place > len(_STATES):
+        raise SnapshotError(f"storage session in state {place}")
+    return {"snapshot": SNAPSHOT_VERSION, "state": _STATES[place - 1].value, "version": version}

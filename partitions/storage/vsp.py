@@ -9,15 +9,17 @@ import threading
 from collections.abc import Mapping
 from typing import Final
 
-from bus.native import Channel, GpaMap, RingClosed, RingFull
+from bus.native import Channel, GpaMap, RingClosed
 from bus.packets import DESCRIPTOR_BYTES, TRAILER_BYTES, PacketFlags, PacketType
-from partitions.storage._blockio import Server
+from partitions.storage._blockio import DeviceLock, Server
 from partitions.storage.backends import BlockBackend
 from partitions.storage.executor import MAX_TRANSFER_BYTES, Executor
 from partitions.storage.protocol import PACKET_BYTES
-from partitions.storage.session import SessionState
+from partitions.storage.session import SessionState, load_session, save_session
 
-BATCH_PACKETS: Final = 64  # peeked, executed, then released together
+_EXECUTING_AT: Final = 8  # bus/native/endpoint.h, struct endpoint_journal
+_SESSION_AT: Final = 16
+_RECORD_BYTES: Final = 20
 STOP_POLL_NS: Final = 100_000_000  # how late `stop` may be seen where nobody closes the channel
 _COMPLETION_RING_BYTES: Final = DESCRIPTOR_BYTES + PACKET_BYTES + TRAILER_BYTES
 
@@ -35,18 +37,27 @@ class StorageVsp:
         max_transfer_bytes: int = MAX_TRANSFER_BYTES,
         saved: Mapping[str, object] | None = None,
         fast: bool = True,
+        lock: DeviceLock | None = None,
+        record: memoryview | None = None,
     ) -> None:
         """One opening of one channel.
 
         Args:
             saved: the snapshot of a predecessor that served this same opening.
             fast: leave plain reads and writes to C, where the backend has a descriptor.
+            lock: the device's, where several channels are opened to it.
+            record: memory that outlives this process, which `channel` has as its journal: byte 8 says that a
+                batch is being executed, bytes 16 to 19 say how far the session has come.
 
         Raises:
             SnapshotError: `saved` is none of ours.
         """
         self._channel = channel
         self._gpa_map = gpa_map
+        self._lock = DeviceLock() if lock is None else lock
+        self._record = memoryview(bytearray(_RECORD_BYTES)) if record is None else record
+        if saved is None and record is not None:
+            saved = load_session(record[_SESSION_AT:_RECORD_BYTES])
         self._executor = Executor(
             backend, gpa_map.views, serial=serial, max_transfer_bytes=max_transfer_bytes, saved=saved
         )
@@ -60,6 +71,7 @@ class StorageVsp:
                 backend.block_bytes,
                 max_transfer_bytes,
                 backend.read_only,
+                self._lock,
             )
         self.dropped = 0  # packets that are no request: a guest's mistake
 
@@ -71,18 +83,17 @@ class StorageVsp:
         """
         try:
             while not stop.is_set():
-                for packet_type, flags, identity, extra, payload in self._next_packets():
-                    answer = self._answer(packet_type, flags, extra, payload)
-                    if answer is not None and not self._publish(answer, identity, stop):
-                        return  # not released: a successor executes it again
-                self._channel.release()
+                for packet in self._next_packets():
+                    if not self._wait_for_room(stop):
+                        return  # not released: a successor executes it
+                    self._serve(packet)
         except RingClosed:
             return
 
     def _next_packets(self) -> list[tuple[int, int, int, bytes, bytes]]:
         """What Python has to answer: all of it during the set-up, then only what the fast path leaves."""
         if self._fast is None or self._executor.session.state is not SessionState.READY:
-            return self._channel.receive_batch(BATCH_PACKETS, STOP_POLL_NS)
+            return self._channel.receive_batch(1, STOP_POLL_NS)
         return self._channel.receive_batch(1, 0) if self._fast.serve(STOP_POLL_NS) else []
 
     def _answer(self, packet_type: int, flags: int, extra_header: bytes, payload: bytes) -> bytes | None:
@@ -92,17 +103,39 @@ class StorageVsp:
         answer = self._executor.execute(extra_header, payload)
         return answer if flags & PacketFlags.COMPLETION_REQUESTED else None
 
-    def _publish(self, answer: bytes, identity: int, stop: threading.Event) -> bool:
-        """False: told to stop while the guest left no room for its answer."""
-        while True:
-            try:
+    def _serve(self, packet: tuple[int, int, int, bytes, bytes]) -> None:
+        """Execute, publish, release. There is room for the answer: the device is not held while a guest is slow."""
+        packet_type, flags, identity, extra, payload = packet
+        with self._lock:
+            self._record[_EXECUTING_AT] = 1
+            answer = self._answer(packet_type, flags, extra, payload)
+            save_session(self._record[_SESSION_AT:_RECORD_BYTES], self._executor.session)
+            if answer is not None:
                 self._channel.send_completion(answer, identity)
-            except RingFull:
-                if stop.is_set():
-                    return False
-                self._channel.wait_writable(_COMPLETION_RING_BYTES, STOP_POLL_NS)
-            else:
-                return True
+            self._record[_EXECUTING_AT] = 0
+        self._channel.release()
+
+    def _wait_for_room(self, stop: threading.Event) -> bool:
+        """False: told to stop while the guest left no room for an answer."""
+        while not self._channel.wait_writable(_COMPLETION_RING_BYTES, STOP_POLL_NS):
+            if stop.is_set():
+                return False
+        return True
+
+    def replay(self) -> None:
+        """Execute what the ring holds at this moment, in its order: a predecessor may have begun with it.
+
+        Ends early where the guest leaves no room for answers; `serve` goes on there. Raises RingCorrupt.
+        """
+        self._executor.session.replaying = True
+        try:
+            while packets := self._channel.receive_batch(1, 0):
+                if not self._channel.wait_writable(_COMPLETION_RING_BYTES, 0):
+                    return
+                self._serve(packets[0])
+                self._executor.session.replaying = False
+        finally:
+            self._executor.session.replaying = False
 
     def snapshot(self) -> dict[str, int | str]:
         """What a successor's `saved` needs; changes only during the channel's set-up."""

@@ -26,7 +26,12 @@ UNFILLED: Final = 2**64 - 4  # a read said success and brought nothing
 FOREIGN: Final = 2**64 - 3  # no block of ours
 MISDIRECTED: Final = 2**64 - 2  # a whole block, of another address
 TORN: Final = 2**64 - 1  # ours, but not whole
-SUSPECTS: Final = {UNFILLED: "nothing", FOREIGN: "foreign data", MISDIRECTED: "another block", TORN: "a torn block"}
+SUSPECTS: Final = {
+    UNFILLED: "nothing",
+    FOREIGN: "foreign data",
+    MISDIRECTED: "another block",
+    TORN: "a torn block",
+}
 
 NUMBER_BITS: Final = 40  # low bits of a version: the write's number in its writer's history; above: the seed
 SEED_MAX: Final = 2**23 - 1  # so that no version comes near the suspects

@@ -159,14 +159,16 @@ class HistoryWriter:
             os.posix_fallocate(descriptor, 0, size)
             self._memory = mmap.mmap(descriptor, size)
         except PermissionError as error:
-            raise HistoryError('the history needs a file that is open for both: mode = "read-write"') from error
+            raise HistoryError(
+                'the history needs a file that is open for both: mode = "read-write"'
+            ) from error
         except OSError as error:
             hint = "; give it a mode that allows writing" if error.errno == errno.EBADF else ""
             raise HistoryError(f"no room for a history of {size} bytes: {error.strerror}{hint}") from error
         header = _HEADER.pack(
             _MAGIC, _FORMAT, blocks_max, 0, seed, first_block, blocks, time.monotonic_ns(), operations_max, 0
         )
-        covered = header[: -_CRC_BYTES]
+        covered = header[:-_CRC_BYTES]
         self._memory[: _HEADER.size] = covered + struct.pack("<I", crc32c(covered))
         self._next = _HEADER.size
         self.invoked = 0  # how many; the number of the last one
@@ -199,7 +201,9 @@ class HistoryWriter:
         self, kind: int, detail: int, count: int, number: int, first_block: int, values: tuple[int, ...]
     ) -> None:
         now = time.monotonic_ns()
-        record = self._pack(kind, detail, count, number, now, first_block, *values, *self._padding[len(values)])
+        record = self._pack(
+            kind, detail, count, number, now, first_block, *values, *self._padding[len(values)]
+        )
         self._store(self._memory, self._next, crc32c(record), record)
         self._next += self._record_bytes
 
@@ -256,7 +260,14 @@ def _records(
 
 
 def _take(
-    history: History, kind: int, detail: int, count: int, number: int, now: int, first: int, values: Sequence[int]
+    history: History,
+    kind: int,
+    detail: int,
+    count: int,
+    number: int,
+    now: int,
+    first: int,
+    values: Sequence[int],
 ) -> None:
     operations = history.operations
     if now < history.last_ns or history.ending is not Ending.NONE:

@@ -16,10 +16,10 @@ zones. An instant is shared at will: at it any number of accesses happen, in any
 **Zeros are not unique**: every discard writes them. Once the held zones of versions are known (call the time outside of
 them open), it remains to choose an instant in the open time for each discard, so that every read of zeros finds them:
 
-* A brief cluster is best placed as late as possible: directly before a discard's instant if one lies within it (it then
-  harms no reader), else at its own end. So a read of zeros over [u, v] fails exactly if some version was certainly there
-  before u (a held zone that ends before it, or a brief cluster [x, y] with y < u) and no discard's instant lies between
-  that zone's end, or that x, and v. Of these demands on one read the latest left border implies the rest.
+* A brief cluster is best placed as late as possible: directly before a discard's instant if one lies within it, where
+  it harms no reader, else at its own end. So a read of zeros over [u, v] fails exactly if some version was certainly
+  there before u (a held zone that ends before it, or a brief cluster [x, y] with y < u) and no discard's instant lies
+  between that zone's end, or that x, and v. Of these demands on one read the latest left border implies the rest.
 * So each read demands one discard's instant in one interval, and each discard has one instant to give, within its own
   interval. Serving the demands by their right border, each unserved one by the discard whose end comes first, at the
   latest instant possible, is optimal: that discard is of less use to every later demand than any other is.
@@ -53,6 +53,17 @@ class Kind(StrEnum):
     HUNG = "hung"  # no completion, or one beyond the bound
 
 
+class Reason(StrEnum):
+    """How it is known."""
+
+    UNWRITTEN = "unwritten"  # no write has this value
+    EARLY = "early"  # read before its write, `other`, began
+    PIECES = "pieces"
+    BETWEEN = "between"  # `other` came while the register certainly held `value`
+    NO_DISCARD = "no_discard"  # `other` read zeros after `value` was there, and no discard came between
+    TWO_SURVIVORS = "two_survivors"  # of one power cut
+
+
 @dataclass(slots=True, eq=False)
 class Access:
     """When a request may have taken effect: after `start`, before `end`. One for all blocks of the request."""
@@ -72,9 +83,10 @@ _BEFORE: Final = Access(BEGINNING, BEGINNING, "the beginning")
 
 @dataclass(slots=True, eq=False)
 class Conflict:
-    """Why the history is no register's. `value` was read or held from `since` to `until`; `other` is in its way."""
+    """Why the history is no register's. `value` was there at `since` and `until`; `other` does not go with that."""
 
     kind: Kind
+    reason: Reason
     value: int
     since: Access
     until: Access
@@ -152,8 +164,17 @@ class Register:
             values.append(TORN)
         return values
 
+    def first_read(self, value: int) -> Access:
+        """Of a value that was read here."""
+        reads = {ZEROS: self.zero_reads, TORN: self.torn_reads}.get(value)
+        if reads is not None:
+            return min(reads, key=lambda read: read.end)
+        ender = self.clusters[value].ender
+        assert ender is not None
+        return ender
+
     def conflicts(self, *, tearing: bool = False) -> list[Conflict]:
-        """None: the history is a register's. Each is a proof by itself; they are not all that could be named.
+        """Empty: the history is a register's. Each is a proof by itself; they are not all that could be named.
 
         Args:
             tearing: a read beside another guest's write of the same block may return pieces of both.
@@ -164,7 +185,8 @@ class Register:
             cluster.write = cluster.write or _BEFORE
         if self.initial != TORN:  # where it was torn before, it may go on being read so
             found += self._judge_torn(tearing)
-        held, brief = [], []
+        held: list[_Zone] = []
+        brief: list[_Zone] = []
         for cluster in self.clusters.values():
             zone = _zone_of(cluster)
             if isinstance(zone, Conflict):
@@ -199,7 +221,7 @@ class Register:
                 cluster.write = cluster.write or Access(start, end, unfinished[0].source, certain=False)
                 cluster.add(read)
             else:
-                yield Conflict(Kind.TORN, TORN, read, read)
+                yield Conflict(Kind.TORN, Reason.PIECES, TORN, read, read)
 
     def _judge_zeros(self, timeline: "_Timeline", brief: list[_Zone]) -> Iterator[Conflict]:
         givers: list[tuple[int, int, int]] = []  # (first instant, last instant, serial) of each discard
@@ -235,9 +257,10 @@ class Register:
             if ready:
                 given = min(last, heapq.heappop(ready)[0])
             elif zone is not None:
-                yield Conflict(_kind(read, zone.starter), zone.value, zone.ender, zone.starter, ZEROS, read)
+                kind = _kind(read, zone.starter)
+                yield Conflict(kind, Reason.NO_DISCARD, zone.value, zone.ender, zone.starter, ZEROS, read)
             else:
-                yield Conflict(Kind.INVENTED, ZEROS, read, read)
+                yield Conflict(Kind.INVENTED, Reason.UNWRITTEN, ZEROS, read, read)
 
 
 class _Timeline:
@@ -283,7 +306,7 @@ class _Timeline:
         zone = self._inside(access.end)
         assert zone is not None
         kind = _kind(access, zone.ender, zone.starter)
-        return Conflict(kind, zone.value, zone.ender, zone.starter, value, access)
+        return Conflict(kind, Reason.BETWEEN, zone.value, zone.ender, zone.starter, value, access)
 
 
 class _Before:
@@ -293,7 +316,7 @@ class _Before:
         self._timeline = timeline
         by_end = sorted(brief, key=lambda zone: zone.begin)
         self._ends = [zone.begin for zone in by_end]
-        self._latest = list(accumulate(by_end, lambda one, two: two if two.finish > one.finish else one))
+        self._latest = list(accumulate(by_end, _later))
 
     def demand(self, instant: int) -> tuple[int, _Zone | None]:
         left, zone = self._timeline.last_finish(instant)
@@ -304,6 +327,10 @@ class _Before:
         return left, zone
 
 
+def _later(one: _Zone, two: _Zone) -> _Zone:
+    return two if two.finish > one.finish else one
+
+
 def _zone_of(cluster: _Cluster) -> _Zone | Conflict | None:
     """None: this write takes no part."""
     write, ender, starter = cluster.write, cluster.ender, cluster.starter
@@ -312,7 +339,8 @@ def _zone_of(cluster: _Cluster) -> _Zone | Conflict | None:
         return _Zone(write.end, write.start, cluster.value, write, write) if write.certain else None
     if write is None or ender.end < write.start:
         kind = Kind.MISDIRECTED if cluster.value == MISDIRECTED else Kind.INVENTED
-        return Conflict(kind, cluster.value, ender, ender, cluster.value, write)
+        reason = Reason.UNWRITTEN if write is None else Reason.EARLY
+        return Conflict(kind, reason, cluster.value, ender, ender, cluster.value, write)
     if write.end < ender.end:
         ender = write
     if write.start > starter.start:
@@ -326,7 +354,7 @@ def _overlaps(held: list[_Zone]) -> Iterator[Conflict]:
     for zone in held:
         if last is not None and zone.begin < last.finish:
             kind = _kind(zone.ender, zone.starter, last.ender, last.starter)
-            yield Conflict(kind, last.value, last.ender, last.starter, zone.value, zone.ender)
+            yield Conflict(kind, Reason.BETWEEN, last.value, last.ender, last.starter, zone.value, zone.ender)
         if last is None or zone.finish > last.finish:
             last = zone
 

@@ -20,6 +20,7 @@ from runtime.abi import ROOT_PARTITION, ExitStatus, HvStatus
 from runtime.hypervisor.dispatch import Hypervisor
 from runtime.hypervisor.effects import (
     Announce,
+    CheckHeartbeat,
     CloseDoorbell,
     CloseSlot,
     CloseVp,
@@ -32,6 +33,7 @@ from runtime.hypervisor.effects import (
     RaiseLine,
     RaiseWatch,
     RemoveRoute,
+    ReplaceRoot,
     RingDoorbell,
     SpawnPartition,
 )
@@ -40,6 +42,7 @@ from runtime.hypervisor.loop import Loop, now_ns
 from runtime.hypervisor.machine import RootFailurePolicy
 from runtime.hypervisor.processes import WatchedProcess, sweep_orphans
 from runtime.hypervisor.replies import Reply
+from runtime.hypervisor.standby import Standby
 from runtime.hypervisor.zygote import Spawned, SpawnFailed, Zygote, ZygoteLost
 
 REQUEST_DESCRIPTORS_MAX: Final = 16  # the most that any call takes
@@ -48,6 +51,9 @@ ZYGOTE_RESTARTS_MAX: Final = 8
 ORPHAN_SWEEP_MS: Final = 20
 EXIT_GRACE_MS: Final = 500  # from the end of a partition's socket to that of its process
 HALT_GRACE_MS: Final = 2_000  # for killed processes to be reaped, before the broker leaves them to the kernel
+STANDBY_RETRY_MS: Final = 200
+STANDBY_ID: Final = 0  # what the zygote calls a process that is no partition yet
+ROOT_MODULE: Final = "partitions.root"
 _SPAWN_FAILED: Final = ExitStatus(127, None)  # as a shell reports it
 
 
@@ -67,6 +73,9 @@ class Broker:
         self._doomed: set[int] = set()  # of those: to be killed when they appear
         self._sweep_is_due = False
         self._console_fd: int | None = None
+        self._firmware_fd: int | None = None  # the root's end; each of its processes gets a duplicate
+        self._standby: Standby | None = None
+        self._standby_ready: Callable[[], None] = lambda: None
         self._announce: Callable[[str, Mapping[str, object]], None] = lambda kind, fields: None
         self.halted: str | None = None  # why; the loop ends
         self._watch_zygote(zygote)
@@ -85,10 +94,11 @@ class Broker:
         sock: socket.socket,
         pidfd: int,
         console_fd: int | None,
+        firmware_fd: int | None,
     ) -> None:
         """Take the root in. Takes the descriptors over unless it raises ValueError or OSError."""
         self._carry_out(self.hypervisor.adopt_root(name, memory_pages, args, pid, now_ns()))
-        self._console_fd = console_fd
+        self._console_fd, self._firmware_fd = console_fd, firmware_fd
         self._add_process(WatchedProcess(ROOT_PARTITION, pid, pidfd))
         self._add_socket(ROOT_PARTITION, sock)
 
@@ -108,6 +118,9 @@ class Broker:
         """Kill every process and reap them, for a bounded time. What is not ours dies by the kernel's hand."""
         for process in self._processes.values():
             process.kill()
+        if self._standby is not None:
+            self._standby.close()
+            self._standby = None
         self._doomed |= self._spawning
         deadline_ns = now_ns() + HALT_GRACE_MS * 1_000_000
         while self.live_partitions and now_ns() < deadline_ns:
@@ -222,11 +235,21 @@ class Broker:
                     self._spawn(partition, path, module)
                 case KillPartition(partition):
                     self._kill(partition)
+                case ReplaceRoot():
+                    self._replace_root()
+                case CheckHeartbeat(partition, after_ms):
+                    self._check_heartbeat(partition, after_ms)
                 case Announce(kind, fields):
                     self._announce(kind, fields)
                 case Halt(reason):
                     self.halted = self.halted or reason
         return kept
+
+    def _check_heartbeat(self, partition: int, after_ms: int) -> None:
+        def look() -> None:
+            self._carry_out(self.hypervisor.heartbeat_due(partition, now_ns()))
+
+        self.loop.after(after_ms, look)
 
     def _kill(self, partition: int) -> None:
         if (process := self._processes.get(partition)) is not None:
@@ -290,6 +313,10 @@ class Broker:
             return
         self.loop.watch_writable(zygote.socket.fileno(), zygote.outbox)
         match answer:
+            case Spawned(partition, pid) if partition == STANDBY_ID:
+                self._standby_spawned(pid)
+            case SpawnFailed(partition, reason) if partition == STANDBY_ID:
+                self._drop_standby()
             case Spawned(partition, pid) if partition in self._spawning:
                 self._spawning.discard(partition)
                 self._spawned(partition, pid)
@@ -330,6 +357,83 @@ class Broker:
         if self._console_fd is None:
             return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         return os.dup(self._console_fd)
+
+    # -- the root's successors -----------------------------------------------------------------------------
+
+    def warm_standby(self) -> None:
+        """Have a process ready to become the root: forked, imported, its first call waiting in its socket."""
+        if self._standby is not None or self._zygote is None or self.halted is not None:
+            return
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError:
+            return  # then the next root is forked when it is needed
+        self._standby = Standby(ours)
+        try:
+            self._zygote.spawn(STANDBY_ID, "root", ROOT_MODULE, [theirs.detach(), self._console()])
+            self.loop.watch_writable(self._zygote.socket.fileno(), self._zygote.outbox)
+        except OSError as error:
+            self._lose_zygote(str(error))
+
+    def _standby_spawned(self, pid: int) -> None:
+        standby = self._standby
+        if standby is None:  # the machine is going down
+            return
+        try:
+            standby.process = WatchedProcess(ROOT_PARTITION, pid, os.pidfd_open(pid))
+        except OSError:
+            self._drop_standby()
+            return
+        if standby.wanted:
+            self._activate(standby)
+        else:
+            self.loop.watch(standby.process.pidfd, lambda events: self._standby_event())
+            self._announce("root.standby", {"pid": pid})
+
+    def _standby_event(self) -> None:
+        """It died while it waited. Another one, a little later."""
+        standby = self._standby
+        if standby is not None and standby.process is not None and standby.process.has_ended:
+            self._drop_standby()
+            self.loop.after(STANDBY_RETRY_MS, self.warm_standby)
+
+    def _drop_standby(self) -> None:
+        standby, self._standby = self._standby, None
+        if standby is None:
+            return
+        if standby.process is not None and not standby.wanted:
+            self.loop.drop(standby.process.pidfd)
+        standby.close()
+        self._sweep_soon()
+        if standby.wanted:
+            self._spawn_fails(ROOT_PARTITION, "the standby was lost")
+
+    def _replace_root(self) -> None:
+        """The old process has been reaped: whoever comes now is alone on the devices."""
+        if self._firmware_fd is not None:
+            self.host.drop_files(ROOT_PARTITION)
+            self.host.keep_files(ROOT_PARTITION, [os.dup(self._firmware_fd)])
+            self.hypervisor.machine.partitions[ROOT_PARTITION].files = 1
+        self._spawning.add(ROOT_PARTITION)
+        if self._standby is None:
+            self.warm_standby()
+        standby = self._standby
+        if standby is None:
+            self._spawn_fails(ROOT_PARTITION, "no process for a new root can be had")
+            return
+        standby.wanted = True
+        if standby.process is not None:
+            self.loop.drop(standby.process.pidfd)
+            self._activate(standby)
+
+    def _activate(self, standby: Standby) -> None:
+        """Let it be the root: from here on its calls are answered, the first of which has been waiting."""
+        assert standby.process is not None
+        self._standby = None
+        self._spawning.discard(ROOT_PARTITION)
+        self._add_process(standby.process)
+        self._carry_out(self.hypervisor.process_started(ROOT_PARTITION, standby.process.pid, now_ns()))
+        self._add_socket(ROOT_PARTITION, standby.socket)
 
     def _spawned(self, partition: int, pid: int) -> None:
         try:

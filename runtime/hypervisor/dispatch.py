@@ -23,7 +23,7 @@ from runtime.abi import (
     PartitionState,
     Privilege,
 )
-from runtime.hypervisor import arguments, gpa, partitions, pools, ports, properties, synic, vps
+from runtime.hypervisor import arguments, gpa, heartbeat, partitions, pools, ports, properties, synic, vps
 from runtime.hypervisor.effects import Effect, KillPartition, Resources, SynicOperations
 from runtime.hypervisor.machine import Call, Machine, RootFailurePolicy
 from runtime.hypervisor.partitions import Partition
@@ -82,6 +82,7 @@ RULES: Final[Mapping[HypercallCode, Rule]] = MappingProxyType(
         ),
         _C.GET_BIRTH: Rule(partitions.get_birth, _NONE),
         _C.WATCH_CHILDREN: Rule(partitions.watch_children, _CREATE),
+        _C.HEARTBEAT: Rule(heartbeat.heartbeat, _NONE),
         # memory: pages move between parent and child only
         _C.DEPOSIT_MEMORY: Rule(pools.deposit_memory, None, _CREATE, states=_EARLY),
         _C.WITHDRAW_MEMORY: Rule(pools.withdraw_memory, None, _CREATE, states=_ANY),
@@ -100,6 +101,7 @@ RULES: Final[Mapping[HypercallCode, Rule]] = MappingProxyType(
         # ports: of one's own, or made for anyone below
         _C.CREATE_PORT: Rule(ports.create_port, _P.CREATE_PORT, _P.CREATE_PORT, _P.CREATE_PORT),
         _C.DELETE_PORT: Rule(ports.delete_port, _P.CREATE_PORT, _P.CREATE_PORT, _P.CREATE_PORT),
+        _C.GET_PORT_PROPERTY: Rule(ports.get_port_property, _P.CREATE_PORT, _P.CREATE_PORT, _P.CREATE_PORT),
         _C.CONNECT_PORT: Rule(ports.connect_port, _P.CONNECT_PORT, _P.CONNECT_PORT, _P.CONNECT_PORT),
         _C.DISCONNECT_PORT: Rule(ports.disconnect_port, _P.CONNECT_PORT, _P.CONNECT_PORT, _P.CONNECT_PORT),
         _C.POST_MESSAGE: Rule(synic.post_message, _P.POST_MESSAGES),
@@ -225,6 +227,17 @@ class Hypervisor:
         partition = self.machine.partitions[partition_id]
         partitions.process_exited(self.machine, partition, status, reason)
         return self._effects()
+
+    def heartbeat_due(self, partition_id: int, now_ns: int) -> list[Effect]:
+        """The time that an effect named has come: has the partition kept its promise?"""
+        self.machine.now_ns = now_ns
+        if (partition := self.machine.partitions.get(partition_id)) is not None:
+            heartbeat.check(self.machine, partition)
+        return self._effects()
+
+    def stop(self) -> None:
+        """The machine is being stopped: from now on the root's end is no failure to be mended."""
+        self.machine.on_root_failure = RootFailurePolicy.HALT
 
     def kill(self, partition_id: int) -> list[Effect]:
         """The platform pulls the plug of one partition. What follows, follows from its process's end."""

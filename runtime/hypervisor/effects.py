@@ -127,6 +127,19 @@ class KillPartition:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplaceRoot:
+    """Wake the standby, or spawn a new process for partition 1. Answered as SpawnPartition is."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckHeartbeat:
+    """Call `heartbeat_due` after this time."""
+
+    partition: int
+    after_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Announce:
     """An event for the platform, such as "partition.started"."""
 
@@ -154,6 +167,8 @@ Effect = (
     | RaiseWatch
     | SpawnPartition
     | KillPartition
+    | ReplaceRoot
+    | CheckHeartbeat
     | Announce
     | Halt
 )

@@ -144,7 +144,7 @@ class Host:
         self._files[partition] = fds
 
     def drop_files(self, partition: int) -> None:
-        for fd in self._files.pop(partition):
+        for fd in self._files.pop(partition, ()):
             os.close(fd)
 
     # A full counter already says all that one more could; a peer that filled it must not make us wait.

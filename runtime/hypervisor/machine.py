@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Final
 
 from runtime.abi import PARTITION_SELF, ROOT_PARTITION, HvStatus
-from runtime.hypervisor.effects import Effect, Halt, Resources, SynicOperations
+from runtime.hypervisor.effects import Effect, Halt, ReplaceRoot, Resources, SynicOperations
 from runtime.hypervisor.gpa import Slot
 from runtime.hypervisor.partitions import Partition
 from runtime.hypervisor.ports import Connection, Port
+from runtime.hypervisor.programs import Process
 from runtime.hypervisor.replies import Refused
+
+ROOT_FAILURES_MAX: Final = 10  # unplanned ones, within
+ROOT_FAILURES_WITHIN_MS: Final = 2_000  # a root that fails as fast as it starts is not worth another try
 
 
 class RootFailurePolicy(enum.Enum):
     """What becomes of the machine when its root partition is gone."""
 
-    HALT = "halt"
+    HALT = "halt"  # the machine goes down
+    RESTART = "restart"  # a new process takes over
+    STANDBY = "standby"  # as RESTART, and it waits already
 
 
 @dataclass(slots=True)
@@ -36,6 +40,8 @@ class Machine:
     next_partition: int = ROOT_PARTITION
     next_slot: int = 1
     next_route: int = 1
+    root_generation: int = 1  # counts the root's processes
+    root_failures_ns: list[int] = field(default_factory=list)  # when, of the last few
 
     def partition(self, caller: Partition, partition_id: int) -> Partition:
         """Refused: INVALID_PARTITION_ID."""
@@ -71,8 +77,24 @@ class Machine:
         owner = self.partitions[connection.port_partition]
         return owner, owner.ports[connection.port]
 
-    def root_failed(self, reason: str) -> None:
-        _ROOT_FAILURE[self.on_root_failure](self, reason)
+    def root_failed(self, reason: str, *, planned: bool) -> None:
+        """Its process has been reaped, so nothing of that generation can touch anything any more."""
+        if self.on_root_failure is RootFailurePolicy.HALT:
+            self.effects.append(Halt(f"the root partition is gone: {reason}"))
+            return
+        if not planned:
+            horizon_ns = self.now_ns - ROOT_FAILURES_WITHIN_MS * 1_000_000
+            self.root_failures_ns = [when for when in self.root_failures_ns if when > horizon_ns]
+            self.root_failures_ns.append(self.now_ns)
+        if len(self.root_failures_ns) > ROOT_FAILURES_MAX:
+            within_s = ROOT_FAILURES_WITHIN_MS // 1000
+            self.effects.append(
+                Halt(f"the root failed {ROOT_FAILURES_MAX} times in {within_s} s, at last: {reason}")
+            )
+            return
+        self.root_generation += 1
+        self.partitions[ROOT_PARTITION].process = Process.STARTING
+        self.effects.append(ReplaceRoot())
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +105,3 @@ class Call:
     caller: Partition
     target: Partition
     files: int  # descriptors that came with it
-
-
-def _halt(machine: Machine, reason: str) -> None:
-    machine.effects.append(Halt(f"the root partition is gone: {reason}"))
-
-
-_ROOT_FAILURE: Final[Mapping[RootFailurePolicy, Callable[[Machine, str], None]]] = MappingProxyType(
-    {RootFailurePolicy.HALT: _halt}
-)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from runtime.abi import (
     CREATE_PARTITION_PAGES,
     DEFAULT_PRIVILEGES,
+    EXIT_RETIRED,
     INITIALIZE_PARTITION_PAGES,
     PARTITION_DEPTH_MAX,
     PARTITIONS_MAX,
@@ -27,6 +28,7 @@ from runtime.abi import (
     PartitionState,
     Privilege,
 )
+from runtime.hypervisor import heartbeat
 from runtime.hypervisor.effects import Announce, CloseWatch, DropFiles, KillPartition, RaiseWatch
 from runtime.hypervisor.gpa import GpaSpace, release_space
 from runtime.hypervisor.pools import Pool
@@ -59,6 +61,10 @@ class Partition:
     process: Process = Process.NONE
     pid: int | None = None
     exit_status: ExitStatus | None = None
+    failure: str | None = None  # why we had to kill it
+    heartbeat_within_ms: int = 0
+    heartbeat_due_ns: int | None = None  # None: nothing was promised
+    heartbeat_timer_ns: int = 0
     watched_children: bool = False  # has claimed the eventfd of WATCH_CHILDREN
     gpa: GpaSpace = field(default_factory=GpaSpace)
     vps: dict[int, VirtualProcessor] = field(default_factory=dict)
@@ -131,7 +137,9 @@ def get_birth(call: Call) -> Reply:
     caller = call.caller
     vps = sorted(caller.vps)
     handles: tuple[VpHandle | FilesHandle, ...] = tuple(VpHandle(caller.id, vp) for vp in vps)
-    files, caller.files = caller.files, 0
+    files = caller.files
+    if caller.id != ROOT_PARTITION:  # each process of the root is given them anew
+        caller.files = 0
     values: dict[str, object] = {
         "partition": caller.id,
         "name": caller.name,
@@ -149,7 +157,11 @@ def get_birth(call: Call) -> Reply:
 def process_started(machine: Machine, partition: Partition, pid: int) -> None:
     assert partition.process is Process.STARTING
     partition.process, partition.pid = Process.RUNNING, pid
-    fields = {"id": partition.id, "name": machine.path(partition), "pid": pid}
+    partition.exit_status = partition.failure = None
+    fields = {"id": partition.id, "name": machine.path(partition), "pid": pid, "at_ns": machine.now_ns}
+    if partition.id == ROOT_PARTITION:
+        fields["generation"] = machine.root_generation
+        heartbeat.promise(machine, partition, heartbeat.TAKE_OVER_MS_MAX)
     machine.effects.append(Announce("partition.started", fields))
     _tell_parent(machine, partition)
 
@@ -158,12 +170,19 @@ def process_exited(machine: Machine, partition: Partition, status: ExitStatus | 
     """Its process is reaped, or never came to be. status None: another process is its parent (the root)."""
     assert partition.process in _ALIVE
     partition.process, partition.pid, partition.exit_status = Process.ENDED, None, status
-    fields: dict[str, object] = {"id": partition.id, "name": machine.path(partition), "reason": reason}
+    heartbeat.forget(partition)
+    reason = partition.failure or reason
+    fields: dict[str, object] = {
+        "id": partition.id,
+        "name": machine.path(partition),
+        "reason": reason,
+        "at_ns": machine.now_ns,
+    }
     if status is not None:
         fields |= {"code": status.code, "signal": status.signal}
     machine.effects.append(Announce("partition.exited", fields))
     if partition.id == ROOT_PARTITION:
-        machine.root_failed(reason)
+        machine.root_failed(reason, planned=status is not None and status.code == EXIT_RETIRED)
         return
     _begin_finalizing(machine, partition)
     _settle(machine, partition)

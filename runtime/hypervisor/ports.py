@@ -22,6 +22,7 @@ from runtime.abi import (
     VPS_PER_PARTITION_MAX,
     HvStatus,
     PartitionState,
+    PortProperty,
     PortType,
     Route,
 )
@@ -47,6 +48,7 @@ class Port:
     connection_partition: int  # who may connect
     connection: int | None = None  # its id there
     buffers_used: int = 0  # message buffers, of MESSAGE_BUFFERS_PER_PORT
+    posted: int = 0  # messages accepted since its creation
     doorbell: bool = False  # someone claimed it, so it exists
 
 
@@ -101,6 +103,15 @@ def delete_port(call: Call, *, port: int) -> Reply:
         raise Refused(HvStatus.INVALID_PORT_ID)
     release_port(call.machine, call.target, port)
     return DONE
+
+
+def get_port_property(call: Call, *, port: int, property: int) -> Reply:
+    found = call.target.ports.get(port)
+    if found is None:
+        raise Refused(HvStatus.INVALID_PORT_ID)
+    if property != PortProperty.POST_COUNT or found.type is not PortType.MESSAGE:
+        raise Refused(HvStatus.UNKNOWN_PROPERTY)
+    return Reply(values={"value": found.posted})
 
 
 def release_port(machine: Machine, owner: Partition, port_id: int) -> None:

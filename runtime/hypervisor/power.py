@@ -4,10 +4,11 @@ platform -> broker   [verb, map]: "adopt", "list", "show", "kill", "stop"
 broker -> platform   [verb, map]: the answer to a request, in order, its "request" key echoed; or "error"
                      events: "partition.created", ".started", ".exited", ".deleted"; at last "halt"
 
-adopt {name, memory_pages, pid, args?} + [root's hypercall socket, its pidfd, console?] -> adopt {id}
+adopt {name, memory_pages, pid, args?} + [root's hypercall socket, its pidfd, console?, firmware?] -> adopt {id}
+warm {}            -> warm {}; a standby for the root is made ready, and again after each takeover
 list {after?}      -> list {partitions: [...], more}
 show {name}        -> show {...}
-kill {name}        -> kill {id}; its end is an event
+kill {name, signal?} -> kill {id}; SIGKILL ends it, which is an event; others are sent as they are
 stop {grace_ms}    -> stop {}; then SIGTERM to all but the root, SIGTERM to the root, SIGKILL to who is left
 """
 
@@ -28,7 +29,7 @@ from runtime.hypervisor.loop import now_ns
 from runtime.hypervisor.outbox import Outbox
 from runtime.hypervisor.partitions import Partition
 
-ADOPT_DESCRIPTORS_MAX: Final = 3
+ADOPT_DESCRIPTORS_MAX: Final = 4
 GRACE_MS_MAX: Final = 600_000
 STOPPED: Final = "stopped"  # the reason of a halt that the platform asked for
 _FAREWELL_MS: Final = 500  # for the platform to take the last packet
@@ -57,6 +58,7 @@ class PowerSocket:
         while broker.halted is None:
             broker.loop.run_once(self._stop_step())
         reason = broker.halted if self._stop_at_ns is None else STOPPED
+        self._send("halting", {"reason": reason})  # first, so that nobody takes what follows for the cause
         broker.bring_down()
         self._send("halt", {"reason": reason})
         deadline_ns = now_ns() + _FAREWELL_MS * 1_000_000
@@ -100,8 +102,15 @@ class PowerSocket:
                 result = show_partition(self._broker.hypervisor.machine, self._named(args))
             elif verb == "kill":
                 partition = self._named(args)
-                self._broker.kill(partition.id)
+                number = _integer(args, "signal", signal.SIGKILL)
+                if number == signal.SIGKILL:
+                    self._broker.kill(partition.id)
+                else:
+                    self._broker.signal(partition.id, number)
                 result = {"id": partition.id}
+            elif verb == "warm":
+                self._broker.warm_standby()
+                result = {}
             elif verb == "stop":
                 result = self._stop(args)
             else:
@@ -132,11 +141,12 @@ class PowerSocket:
             raise _Refused("adopt wants a name, and args as a map")
         memory_pages, pid = _integer(args, "memory_pages"), _integer(args, "pid")
         if not 2 <= len(fds) <= ADOPT_DESCRIPTORS_MAX:
-            raise _Refused(f"adopt wants 2 or 3 descriptors, not {len(fds)}")
+            raise _Refused(f"adopt wants 2 to 4 descriptors, not {len(fds)}")
         sock = socket.socket(fileno=fds[0])
         try:
             console_fd = fds[2] if len(fds) > 2 else None
-            self._broker.adopt(name, memory_pages, root_args, pid, sock, fds[1], console_fd)
+            firmware_fd = fds[3] if len(fds) > 3 else None
+            self._broker.adopt(name, memory_pages, root_args, pid, sock, fds[1], console_fd, firmware_fd)
         except (ValueError, OSError) as error:
             sock.detach()
             raise _Refused(str(error)) from error
@@ -146,6 +156,7 @@ class PowerSocket:
 
     def _stop(self, args: dict[str, object]) -> dict[str, object]:
         if self._stop_at_ns is None:
+            self._broker.hypervisor.stop()
             self._stop_grace_ms = min(_integer(args, "grace_ms", 0), GRACE_MS_MAX)
             self._stop_at_ns = [self._deadline_ns()]
             for partition in self._broker.live_partitions - {ROOT_PARTITION}:

@@ -56,6 +56,7 @@ def post_message(call: Call, *, connection: int, type: int, payload: bytes) -> R
     if port.buffers_used >= MESSAGE_BUFFERS_PER_PORT:
         raise Refused(HvStatus.INSUFFICIENT_BUFFERS)
     port.buffers_used += 1
+    port.posted += 1
     vp.queues[port.sint].append(Message(port.id, type, payload))
     deliver(machine, owner, vp, port.sint)
     return DONE

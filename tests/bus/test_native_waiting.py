@@ -363,8 +363,13 @@ def echo_forever(pair: RingPair) -> None:
 
 
 def test_no_wake_up_is_lost_over_a_hundred_thousand_sleeps() -> None:
-    """Both ends sleep at once, every time; a lost wake-up hangs the exchange and the alarm ends the test."""
+    """Both ends sleep at once, every time; a lost wake-up hangs the exchange, and the alarm ends the test."""
     exchanges = 50_000  # each puts both ends to sleep
+
+    def hangs(*_: object) -> None:
+        raise AssertionError("a wake-up was lost")
+
+    before = signal.signal(signal.SIGALRM, hangs)
     with ring_pair(waiting=Waiting("block")) as pair:
         child = os.fork()
         if child == 0:
@@ -374,9 +379,13 @@ def test_no_wake_up_is_lost_over_a_hundred_thousand_sleeps() -> None:
                 os._exit(0)
         try:
             for i in range(exchanges):
+                if i % 1000 == 0:
+                    signal.alarm(PATIENCE_S)
                 assert pair.guest.exchange(b"12345678", i) == b"12345678"
             assert pair.guest.exchange(b"", 2**64 - 1) == b""
         finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
         assert pair.guest.statistics()["waits_blocked"] > exchanges // 2

@@ -75,6 +75,7 @@ def connected(
     fast: bool = True,
     waiting: str = "adaptive",
     max_transfer_bytes: int = 256 * 1024,
+    more: Mapping[int, bytes] | None = None,
 ) -> Iterator[Pair]:
     """Guest page FIRST_GPFN is the first of the rings; the data area follows them, all in one piece of memory."""
     ring_bytes = ring_pages * PAGE_BYTES
@@ -95,6 +96,8 @@ def connected(
     host = host_end(memory, ring_bytes, to_host, to_guest, waiting)
     gpa_map = GpaMap()
     gpa_map.add(FIRST_GPFN, memory)
+    for gpfn, pages in (more or {}).items():  # read-only
+        gpa_map.add(gpfn, pages, writable=False)
     vsp = StorageVsp(host, gpa_map, backend, serial="pair", max_transfer_bytes=max_transfer_bytes, fast=fast)
     stop = threading.Event()
     failure: list[RingError] = []

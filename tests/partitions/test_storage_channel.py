@@ -5,22 +5,16 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from bus.memory import PAGE_BYTES
 from bus.native import RingCorrupt
 from partitions.storage.backends import DescriptorBackend, MemoryBackend
 from partitions.storage.disk import Disk
 from partitions.storage.errors import DiskClosedError, DiskCommandError
-from partitions.storage.protocol import Direction, Operation, Packet, ScsiRequest
-from partitions.storage.scsi import Command, ReadBlocks, SynchronizeCache, WriteBlocks, build_cdb
-from tests.partitions.storage_guest import gpa_range
-from tests.partitions.storage_pair import FIRST_GPFN, Pair, connected
+from tests.partitions.storage_pair import Pair, connected
 
 SIZE = 1 << 20
 SECOND_NS = 1_000_000_000
@@ -66,106 +60,6 @@ def test_any_mix_of_operations_agrees_with_a_bytearray(seed: int, fast: bool, wa
         assert disk.read(0, SIZE) == model
         assert disk.statistics()["unknown_ids"] == 0
         assert pair.vsp.statistics()["bytes_read"] >= SIZE
-
-
-# -- the fast path decides as the slow one does
-
-
-_lbas = st.integers(0, 80) | st.integers(0, 2**64 - 1)
-_transfers: st.SearchStrategy[Command] = st.one_of(
-    st.builds(ReadBlocks, _lbas, st.integers(0, 20) | st.integers(0, 2**32 - 1), st.booleans()),
-    st.builds(WriteBlocks, _lbas, st.integers(0, 20) | st.integers(0, 2**32 - 1), st.booleans()),
-    st.just(SynchronizeCache()),
-)
-
-
-@st.composite
-def _packets(draw: st.DrawFn) -> tuple[bytes, bytes]:
-    """(extra header, payload) of an EXECUTE_SRB that is good, nearly good, or bad."""
-    command = draw(_transfers)
-    cdb = bytearray(build_cdb(command))
-    if draw(st.integers(0, 9)) == 0:
-        cdb[draw(st.integers(0, len(cdb) - 1))] = draw(st.integers(0, 255))
-    reading = isinstance(command, ReadBlocks)
-    blocks = getattr(command, "blocks", 0)
-    honest = min(blocks * 512, 16 * PAGE_BYTES)
-    covered = draw(st.sampled_from([honest, honest, honest, honest + 512, 512])) or 512
-    transfer = draw(st.sampled_from([covered, covered, covered, honest, covered + 1, 0]))
-    direction = Direction.READ if reading else Direction.WRITE
-    request = ScsiRequest(
-        lun=draw(st.sampled_from([0] * 9 + [1])),
-        cdb_length=draw(st.sampled_from([len(cdb)] * 9 + [6, 16, 17, 0])),
-        sense_length=draw(st.sampled_from([20, 18, 0, 255])),
-        direction=draw(st.sampled_from([direction] * 9 + [0, 1, 2, 77])),
-        transfer_bytes=transfer,
-        cdb_or_sense=bytes(cdb),
-        queue_tag=draw(st.integers(0, 255)),
-        srb_flags=draw(st.integers(0, 2**32 - 1)),
-        timeout_s=draw(st.integers(0, 2**32 - 1)),
-    )
-    offset = draw(st.sampled_from([0, 0, 512, 100, 4095]))
-    pages = -(-(offset + covered) // PAGE_BYTES)
-    first = draw(st.sampled_from([0, 0, 0, 0, 30, 63, 2**52]))
-    pfns = [FIRST_GPFN + first + number for number in range(pages)]
-    if draw(st.booleans()):
-        pfns.reverse()
-    extra = gpa_range(offset, covered, pfns)
-    operation = draw(st.sampled_from([Operation.EXECUTE_SRB] * 19 + [Operation.RESET_LUN]))
-    packet = Packet(operation, draw(st.integers(0, 3)), draw(st.integers(0, 1)), request.build())
-    return extra, packet.build()
-
-
-class Twins:
-    """One server in C and one in Python, each with a disk and pages of its own, that get the same packets."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self.disks = [stack.enter_context(MemoryBackend(40_960)) for _ in range(2)]
-        self.pairs = [
-            stack.enter_context(connected(disk, fast=fast, data_pages=32, max_transfer_bytes=64 * 1024))
-            for disk, fast in zip(self.disks, (True, False), strict=True)
-        ]
-        for pair in self.pairs:
-            open_disk(pair)
-
-    def ask(self, extra: bytes, payload: bytes) -> list[tuple[bytes, bytes, bytes]]:
-        """Each twin's (answer, pages afterwards, disk afterwards)."""
-        results = []
-        for pair, disk in zip(self.pairs, self.disks, strict=True):
-            pair.data[:] = random.Random(7).randbytes(len(pair.data))
-            pair.guest.send_raw(9, 1, extra, payload, 5)
-            ((_, _, transaction_id, _, answer),) = pair.guest.receive_batch(1, 20 * SECOND_NS)
-            pair.guest.release()
-            assert transaction_id == 5
-            content = bytearray(disk.size_bytes)
-            disk.readv([memoryview(content)], 0)
-            results.append((answer, bytes(pair.data), bytes(content)))
-        return results
-
-
-@pytest.fixture(scope="module")
-def twins() -> Iterator[Twins]:
-    with ExitStack() as stack:
-        yield Twins(stack)
-
-
-@settings(max_examples=400, deadline=None)
-@given(packet=_packets())
-def test_the_fast_path_and_the_slow_path_answer_alike(twins: Twins, packet: tuple[bytes, bytes]) -> None:
-    """Same answer to the last byte, same bytes in the guest's pages, same disk."""
-    fast, slow = twins.ask(*packet)
-    assert fast == slow
-
-
-def test_the_twins_differ_in_who_did_the_work(twins: Twins) -> None:
-    for pair, through_c in zip(twins.pairs, (True, False), strict=True):
-        cdb = build_cdb(ReadBlocks(1, 4))
-        request = ScsiRequest(cdb_length=10, direction=1, transfer_bytes=2048, cdb_or_sense=cdb)
-        before = pair.vsp._executor.counters.reads
-        payload = Packet(Operation.EXECUTE_SRB, 1, 0, request.build()).build()
-        pair.guest.send_raw(9, 1, gpa_range(0, 2048, [pair.data_gpfn]), payload, 6)
-        assert pair.guest.receive_batch(1, 20 * SECOND_NS)
-        pair.guest.release()
-        assert (pair.vsp._executor.counters.reads == before) == through_c
 
 
 # -- many in flight

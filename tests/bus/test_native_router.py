@@ -1,0 +1,177 @@
+"""The interrupt router: a kick sets a flag and, on 0 -> 1, rings a doorbell; no process can make it stand still."""
+
+import gc
+import mmap
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from bus.native import PAGE_BYTES, Router, eventfd_signal, flag_take
+from tests.bus.ring_pair import rung
+
+FLAG = 2 * 2048 + 77
+PATIENCE_S = 30.0
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.fixture
+def router() -> Iterator[Router]:
+    made = Router()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def line() -> Iterator[Callable[[], int]]:
+    made: list[int] = []
+
+    def new() -> int:
+        made.append(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+        return made[-1]
+
+    yield new
+    for fd in made:
+        os.close(fd)
+
+
+def test_a_kick_sets_the_flag_and_rings_once_until_it_is_taken(
+    router: Router, line: Callable[[], int]
+) -> None:
+    kick, doorbell, sief = line(), line(), mmap.mmap(-1, PAGE_BYTES)
+    router.add(5, kick, sief, FLAG, doorbell)
+    for round_number in range(1, 50):
+        assert eventfd_signal(kick)
+        eventually(lambda: router.statistics(5)["delivered"] == round_number)  # noqa: B023
+        assert rung(doorbell) == 1
+        sent = router.statistics(5)["sent"]
+        assert eventfd_signal(kick)  # the flag is still set: nothing new to tell
+        eventually(lambda: router.statistics(5)["sent"] == sent + 1)  # noqa: B023
+        assert rung(doorbell) == 0
+        assert flag_take(sief, FLAG)
+    counted = router.statistics(5)
+    assert counted["sent"] == counted["merged"] + counted["delivered"]
+    assert counted["blocked"] == 0
+
+
+def test_routes_do_not_disturb_each_other(router: Router, line: Callable[[], int]) -> None:
+    sief = mmap.mmap(-1, PAGE_BYTES)
+    lines = [(line(), line()) for _ in range(40)]
+    for i, (kick, doorbell) in enumerate(lines):
+        router.add(i, kick, sief, i, doorbell)
+    for i in range(0, 40, 3):
+        assert eventfd_signal(lines[i][0])
+    for i in range(0, 40, 3):
+        eventually(lambda: router.statistics(i)["delivered"] == 1)  # noqa: B023
+    for i, (_, doorbell) in enumerate(lines):
+        assert rung(doorbell) == (i % 3 == 0)
+        assert flag_take(sief, i) == (i % 3 == 0)
+
+
+def test_a_removed_route_is_not_touched_again(router: Router, line: Callable[[], int]) -> None:
+    kick, doorbell, sief = line(), line(), mmap.mmap(-1, PAGE_BYTES)
+    for _ in range(200):
+        router.add(1, kick, sief, FLAG, doorbell)
+        eventfd_signal(kick)
+        router.remove(1)
+        flag_take(sief, FLAG)
+        rung(doorbell)
+        eventfd_signal(kick)
+        assert not flag_take(sief, FLAG)
+        assert rung(doorbell) == 0
+    sief.close()  # nobody holds it any more
+    with pytest.raises(LookupError):
+        router.remove(1)
+    with pytest.raises(LookupError):
+        router.statistics(1)
+
+
+def test_ids_are_unique_and_bad_arguments_change_nothing(router: Router, line: Callable[[], int]) -> None:
+    kick, doorbell, sief = line(), line(), mmap.mmap(-1, PAGE_BYTES)
+    router.add(1, kick, sief, FLAG, doorbell)
+    with pytest.raises(ValueError, match="exists"):
+        router.add(1, line(), sief, FLAG, doorbell)
+    with pytest.raises(ValueError, match="flag"):
+        router.add(2, kick, sief, 16 * 2048, doorbell)
+    with pytest.raises(ValueError, match="file descriptor"):
+        router.add(2, -1, sief, FLAG, doorbell)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        router.add(2, 10_000, sief, FLAG, doorbell)
+    with open(__file__, "rb") as file, pytest.raises(OSError, match="not permitted"):  # it cannot be watched
+        router.add(2, file.fileno(), sief, FLAG, doorbell)
+    with pytest.raises(LookupError):
+        router.statistics(2)
+    assert eventfd_signal(kick)
+    eventually(lambda: router.statistics(1)["delivered"] == 1)
+
+
+def test_hostile_holders_of_a_route_delay_nobody(router: Router, line: Callable[[], int]) -> None:
+    """They fill the doorbell and make it blocking, fill the kick, or empty it as fast as they can."""
+    sief = mmap.mmap(-1, PAGE_BYTES)
+    full_kick, full_bell, good_kick, good_bell = line(), line(), line(), line()
+    router.add(1, full_kick, sief, 1, full_bell)
+    router.add(2, good_kick, sief, 2, good_bell)
+    os.set_blocking(full_bell, True)
+    os.eventfd_write(full_bell, 2**64 - 2)
+    os.eventfd_write(full_kick, 2**64 - 2)
+    eventually(lambda: router.statistics(1)["blocked"] == 1)
+    assert not eventfd_signal(full_bell)
+    assert not eventfd_signal(full_kick)
+    for round_number in range(1, 20):
+        assert eventfd_signal(good_kick)
+        eventually(lambda: router.statistics(2)["delivered"] == round_number)  # noqa: B023
+        assert flag_take(sief, 2)
+    os.set_blocking(full_bell, False)
+
+
+def test_a_doorbell_filled_between_look_and_ring_does_not_stop_the_ringer(line: Callable[[], int]) -> None:
+    """A process toggles the doorbell between full and empty, blocking: a plain write would soon stand still."""
+    doorbell = line()
+    os.set_blocking(doorbell, True)
+    child = os.fork()
+    if child == 0:
+        while True:
+            os.eventfd_write(doorbell, 2**64 - 2 - os.eventfd_read(doorbell) % 2)
+    os.eventfd_write(doorbell, 1)
+    try:
+        for _ in range(20_000):
+            eventfd_signal(doorbell)
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+
+
+def test_a_closed_router_says_so_and_lets_go(line: Callable[[], int]) -> None:
+    sief = mmap.mmap(-1, PAGE_BYTES)
+    router = Router()
+    router.add(1, line(), sief, FLAG, line())
+    with pytest.raises(BufferError):
+        sief.close()
+    router.close()
+    router.close()
+    sief.close()
+    with pytest.raises(ValueError, match="closed"):
+        router.add(2, line(), mmap.mmap(-1, PAGE_BYTES), FLAG, line())
+    with pytest.raises(ValueError, match="closed"):
+        router.statistics(1)
+
+
+def test_a_forked_child_can_throw_its_copy_away(line: Callable[[], int]) -> None:
+    router = Router()
+    router.add(1, line(), mmap.mmap(-1, PAGE_BYTES), FLAG, line())
+    child = os.fork()
+    if child == 0:
+        router.close()
+        del router
+        gc.collect()
+        ok = eventfd_signal(line())  # the kernel refuses the parent's context: there is another way
+        os._exit(0 if ok else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    router.close()

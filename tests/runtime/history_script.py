@@ -1,0 +1,50 @@
+"""Histories written by hand, for tests of the checker: one line for each request, times in any unit."""
+
+from runtime.chaos.history import Ending, History, Operation, OperationKind, Outcome
+
+
+class Script:
+    """One guest. An `end` of None: no completion was observed."""
+
+    def __init__(self, seed: int = 1) -> None:
+        self.seed = seed
+        self.operations: list[Operation] = []
+
+    def _add(
+        self,
+        kind: OperationKind,
+        block: int,
+        blocks: int,
+        start: int,
+        end: int | None,
+        outcome: Outcome = Outcome.DONE,
+        values: tuple[int, ...] = (),
+    ) -> Operation:
+        operation = Operation(self.seed, len(self.operations) + 1, kind, block, blocks, start)
+        if end is not None:
+            operation.completed_ns, operation.outcome, operation.values = end, outcome, values
+        self.operations.append(operation)
+        return operation
+
+    def write(
+        self, start: int, end: int | None, block: int = 0, blocks: int = 1, outcome: Outcome = Outcome.DONE
+    ) -> int:
+        """The version that it writes."""
+        return self._add(OperationKind.WRITE, block, blocks, start, end, outcome).version
+
+    def read(self, start: int, end: int | None, *values: int, block: int = 0) -> None:
+        self._add(OperationKind.READ, block, len(values), start, end, Outcome.DONE, values)
+
+    def discard(
+        self, start: int, end: int | None, block: int = 0, blocks: int = 1, outcome: Outcome = Outcome.DONE
+    ) -> None:
+        self._add(OperationKind.DISCARD, block, blocks, start, end, outcome)
+
+    def flush(self, start: int, end: int | None) -> None:
+        self._add(OperationKind.FLUSH, 0, 0, start, end)
+
+    def history(self, ending: Ending = Ending.FINISHED, last_ns: int | None = None) -> History:
+        starts = [operation.invoked_ns for operation in self.operations]
+        ends = [operation.completed_ns or 0 for operation in self.operations]
+        last = max([*starts, *ends, 0]) if last_ns is None else last_ns
+        return History(self.seed, 0, 1 << 20, min(starts, default=0), self.operations, ending, last)
