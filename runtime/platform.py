@@ -261,7 +261,7 @@ class Platform:
                     except MachineFailed as failure:
                         self._end(str(failure), failed=True)
                 case "halting":
-                    self._end(str(values.get("reason")), failed=True)
+                    self._end(self._halt_reason(str(values.get("reason"))), failed=True)
                 case "halt":
                     pass  # now every process is dead; its own end is seen by pidfd
                 case "partition.started":
@@ -277,6 +277,12 @@ class Platform:
                         name if isinstance(name, str) else None,
                         **{key: value for key, value in values.items() if key != "name"},
                     )
+
+    def _halt_reason(self, reason: str) -> str:
+        """The broker's, but for the first root, which is our child: only we can learn how it died."""
+        if self._root is not None and self._root_pid == self._root.pid and self._root.poll() is not None:
+            return reason.replace("its process ended", _exit_text(self._root))
+        return reason
 
     def _partition_started(self, values: Mapping[str, Any]) -> None:
         name, pid = str(values["name"]), int(values["pid"])
@@ -353,6 +359,7 @@ class Platform:
         if not self._stopping and (self._broker is None or not self._root_is_replaced):
             status = _exit_text(self._root)
             self.log.append("root.exited", ROOT, status=status)
+            await trio.sleep(0.005)  # the broker may have more to say of it
             self._end(f"the root partition died ({status})", failed=True)
 
     async def _watch_broker(self) -> None:

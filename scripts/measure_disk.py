@@ -145,8 +145,12 @@ def main() -> None:
     print(f"channel exchange, spinning           {spun:>9} ns")
     print(f"channel exchange, blocking           {slept:>9} ns")
     print(f"memcpy, 64 KiB pieces                {copied / 1e9:>9.2f} GB/s")
-    print(f"QD1 4 KiB reads, spinning, p50       {single.p50_ns:>9} ns   {single.p50_ns / base:.1f} x bare exchange")
-    print(f"QD1 4 KiB reads, blocking, p50       {asleep.p50_ns:>9} ns   {asleep.p50_ns / slept:.2f} x exchange")
+    print(
+        f"QD1 4 KiB reads, spinning, p50       {single.p50_ns:>9} ns   {single.p50_ns / base:.1f} x bare exchange"
+    )
+    print(
+        f"QD1 4 KiB reads, blocking, p50       {asleep.p50_ns:>9} ns   {asleep.p50_ns / slept:.2f} x exchange"
+    )
     print(f"QD{many.depth} 4 KiB random reads             {many.operations_per_second:>9.0f} /s")
     print(
         f"sequential 64 KiB reads              {ordered.bytes_per_second / 1e9:>9.2f} GB/s "

@@ -1,7 +1,7 @@
 """A guest that measures its disk: single reads, random reads with many in flight, sequential reads; all checked.
 
-Block n of 4 KiB holds its own number and then bytes that all blocks share, so its CRC-32C says both that it is whole and
-that it is the one that was asked for.
+Block n of 4 KiB holds its own number and then bytes that all blocks share, so its CRC-32C says both that it is
+whole and that it is the one that was asked for.
 """
 
 import random

@@ -149,30 +149,31 @@ class _Disk:
         for epoch, registers in enumerate(self._epochs):
             for block, register in registers.items():
                 for conflict in register.conflicts(tearing=tearing):
-                    if self._was_written(conflict, block, epoch):
+                    unwritten = conflict.reason is Reason.UNWRITTEN
+                    if unwritten and self._was_written(conflict.value, block, epoch):
                         conflict.kind, conflict.reason = Kind.LOST, Reason.TWO_SURVIVORS
                     yield block, conflict
 
     def _trace_back(self, epoch: int, block: int, register: Register, tearing: bool) -> None:
         """A power cut left one value. Where it was read later, it must have been there before: as if read then."""
         values = register.survivors()
-        if not values and register.zero_reads:
-            found = register.conflicts(tearing=tearing)
-            if any(conflict.reason is Reason.UNWRITTEN and conflict.value == ZEROS for conflict in found):
-                values = [ZEROS]  # no discard of this epoch explains them
+        if not values and register.zero_reads and (without := len(register.conflicts(tearing=tearing))):
+            register.initial = ZEROS
+            if len(register.conflicts(tearing=tearing)) < without:
+                values = [ZEROS]  # the discards after the cut are too few to explain the zeros that were read
+            register.initial = None
         if values:
-            register.initial = values[0]
-            reader = register.first_read(values[0]).source
+            survivor = next((value for value in values if self._was_written(value, block, epoch)), values[0])
+            register.initial = survivor
+            reader = register.first_read(survivor).source
             start, end = self._flushed[epoch - 1], self._power_times[epoch - 1]
             earlier = self._epochs[epoch - 1][block]
-            earlier.read(values[0], Access(start, end, reader, power_cut=True))
+            earlier.read(survivor, Access(start, end, reader, power_cut=True))
 
-    def _was_written(self, conflict: Conflict, block: int, epoch: int) -> bool:
-        if conflict.reason is not Reason.UNWRITTEN:
-            return False
+    def _was_written(self, value: int, block: int, epoch: int) -> bool:
+        """Before the power cut that `epoch` began with."""
         earlier = (registers.get(block) for registers in self._epochs[:epoch])
-        clusters = (register.clusters.get(conflict.value) for register in earlier if register is not None)
-        return any(cluster is not None and cluster.write is not None for cluster in clusters)
+        return any(register is not None and register.wrote(value) for register in earlier)
 
 
 def _refuse_strangers(histories: Sequence[History], cuts: Sequence[Cut]) -> None:

@@ -154,6 +154,10 @@ class Register:
             cluster = self.clusters[value] = _Cluster(value)
         cluster.add(access)
 
+    def wrote(self, value: int) -> bool:
+        cluster = self.clusters.get(value)
+        return cluster is not None and cluster.write is not None
+
     def survivors(self) -> list[int]:
         """Values that were read and not written here, in the order of their first read: they were there before."""
         unwritten = [cluster for cluster in self.clusters.values() if cluster.write is None]
@@ -200,6 +204,9 @@ class Register:
             timeline = _Timeline(held)
             found += timeline.place(brief)
             found += self._judge_zeros(timeline, brief)
+        for conflict in found:
+            if TORN in (conflict.value, conflict.other_value):
+                conflict.kind = Kind.TORN
         return found
 
     def _unfinished(self) -> list[Access]:
@@ -211,11 +218,11 @@ class Register:
 
     def _judge_torn(self, tearing: bool) -> Iterator[Conflict]:
         """A write that failed, or was cut off, may have left a torn block: then that is what it wrote."""
-        writes, unfinished = self._writes(), self._unfinished()
+        writes = self._writes()
         for read in self.torn_reads:
             if tearing and any(_beside(read, access) for access in writes):
                 continue
-            if unfinished:
+            if unfinished := [access for access in self._unfinished() if access.start <= read.end]:
                 start, end = min(a.start for a in unfinished), max(a.end for a in unfinished)
                 cluster = self.clusters.setdefault(TORN, _Cluster(TORN))
                 cluster.write = cluster.write or Access(start, end, unfinished[0].source, certain=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from runtime.abi import ROOT_PARTITION
 from runtime.hypervisor.effects import CheckHeartbeat, KillPartition
 from runtime.hypervisor.programs import Process
 from runtime.hypervisor.replies import DONE, Reply
@@ -20,6 +21,8 @@ TAKE_OVER_MS_MAX: Final = 10_000  # a new root's first promise is made for it
 
 def heartbeat(call: Call, *, within_ms: int) -> Reply:
     promise(call.machine, call.caller, within_ms)
+    if call.caller.id == ROOT_PARTITION:
+        call.machine.root_is_up = True
     return DONE
 
 

@@ -41,6 +41,7 @@ class Machine:
     next_slot: int = 1
     next_route: int = 1
     root_generation: int = 1  # counts the root's processes
+    root_is_up: bool = False  # it has given a first heartbeat, so it has saved what a successor needs
     root_failures_ns: list[int] = field(default_factory=list)  # when, of the last few
 
     def partition(self, caller: Partition, partition_id: int) -> Partition:
@@ -79,8 +80,9 @@ class Machine:
 
     def root_failed(self, reason: str, *, planned: bool) -> None:
         """Its process has been reaped, so nothing of that generation can touch anything any more."""
-        if self.on_root_failure is RootFailurePolicy.HALT:
-            self.effects.append(Halt(f"the root partition is gone: {reason}"))
+        if self.on_root_failure is RootFailurePolicy.HALT or not self.root_is_up:
+            while_booting = "" if self.root_is_up else " while it booted"
+            self.effects.append(Halt(f"the root partition died{while_booting} ({reason})"))
             return
         if not planned:
             horizon_ns = self.now_ns - ROOT_FAILURES_WITHIN_MS * 1_000_000

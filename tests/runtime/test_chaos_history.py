@@ -179,7 +179,7 @@ _GUEST = """
 import os, sys
 from runtime.chaos.history import HistoryWriter, OperationKind, Outcome
 descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600)
-history = HistoryWriter(descriptor, seed=1, first_block=0, blocks=9, blocks_max=4, operations_max=4_000_000)
+history = HistoryWriter(descriptor, seed=1, first_block=0, blocks=9, blocks_max=4, operations_max=50_000)
 while True:
     number = history.invoke(OperationKind.READ, 0, 4)
     os.write(1, b"i%d\\n" % number)
