@@ -257,7 +257,6 @@ class Root:
         """
         done, self._last_message = self._last_message, []
         while True:
-            vp.acknowledge()
             for message_type, sender, payload in vp.messages(VMBUS_SINT):
                 if done == [sender, payload]:
                     done = []
@@ -269,6 +268,7 @@ class Root:
                     continue
                 guest.receive(payload)
             await trio.lowlevel.wait_readable(vp.line_fd)
+            vp.acknowledge()
 
     async def _watch_children(self, watch_fd: int) -> None:
         """A child that ended: close its channels. The others do not notice."""
@@ -319,6 +319,9 @@ class Root:
                     ]
                     answer = {"request": message.values.get("request"), "devices": rows}
                     await self._firmware.send("inspected", answer)
+                case "stick":  # a fault on purpose: heartbeats go on, no channel moves
+                    for device in self._devices.values():
+                        device.stick()
                 case "retire":
                     self._retiring = True
                     self._leave.set()

@@ -33,7 +33,7 @@ class VirtualProcessor:
         return self._sief.memory
 
     def acknowledge(self) -> None:
-        """Lower the line. Do it before looking for messages: one that comes later raises it again."""
+        """Lower the line, which is up. Do it before looking for messages: one that comes later raises it again."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.line_fd)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from runtime.commands import bench, config_file, doctor, machines, run
+from runtime.commands import bench, config_file, doctor, machines, recovery, run
 from runtime.exits import CommandError, ExitCode
 
 _EXIT_CODES = """\b
@@ -46,6 +46,8 @@ for command in (
     machines.events,
     machines.stop,
     machines.kill,
+    recovery.crash,
+    recovery.service,
     bench.bench,
     doctor.doctor,
 ):

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 
 RECORD_BYTES_MAX: Final = 64 * 1024
 _TEXT_BYTES_MAX: Final = 16 * 1024

@@ -9,6 +9,7 @@
     root -> platform   failed {reason}                    it could not; one line for the user
     root -> platform   restored {at_ns, ...}              it has taken over from a predecessor that died
     platform -> root   retire {}                          finish what is under way, save, and end with EXIT_RETIRED
+    platform -> root   stick {}                           a fault on purpose: serve no channel any more
     platform -> root   inspect {request, name}            -> inspected {request, devices: [...]}
 
 The root powers off (flushes, closes its devices, ends) when the broker, which stops the machine, sends it SIGTERM.

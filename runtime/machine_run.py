@@ -9,8 +9,9 @@ import trio
 
 from runtime.config import MachineConfig
 from runtime.exits import ExitCode
+from runtime.machine_description import MachineFailed
 from runtime.management import ControlError, ManagementStatus, serve_management
-from runtime.platform import MachineFailed, Outcome, Platform, RequestRefused
+from runtime.platform import Outcome, Platform, RequestRefused
 
 if TYPE_CHECKING:
     from runtime.launch import RunOptions
@@ -82,6 +83,18 @@ class PlatformControl:
 
     async def kill(self, name: str) -> None:
         await self._ask("kill", name=name)
+
+    async def crash(self, how: str) -> None:
+        try:
+            await self._platform.crash_root(how)
+        except RequestRefused as refused:
+            raise ControlError(ManagementStatus.REFUSED, str(refused)) from refused
+
+    async def service(self) -> None:
+        try:
+            await self._platform.service_root()
+        except RequestRefused as refused:
+            raise ControlError(ManagementStatus.REFUSED, str(refused)) from refused
 
     async def stop(self) -> None:
         self._platform.stop("stopped by request")

@@ -13,6 +13,8 @@ a malformed request gets a typed error and hurts nobody else.
 | list | | {partitions: [...]} |
 | show | name | what `MachineControl.show` returns |
 | kill | name | {} once the partition's end is on its way |
+| crash | how | {} once the root has been broken so: kill, hang, stuck |
+| service | | {} once the root has been asked to make room for its successor |
 | stop | | {} once the machine's end is on its way; it is over when the folder's lock is free |
 | events | since | {events: [...], last_sequence}: kept events after number `since`, oldest first |
 """
@@ -75,6 +77,12 @@ class MachineControl(Protocol):
     async def show(self, name: str) -> Mapping[str, Any]: ...
     async def kill(self, name: str) -> None:
         """SIGKILL the partition's process. NOT_FOUND."""
+
+    async def crash(self, how: str) -> None:
+        """Break the root: "kill", "hang" or "stuck". REFUSED."""
+
+    async def service(self) -> None:
+        """Replace a healthy root. REFUSED."""
 
     async def stop(self) -> None:
         """Begin an orderly end and return at once."""
@@ -166,6 +174,8 @@ class _Server:
             "list": ({}, self._list),
             "show": ({"name": str}, self._show),
             "kill": ({"name": str}, self._kill),
+            "crash": ({"how": str}, self._crash),
+            "service": ({}, self._service),
             "stop": ({}, self._stop),
             "events": ({"since": int}, self._events),
         }
@@ -257,6 +267,14 @@ class _Server:
 
     async def _kill(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
         await self._control.kill(args["name"])
+        return {}
+
+    async def _crash(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        await self._control.crash(args["how"])
+        return {}
+
+    async def _service(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        await self._control.service()
         return {}
 
     async def _stop(self, args: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -18,23 +18,13 @@ import trio
 
 from runtime import codec
 from runtime.abi import PAGE_BYTES, ExitStatus
-from runtime.config import ROOT, FileMode, MachineConfig, OnRootFailure, to_tables
-from runtime.console import ConsoleRecord, console_pair, read_record
+from runtime.config import ROOT, MachineConfig, OnRootFailure
+from runtime.console_log import ConsoleLog
 from runtime.events import EventLog
-from runtime.exits import CommandError
 from runtime.firmware import BOOT_MS_MAX, POWER_OFF_MS_MAX, LinkMessage, PacketLink
+from runtime.machine_description import MachineFailed, describe_machine
 
 STOP_GRACE_MS: Final = 2_000  # between asking the partitions to end and killing them
-_UNNAMED_RECORDS_MAX: Final = 4_096  # console records of processes whose name the broker has not said yet
-_OPEN_FLAGS: Final = {
-    FileMode.READ: os.O_RDONLY,
-    FileMode.WRITE: os.O_WRONLY | os.O_CREAT | os.O_TRUNC,
-    FileMode.READ_WRITE: os.O_RDWR,
-}
-
-
-class MachineFailed(CommandError):
-    """The machine could not start, or went down by itself. The text is one line for the user."""
 
 
 class RequestRefused(Exception):
@@ -65,8 +55,6 @@ class Platform:
     def __init__(self, config: MachineConfig, log: EventLog) -> None:
         self.config, self.log = config, log
         self._children = {partition.name: _Child(partition.name) for partition in config.partitions}
-        self._names: dict[int, str] = {}  # by pid
-        self._unnamed: list[ConsoleRecord] = []
         self._outcome: Outcome | None = None
         self._ended = trio.Event()
         self._ready = trio.Event()
@@ -80,7 +68,7 @@ class Platform:
             None  # the root's end: each of its processes gets a duplicate
         )
         self._power: PacketLink | None = None
-        self._console, self._console_writer = console_pair()
+        self._console = ConsoleLog(log)
         self._root_hypercalls: socket.socket | None = None  # the hypervisor's end, until it boots
         self._replies: dict[int, trio.MemorySendChannel[LinkMessage]] = {}
         self._last_request = 0
@@ -96,7 +84,7 @@ class Platform:
             async with trio.open_nursery() as nursery:
                 self._power_on()
                 nursery.start_soon(self._serve_firmware)
-                nursery.start_soon(self._read_console)
+                nursery.start_soon(self._console.serve)
                 nursery.start_soon(self._watch_root, nursery)
                 with trio.move_on_after(BOOT_MS_MAX / 1000) as boot:
                     await _first_of(self._ready, self._ended)
@@ -132,10 +120,10 @@ class Platform:
                 {
                     "--hypercall-fd": root_end,
                     "--firmware-fd": self._root_firmware,
-                    "--console-fd": self._console_writer,
+                    "--console-fd": self._console.writer,
                 },
             )
-        self._names[self._root.pid] = ROOT
+        self._console.name(self._root.pid, ROOT)
         self._root_pid = self._root.pid
         self._firmware = PacketLink(firmware)
         self.log.append("root.started", ROOT, pid=self._root.pid)
@@ -167,35 +155,13 @@ class Platform:
                 [
                     self._root_hypercalls.fileno(),
                     root_pidfd,
-                    self._console_writer.fileno(),
+                    self._console.writer.fileno(),
                     self._root_firmware.fileno(),
                 ],
             )
         finally:
             os.close(root_pidfd)
             self._root_hypercalls.close()
-
-    async def _describe_machine(self) -> None:
-        """Tell the root what it is to build. Files are opened here, so that nobody below needs a path."""
-        assert self._firmware is not None
-        tables = to_tables(self.config)
-        await self._firmware.send(
-            "machine", {"machine": tables["machine"], "devices": tables["root"]["device"]}
-        )
-        for partition, table in zip(self.config.partitions, tables["partition"], strict=True):
-            fds: list[int] = []
-            try:
-                for file in partition.files:
-                    try:
-                        fds.append(os.open(file.path, _OPEN_FLAGS[file.mode] | os.O_CLOEXEC, 0o644))
-                    except OSError as error:
-                        raise MachineFailed(
-                            f"partition {partition.name}: can't open {file.path}: {error.strerror}"
-                        ) from error
-                await self._firmware.send("partition", table, fds)
-            finally:
-                codec.close_all(fds)
-        await self._firmware.send("create")
 
     async def _power_off(self) -> None:
         """The broker ends the partitions, the root its devices, then the broker itself; all in bounded time."""
@@ -212,8 +178,7 @@ class Platform:
             if process is not None:
                 process.kill()
                 process.wait()
-        ends = (self._firmware, self._root_firmware, self._power, self._console, self._console_writer)
-        for end in (*ends, self._root_hypercalls):
+        for end in (self._firmware, self._root_firmware, self._power, self._console, self._root_hypercalls):
             if end is not None:
                 end.close()
 
@@ -257,7 +222,7 @@ class Platform:
                     assert self._firmware is not None
                     await self._firmware.send("booted", {"partition": values["id"]})
                     try:
-                        await self._describe_machine()
+                        await describe_machine(self.config, self._firmware)
                     except MachineFailed as failure:
                         self._end(str(failure), failed=True)
                 case "halting":
@@ -286,15 +251,13 @@ class Platform:
 
     def _partition_started(self, values: Mapping[str, Any]) -> None:
         name, pid = str(values["name"]), int(values["pid"])
-        self._names[pid] = name
         if name == ROOT:
             self._root_started(values)
+            self._console.name(pid, name)
             return
         self._children.setdefault(name, _Child(name)).pid = pid
         self.log.append("partition.started", name, pid=pid, partition_id=values.get("id"))
-        held, self._unnamed = self._unnamed, []
-        for record in held:
-            self._publish(record)
+        self._console.name(pid, name)
         self._check_ready()
 
     def _root_started(self, values: Mapping[str, Any]) -> None:
@@ -324,7 +287,7 @@ class Platform:
             self.log.append("root.exited", ROOT, reason=values.get("reason"), at_ns=values.get("at_ns"))
             return
         status = ExitStatus(values.get("code"), values.get("signal"))
-        self._drain_console()  # its last words come before its death
+        self._console.drain()  # its last words come before its death
         self._children.setdefault(name, _Child(name)).exit = status
         self.log.append(
             "partition.exited", name, reason=values.get("reason"), code=status.code, signal=status.signal
@@ -335,23 +298,6 @@ class Platform:
                 f"{child.name}: {child.exit}" for child in configured if child.exit and child.exit.code != 0
             ]
             self._end("every partition has ended" + (f" ({', '.join(bad)})" if bad else ""), failed=bool(bad))
-
-    async def _read_console(self) -> None:
-        while True:
-            await trio.lowlevel.wait_readable(self._console)
-            self._drain_console()
-
-    def _drain_console(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while (record := read_record(self._console)) is not None:
-                self._publish(record)
-
-    def _publish(self, record: ConsoleRecord) -> None:
-        name = self._names.get(record.pid)
-        if name is None and len(self._unnamed) < _UNNAMED_RECORDS_MAX:
-            self._unnamed.append(record)
-            return
-        self.log.append(record.kind, name, **record.fields)
 
     async def _watch_root(self, nursery: trio.Nursery) -> None:
         assert self._root is not None
@@ -397,6 +343,29 @@ class Platform:
             "root_pid": self._root_pid,
             "hypervisor_pid": self._broker.pid if self._broker else None,
         }
+
+    async def crash_root(self, how: str) -> None:
+        """Break the root on purpose. RequestRefused: there is no such way, or nobody to do it."""
+        match how:
+            case "kill":
+                await self.ask_hypervisor("kill", name=ROOT)
+            case "hang":
+                await self.ask_hypervisor("kill", name=ROOT, signal=int(signal.SIGSTOP))
+            case "stuck":
+                await self._tell_root("stick")
+            case _:
+                raise RequestRefused(f"{how!r} is no way to crash; kill, hang and stuck are")
+
+    async def service_root(self) -> None:
+        """Have a healthy root make room for its successor. RequestRefused: the config wants none."""
+        if not self._root_is_replaced:
+            raise RequestRefused('the root has no successor: set on_root_failure = "standby" or "restart"')
+        await self._tell_root("retire")
+
+    async def _tell_root(self, verb: str) -> None:
+        if self._firmware is None or not self._ready.is_set():
+            raise RequestRefused("the root is not up")
+        await self._firmware.send(verb)
 
     def stop(self, reason: str, *, failed: bool = False) -> None:
         """Begin an orderly end; `run` returns when it is done."""

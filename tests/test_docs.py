@@ -88,35 +88,48 @@ def test_lines_are_short_enough_to_read(page: Path) -> None:
     assert long == []
 
 
-def commands(page: Path) -> list[str]:
-    """Every line of a shell block and every code span that calls one of our commands."""
-    lines = [line for block in blocks(page) if block.tag.split()[:1] == ["sh"] for line in block.text.splitlines()]
+def shell_commands(page: Path) -> list[list[str]]:
+    """Calls of `partvisor` and of our scripts in the page's shell blocks, as words."""
+    lines = [
+        line for each in blocks(page) if each.tag.split()[:1] == ["sh"] for line in each.text.splitlines()
+    ]
+    pieces = [piece.strip() for line in lines for piece in re.split(r"[|;&()]+|\d?>", line.split(" #")[0])]
+    return [shlex.split(piece) for piece in pieces if re.match(r"(partvisor|scripts/\w+)\b", piece)]
+
+
+def mentioned_commands(page: Path) -> list[list[str]]:
+    """The same in code spans, where an option may stand without its value."""
     spans = re.findall(r"`([^`\n]+)`", _FENCE.sub("", page.read_text()))
-    pieces = [piece for line in lines for piece in re.split(r"[|;&()]+|\d?>", line.split(" #")[0])]
-    found = [piece.strip() for piece in [*pieces, *spans]]
-    return [command for command in found if re.match(r"(partvisor|scripts/\w+)\b", command)]
+    return [span.split() for span in spans if re.match(r"(partvisor [a-z]|scripts/\w+)", span)]
+
+
+def subcommand(words: list[str]) -> click.Command:
+    found = cli.get_command(click.Context(cli), words[1])
+    assert found is not None, f"no such command: {words}"
+    return found
 
 
 @every_page
 def test_every_command_of_ours_parses(page: Path) -> None:
-    """Nothing runs here: subcommands and options are looked up, placeholders in capitals count as values."""
-    for command in commands(page):
-        words = shlex.split(command)
+    """Nothing runs here: names and options are looked up, and shell lines are parsed as they would be."""
+    for words in [*shell_commands(page), *mentioned_commands(page)]:
         if words[0] != "partvisor":
-            assert os.access(ROOT / words[0], os.X_OK) or words[0].endswith(".py"), command
-            assert (ROOT / words[0]).is_file(), command
-            continue
-        if len(words) == 1 or words[1].startswith("-"):
-            continue
-        found = cli.get_command(click.Context(cli), words[1])
-        assert found is not None, command
-        if len(words) > 2 or found.name == "bench":
+            assert (ROOT / words[0]).is_file(), words
+            assert os.access(ROOT / words[0], os.X_OK) or words[0].endswith(".py"), words
+    for words in shell_commands(page):
+        if words[0] == "partvisor" and words[1:] != ["--help"]:
             try:
-                found.make_context(command, words[2:])
+                subcommand(words).make_context(words[1], words[2:])
             except click.exceptions.Exit:  # --help
                 pass
             except click.UsageError as error:
-                pytest.fail(f"{command}: {error.format_message()}")
+                pytest.fail(f"{words}: {error.format_message()}")
+    for words in mentioned_commands(page):
+        if words[0] == "partvisor":
+            options = [
+                option for each in subcommand(words).params for option in [*each.opts, *each.secondary_opts]
+            ]
+            assert {word for word in words[2:] if word[:1] == "-"} <= {*options, "--help"}, words
 
 
 # -- programs ------------------------------------------------------------------------------------------------
@@ -175,7 +188,9 @@ def test_the_pages_programs_do_what_the_page_says(page: Path, tmp_path: Path) ->
                 assert done.returncode == 0, f"{block.text}\n{done.stdout}"
                 printed = [alike(line) for line in done.stdout.splitlines()]
             elif block.tag == "text output":
-                missing = [line for line in block.text.splitlines() if line.strip() and not is_printed(line, printed)]
+                missing = [
+                    line for line in block.text.splitlines() if line.strip() and not is_printed(line, printed)
+                ]
                 assert missing == [], "\n".join(printed)
     finally:
         run("while partvisor stop 2>/dev/null; do :; done")
@@ -188,7 +203,11 @@ def test_the_pages_programs_do_what_the_page_says(page: Path, tmp_path: Path) ->
 def table_rows(page: str) -> list[list[str]]:
     """Cells of every table row of a page, without code marks."""
     lines = _FENCE.sub("", (ROOT / "docs" / page).read_text()).splitlines()
-    return [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
+    return [
+        [cell.strip().replace("`", "") for cell in line.strip("|").split("|")]
+        for line in lines
+        if line[:1] == "|"
+    ]
 
 
 def argument_text(argument: Argument) -> str:
@@ -220,8 +239,10 @@ def test_every_rule_stands_in_the_table_as_the_code_has_it() -> None:
         if not any(argument.name == "partition" for argument in ARGUMENTS[code]):
             wanted[1:] = ["—", "—"]  # it names no target
         assert [on_self, on_child, on_deeper] == wanted, code.name
-        assert {word for word in re.split(r", ", refused) if word != "—"} <= set(HvStatus.__members__), code.name
-        assert f"def {test}(" in tests, code.name
+        assert {word for word in re.split(r", ", refused) if word != "—"} <= set(HvStatus.__members__), (
+            code.name
+        )
+        assert test == "—" or f"def {test}(" in tests, code.name
 
 
 def test_every_scsi_command_and_every_sense_stands_in_the_tables() -> None:
@@ -254,7 +275,7 @@ def test_every_limit_has_the_value_that_the_table_says() -> None:
 
 
 def number(text: str) -> float:
-    """"4 MiB", "30 s", "2^22", "4,096" as the unit that the constant has: bytes, or what stands there."""
+    """ "4 MiB", "30 s", "2^22", "4,096" as the unit that the constant has: bytes, or what stands there."""
     scale = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
     digits, _, unit = text.replace(",", "").partition(" ")
     base, _, power = digits.partition("^")

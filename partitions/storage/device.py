@@ -38,6 +38,10 @@ class DiskDevice:
         """Serve a channel. `record`: where a predecessor stood with it, or zeros; see StorageVsp."""
         return StorageVsp(channel, gpa_map, self.backend, serial=self.name, lock=self._lock, record=record)
 
+    def stick(self) -> None:
+        """Take the device's lock and never give it back: `partvisor crash root --stuck`."""
+        self._lock.__enter__()
+
     def close(self) -> None:
         """Everything written is on the medium afterwards. Raises BackendError if it could not be put there."""
         try:

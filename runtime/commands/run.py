@@ -17,8 +17,15 @@ from runtime.reports import print_json
     metavar="KEY=VALUE",
     help="Change a value of the config; may be given several times.",
 )
+@click.option(
+    "--on-root-failure",
+    type=click.Choice(["halt", "restart", "standby"]),
+    help="What happens when the root dies; else as the config says.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print events, or with -d the machine, as JSON lines.")
-def run(config: str, detach: bool, overrides: tuple[str, ...], as_json: bool) -> int:
+def run(
+    config: str, detach: bool, overrides: tuple[str, ...], on_root_failure: str | None, as_json: bool
+) -> int:
     """Boot the machine of a config file.
 
     In the foreground it prints what happens until the machine ends; Ctrl-C ends it.
@@ -32,6 +39,8 @@ def run(config: str, detach: bool, overrides: tuple[str, ...], as_json: bool) ->
     from runtime.events import Event
     from runtime.launch import run_detached, run_in_foreground
 
+    if on_root_failure is not None:
+        overrides = (*overrides, f"machine.on_root_failure={on_root_failure}")
     machine = load(config, overrides)
     if detach:
         started = run_detached(machine)

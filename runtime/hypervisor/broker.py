@@ -175,7 +175,13 @@ class Broker:
 
     def _kill_soon(self, partition: int) -> None:
         """A process that ends closes its socket shortly before; it shall end with its own exit status."""
-        self.loop.after(EXIT_GRACE_MS, lambda: self.signal(partition, signal.SIGKILL))
+        process = self._processes.get(partition)
+
+        def kill() -> None:  # this one: by then the root may have a successor
+            if process is not None and self._processes.get(partition) is process:
+                process.kill()
+
+        self.loop.after(EXIT_GRACE_MS, kill)
 
     def _decide(self, partition: int, packet: codec.Packet) -> tuple[Reply, list[Effect]]:
         if not self.host.has_room_for(packet.fds):
@@ -287,10 +293,13 @@ class Broker:
 
     def _sweep(self) -> None:
         self._sweep_is_due = False
-        if self._spawning:  # a child that we do not know may be the one we wait for
-            self._sweep_soon()
+        standby = self._standby
+        if self._spawning or (standby is not None and standby.process is None):
+            self._sweep_soon()  # a child that we do not know may be the one we wait for
             return
         known = {process.pid for process in self._processes.values()}
+        if standby is not None and standby.process is not None:
+            known.add(standby.process.pid)
         if self._zygote is not None:
             known.add(self._zygote.pid)
         if sweep_orphans(known):

@@ -102,7 +102,7 @@ class PowerSocket:
                 result = show_partition(self._broker.hypervisor.machine, self._named(args))
             elif verb == "kill":
                 partition = self._named(args)
-                number = _integer(args, "signal", signal.SIGKILL)
+                number = _integer(args, "signal", int(signal.SIGKILL))
                 if number == signal.SIGKILL:
                     self._broker.kill(partition.id)
                 else:

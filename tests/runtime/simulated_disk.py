@@ -7,7 +7,6 @@ each block falls back to when the power went, of those that it had since the las
 
 import heapq
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from runtime.chaos.blocks import FOREIGN, MISDIRECTED, TORN, ZEROS
@@ -49,13 +48,15 @@ class SimulatedDisk:
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
-        self.log: list[list[tuple[int, int]]] = [[(0, ZEROS)] for _ in range(BLOCKS)]  # (since, value) of each
+        self.log: list[list[tuple[int, int]]] = [
+            [(0, ZEROS)] for _ in range(BLOCKS)
+        ]  # (since, value) of each
         self.flushed = 0  # when the last completed flush began
         self.now = 1
 
     def run(self) -> Verdict:
         """All boots, and the verdict over them and the image."""
-        endings = []
+        endings: list[tuple[Ending, int]] = []
         for boot in range(self.boots):
             last = boot == self.boots - 1
             endings += self._boot(cut=not last)
@@ -65,7 +66,7 @@ class SimulatedDisk:
         image = {block: log[-1][1] for block, log in enumerate(self.log)}
         return check(histories, cuts=self.cuts, image=image)
 
-    def _boot(self, *, cut: bool) -> Iterator[tuple[Ending, int]]:
+    def _boot(self, *, cut: bool) -> list[tuple[Ending, int]]:
         scripts = [Script(len(self.scripts) + guest + 1) for guest in range(self.guests)]
         self.scripts += scripts
         events: list[tuple[int, int, str, Script, Operation | None]] = []
@@ -100,7 +101,7 @@ class SimulatedDisk:
                 later("invoke", script, None)
         if cut:
             self._cut()
-        return iter([(Ending.NONE if cut else Ending.FINISHED, last)] * len(scripts))
+        return [(Ending.NONE if cut else Ending.FINISHED, last)] * len(scripts)
 
     def _strikes(self, defect: str, share: float = DEFECT_SHARE) -> bool:
         if self.defect != defect or self.rng.random() >= share:

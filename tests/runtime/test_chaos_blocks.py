@@ -37,7 +37,7 @@ def filled(first: int, version: int, blocks: int = BLOCKS) -> tuple[bytearray, B
 
 @given(addresses, versions, st.integers(1, BLOCKS))
 def test_what_was_filled_is_found(first: int, version: int, blocks: int) -> None:
-    memory, run = filled(first, version)
+    _, run = filled(first, version)
     run.spoil(BLOCKS)
     run.fill(first, blocks, version)
     assert run.values(first, BLOCKS) == (version,) * blocks + (UNFILLED,) * (BLOCKS - blocks)

@@ -252,10 +252,24 @@ def test_a_value_survives_several_power_cuts_or_none_of_them() -> None:
 
 
 def test_zeros_after_a_power_cut_may_be_those_of_a_later_discard() -> None:
-    before, after, _, new = two_boots(flushed=True)
+    before, after, _, _ = two_boots(flushed=True)
     after.discard(200, 210)
     after.read(220, 230, ZEROS)
     assert kinds(check([before.history(), after.history()], cuts=[Cut(100, power=True)])) == set()
+
+
+def test_zeros_after_a_power_cut_are_those_that_it_left_where_the_discards_do_not_suffice() -> None:
+    """One discard for two reads with a write between them: one of them saw what the cut had left."""
+    before, after = Script(1), Script(2)
+    before.write(0, 10)
+    after.discard(200, 290)
+    after.read(205, 210, ZEROS)
+    after.write(220, 230)
+    after.read(240, 250, ZEROS)
+    cuts = [Cut(100, power=True)]
+    assert kinds(check([before.history(), after.history()], cuts=cuts)) == set()
+    before.flush(20, 30)
+    assert kinds(check([before.history(), after.history()], cuts=cuts)) == {Kind.NOT_DURABLE}
 
 
 # -- everything ends in time

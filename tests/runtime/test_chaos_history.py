@@ -26,6 +26,8 @@ HEADER_BYTES = 64
 RECORD_BYTES = 32 + 8 * BLOCKS_MAX
 REPOSITORY = Path(__file__).parents[2]
 
+Asked = tuple[OperationKind, tuple[int, ...], Outcome]
+
 
 def writer(path: Path, operations_max: int = 100, flags: int = os.O_RDWR) -> HistoryWriter:
     descriptor = os.open(path, flags | os.O_CREAT, 0o600)
@@ -68,15 +70,16 @@ def test_what_was_noted_is_read(
 ) -> None:
     path = tmp_path / "history"
     path.unlink(missing_ok=True)
-    in_flight: dict[int, tuple[OperationKind, tuple[int, ...], Outcome]] = {}
-    completed: dict[int, tuple[OperationKind, tuple[int, ...], Outcome]] = {}
+    in_flight: dict[int, Asked] = {}
+    completed: dict[int, Asked] = {}
     with writer(path) as history:
         for kind, first, found, outcome in asked:
             number = history.invoke(kind, first, len(found))
             in_flight[number] = kind, found, outcome
-            if in_flight and data.draw(st.booleans()):
+            if data.draw(st.booleans()):
                 ended = data.draw(st.sampled_from(sorted(in_flight)))
-                completed[ended] = kind, found, outcome = in_flight.pop(ended)
+                completed[ended] = in_flight.pop(ended)
+                kind, found, outcome = completed[ended]
                 reads = kind == OperationKind.READ and outcome == Outcome.DONE
                 history.complete(ended, outcome, errno.EIO, found if reads else ())
         if gave_up is not None:
@@ -192,7 +195,9 @@ while True:
 def test_sigkill_loses_no_record_that_was_written(tmp_path: Path, announcements: int) -> None:
     """The child says over a pipe what it has noted, and is killed at once; all of that must be there."""
     path = tmp_path / "history"
-    guest = subprocess.Popen([sys.executable, "-c", _GUEST, str(path)], cwd=REPOSITORY, stdout=subprocess.PIPE)
+    guest = subprocess.Popen(
+        [sys.executable, "-c", _GUEST, str(path)], cwd=REPOSITORY, stdout=subprocess.PIPE
+    )
     assert guest.stdout is not None
     said = [guest.stdout.readline() for _ in range(announcements)]
     guest.send_signal(signal.SIGKILL)

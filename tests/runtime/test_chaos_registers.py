@@ -69,7 +69,9 @@ def histories(draw: st.DrawFn) -> tuple[tuple[Step, ...], int]:
     """Reads mostly return what some order of the steps would give them, so that many histories are explainable."""
     initial = draw(st.sampled_from([ZEROS, ZEROS, OLD]))
     count = draw(st.integers(1, 9))
-    verbs = draw(st.lists(st.sampled_from(["read", "read", "write", "discard"]), min_size=count, max_size=count))
+    verbs = draw(
+        st.lists(st.sampled_from(["read", "read", "write", "discard"]), min_size=count, max_size=count)
+    )
     spans = [sorted(draw(st.tuples(*[st.integers(0, LATEST)] * 3))) for _ in verbs]
     value, steps = initial, [Step("", 0, 0, 0)] * count
     for index in sorted(range(count), key=lambda index: spans[index][1]):
@@ -92,7 +94,9 @@ def histories(draw: st.DrawFn) -> tuple[tuple[Step, ...], int]:
 @settings(max_examples=1500, deadline=None)
 @given(histories())
 @example(((Step("write", 1, 0, 1), Step("write", 2, 2, 3), Step("read", 1, 4, 5)), ZEROS))
-@example(((Step("write", 1, 0, 1), Step("discard", 0, 0, 5), Step("read", 0, 2, 3), Step("read", 1, 4, 5)), ZEROS))
+@example(
+    ((Step("write", 1, 0, 1), Step("discard", 0, 0, 5), Step("read", 0, 2, 3), Step("read", 1, 4, 5)), ZEROS)
+)
 @example(((Step("write", 1, 1, 1), Step("discard", 0, 1, 2), Step("read", 0, 2, 2)), OLD))
 def test_the_decision_is_that_of_an_exhaustive_search(history: tuple[tuple[Step, ...], int]) -> None:
     steps, initial = history

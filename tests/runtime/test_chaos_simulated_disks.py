@@ -36,7 +36,7 @@ def test_an_honest_disk_is_never_accused(seed: int, power: bool, boots: int, gue
 
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_a_defect_is_found_and_called_by_its_name(defect: str) -> None:
-    """Not in every run: what was lost may be overwritten before anyone looks. `registers` decides exactly what shows."""
+    """Not in every run: what was lost may be overwritten before anyone looks."""
     power = defect == "lying flush"
     struck = found = named = 0
     for seed in range(60):

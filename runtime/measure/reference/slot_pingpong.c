@@ -3,8 +3,8 @@
  * usage: slot_pingpong ROUNDS [CPU_A CPU_B]      prints one JSON object
  *
  * The slot is one cache line: 56 bytes of payload and a turn counter. Odd turns belong to the server. Each side copies the
- * payload out, writes the next one, and hands the line over. Rounds are timed one by one with CLOCK_MONOTONIC; the cost of
- * reading that clock is printed beside them and not subtracted. */
+ * payload out, writes the next one, and hands the line over. Rounds are timed in blocks of ROUNDS_A_BLOCK, as Python's are, so
+ * that reading the clock does not count. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <sched.h>
@@ -20,7 +20,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define WARM_UP_ROUNDS 20000
+#define ROUNDS_A_BLOCK 16
+#define WARM_UP_BLOCKS 2000
 
 struct slot {
     uint8_t payload[56];
@@ -46,14 +47,22 @@ static void pin(int cpu)
     }
 }
 
-static void take_and_pass(struct slot *slot, uint64_t turn, uint8_t payload[56])
+static void wait_for(const struct slot *slot, uint64_t turn)
 {
     while (atomic_load_explicit(&slot->turn, memory_order_acquire) != turn)
         continue;
-    memcpy(payload, slot->payload, 56);
-    payload[0]++;
-    memcpy(slot->payload, payload, 56);
-    atomic_store_explicit(&slot->turn, turn + 1, memory_order_release);
+}
+
+static void serve(struct slot *slot, uint64_t rounds)
+{
+    uint8_t payload[56];
+    for (uint64_t i = 0; i < rounds; i++) {
+        wait_for(slot, 2 * i + 1);
+        memcpy(payload, slot->payload, 56);
+        payload[0]++;
+        memcpy(slot->payload, payload, 56);
+        atomic_store_explicit(&slot->turn, 2 * i + 2, memory_order_release);
+    }
 }
 
 static int by_value(const void *a, const void *b)
@@ -64,48 +73,47 @@ static int by_value(const void *a, const void *b)
 
 int main(int argc, char **argv)
 {
-    const long rounds = argc > 1 ? atol(argv[1]) : 200000;
+    const long blocks = argc > 1 ? atol(argv[1]) / ROUNDS_A_BLOCK : 20000;
     const int cpu_a = argc > 3 ? atoi(argv[2]) : 0, cpu_b = argc > 3 ? atoi(argv[3]) : 1;
-    if (rounds < 1 || rounds > 100000000) {
+    if (blocks < 1 || blocks > 10000000) {
         fprintf(stderr, "usage: slot_pingpong ROUNDS [CPU_A CPU_B]\n");
         return 2;
     }
     struct slot *slot = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    uint64_t *took_ns = malloc((size_t)rounds * sizeof *took_ns);
+    uint64_t *took_ns = malloc((size_t)blocks * sizeof *took_ns);
     if (slot == MAP_FAILED || !took_ns)
         return 2;
     uint8_t payload[56] = {0};
-    const uint64_t turns = (uint64_t)(rounds + WARM_UP_ROUNDS);
+    const uint64_t rounds = (uint64_t)(blocks + WARM_UP_BLOCKS) * ROUNDS_A_BLOCK;
     const pid_t server = fork();
     if (server < 0)
         return 2;
     if (server == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         pin(cpu_b);
-        for (uint64_t i = 0; i < turns; i++)
-            take_and_pass(slot, 2 * i + 1, payload);
+        serve(slot, rounds);
         _exit(0);
     }
     pin(cpu_a);
-    for (uint64_t i = 0; i < turns; i++) {
+    uint64_t turn = 0;
+    for (long block = -WARM_UP_BLOCKS; block < blocks; block++) {
         const uint64_t start_ns = now_ns();
-        memcpy(slot->payload, payload, 56);
-        atomic_store_explicit(&slot->turn, 2 * i + 1, memory_order_release);
-        while (atomic_load_explicit(&slot->turn, memory_order_acquire) != 2 * i + 2)
-            continue;
-        memcpy(payload, slot->payload, 56);
-        if (i >= WARM_UP_ROUNDS)
-            took_ns[i - WARM_UP_ROUNDS] = now_ns() - start_ns;
+        for (int i = 0; i < ROUNDS_A_BLOCK; i++) {
+            memcpy(slot->payload, payload, 56);
+            atomic_store_explicit(&slot->turn, ++turn, memory_order_release);
+            wait_for(slot, ++turn);
+            memcpy(payload, slot->payload, 56);
+        }
+        if (block >= 0)
+            took_ns[block] = now_ns() - start_ns;
     }
     int status = 0;
     waitpid(server, &status, 0);
-    const uint64_t clock_from = now_ns();
-    for (int i = 0; i < 1000; i++)
-        now_ns();
-    const double clock_ns = (double)(now_ns() - clock_from) / 1001;
-    qsort(took_ns, (size_t)rounds, sizeof *took_ns, by_value);
-#define PERCENTILE(p) (unsigned long long)took_ns[(size_t)((double)(rounds - 1) * (p) / 100.0)]
-    printf("{\"rounds\": %ld, \"p10_ns\": %llu, \"p50_ns\": %llu, \"p90_ns\": %llu, \"p99_ns\": %llu, \"clock_ns\": %.1f}\n",
-           rounds, PERCENTILE(10), PERCENTILE(50), PERCENTILE(90), PERCENTILE(99), clock_ns);
-    return status == 0 && payload[0] == (uint8_t)turns ? 0 : 1;
+    qsort(took_ns, (size_t)blocks, sizeof *took_ns, by_value);
+    printf("{\"exchanges\": %ld", blocks * ROUNDS_A_BLOCK);
+    static const int percents[] = {10, 50, 90, 99};
+    for (int i = 0; i < 4; i++)
+        printf(", \"p%d_ns\": %.1f", percents[i], (double)took_ns[(blocks - 1) * percents[i] / 100] / ROUNDS_A_BLOCK);
+    printf("}\n");
+    return status == 0 && payload[0] == (uint8_t)rounds ? 0 : 1;
 }

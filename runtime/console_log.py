@@ -1,0 +1,53 @@
+"""From the console line into the event log: each record under the name of the partition that sent it."""
+
+import contextlib
+import socket
+from typing import Final
+
+import trio
+
+from runtime.console import ConsoleRecord, console_pair, read_record
+from runtime.events import EventLog
+
+_UNNAMED_RECORDS_MAX: Final = 4_096  # of processes whose name the broker has not said yet
+
+
+class ConsoleLog:
+    """The reading end. `writer` is for the machine's processes to inherit."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._reader, self.writer = console_pair()
+        self._names: dict[int, str] = {}  # by pid
+        self._unnamed: list[ConsoleRecord] = []
+
+    def name(self, pid: int, name: str) -> None:
+        """From now on, and for what has waited for it, records of this process are that partition's."""
+        self._names[pid] = name
+        waiting, self._unnamed = self._unnamed, []
+        for record in waiting:
+            self._publish(record)
+
+    async def serve(self) -> None:
+        """Until cancelled."""
+        while True:
+            await trio.lowlevel.wait_readable(self._reader)
+            self.drain()
+
+    def drain(self) -> None:
+        """Take in what is there: the last words of a process come before the event of its death."""
+        with contextlib.suppress(BlockingIOError):
+            while (record := read_record(self._reader)) is not None:
+                self._publish(record)
+
+    def _publish(self, record: ConsoleRecord) -> None:
+        name = self._names.get(record.pid)
+        if name is None and len(self._unnamed) < _UNNAMED_RECORDS_MAX:
+            self._unnamed.append(record)
+            return
+        self._log.append(record.kind, name, **record.fields)
+
+    def close(self) -> None:
+        ends: tuple[socket.socket, ...] = (self._reader, self.writer)
+        for end in ends:
+            end.close()
