@@ -9,6 +9,8 @@ import argparse
 import contextlib
 import hashlib
 import json
+import os
+import signal
 import sys
 import sysconfig
 import tarfile
@@ -101,17 +103,21 @@ def run_demo(file: Path | None, keep: Path | None, progress: Progress) -> dict[s
             raise DemoFailed(f"{source} is empty; name a file with bytes in it")
         image = folder / "disk.img" if keep is None else keep.absolute()
         image_bytes = max(64 << 20, -(-size // (1 << 20)) * (1 << 20))
-        progress.step(f"first boot: partition 'writer' copies {format_size(size)} onto disk0")
+        progress.step(
+            f"first boot: partition 'writer' copies {format_size(size)} onto disk0; halfway the root is killed"
+        )
         written = _boot(
             load(
                 _CONFIGS / "quickstart.toml",
                 [
+                    "machine.on_root_failure=standby",
                     f"root.device.disk0.path={image}",
                     f"root.device.disk0.size={image_bytes}",
                     f"partition.writer.file.source.path={source.absolute()}",
                 ],
             ),
             progress,
+            kill_root=True,
         )
         progress.step("second boot: partition 'reader' reads the same disk back")
         read = _boot(
@@ -137,9 +143,15 @@ def run_demo(file: Path | None, keep: Path | None, progress: Progress) -> dict[s
     }
 
 
-def _boot(config: MachineConfig, progress: Progress) -> dict[str, Any]:
-    """Run one machine to its end; returns what its guest reported, with the boot's time."""
+def _boot(config: MachineConfig, progress: Progress, *, kill_root: bool = False) -> dict[str, Any]:
+    """Run one machine to its end; returns what its guest reported, with the boot's time and the root's fate.
+
+    Args:
+        kill_root: SIGKILL it when the guest says that half of the bytes are on the disk.
+    """
     results: list[dict[str, Any]] = []
+    roots: list[int] = []  # pids, the latest last
+    fate: dict[str, Any] = {}
     begun = time.monotonic()
     ready_s: list[float] = []
 
@@ -147,6 +159,16 @@ def _boot(config: MachineConfig, progress: Progress) -> dict[str, Any]:
         match event.kind:
             case "machine.ready":
                 ready_s.append(time.monotonic() - begun)
+            case "root.started":
+                roots.append(event.fields["pid"])
+            case "guest.halfway" if kill_root:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(roots[-1], signal.SIGKILL)
+                fate["killed_at_bytes"] = event.fields["bytes"]
+            case "root.exited" if "killed_at_bytes" in fate:
+                fate.setdefault("noticed_ns", event.fields["at_ns"])
+            case "root.restored":
+                fate["takeover_ms"] = (event.fields["serving_ns"] - fate["noticed_ns"]) / 1e6
             case "guest.progress":
                 progress.bar(event.fields["direction"], event.fields["bytes"], event.fields["of"])
             case "guest.copied":
@@ -159,7 +181,7 @@ def _boot(config: MachineConfig, progress: Progress) -> dict[str, Any]:
         raise KeyboardInterrupt
     if not results:
         raise DemoFailed("the guest ended without a result")
-    return results[0] | {"ready_s": ready_s[0] if ready_s else 0.0}
+    return results[0] | fate | {"ready_s": ready_s[0] if ready_s else 0.0}
 
 
 def _print_result(result: dict[str, Any]) -> None:
@@ -171,6 +193,13 @@ def _print_result(result: dict[str, Any]) -> None:
     print()
     for holder, value in result["sha256"].items():
         print(f"  {holder:<14}{value}")
+    write = result["write"]
+    if "takeover_ms" in write:
+        print(
+            f"\n  the root was killed with {write['killed_at_bytes'] / 1e6:,.1f} MB written; its successor served"
+            f" {write['takeover_ms']:.1f} ms later,\n  and the guest waited"
+            f" {write['longest_gap_ns'] / 1e6:.1f} ms at the longest"
+        )
     print("\n  all four sums agree" if result["sums_agree"] else "\n  THE SUMS DIFFER")
 
 
@@ -203,7 +232,7 @@ def _pack_python(target: Path) -> None:
     library = Path(sysconfig.get_path("stdlib"))
     with target.open("wb") as output, tarfile.open(fileobj=output, mode="w|") as archive:
         for path in sorted(library.rglob("*")):
-            if not path.is_file() or path.is_symlink() or "site-packages" in path.parts:
+            if not path.is_file() or path.is_symlink():
                 continue
             if output.tell() + path.stat().st_size > _PACKED_BYTES_MAX:
                 break

@@ -2,8 +2,8 @@
 
 #include <string.h>
 
-int parse_arguments(const char *function, const char *const *names, Py_ssize_t count, Py_ssize_t required,
-                    PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject **values)
+int parse_all_arguments(const char *function, const char *const *names, Py_ssize_t count, Py_ssize_t required,
+                        PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject **values)
 {
     if (nargs > count) {
         PyErr_Format(PyExc_TypeError, "%s() takes at most %zd arguments (%zd given)", function, count, nargs);
@@ -55,13 +55,16 @@ int writable_page_open(Py_buffer *buffer, PyObject *object, Py_ssize_t bytes, co
     return 0;
 }
 
-int to_u64(PyObject *object, uint64_t otherwise, uint64_t *value)
+int number_to_u64(PyObject *object, uint64_t *value)
 {
-    *value = otherwise;
-    if (!object)
-        return 0;
     *value = PyLong_AsUnsignedLongLong(object);
     return *value == UINT64_MAX && PyErr_Occurred() ? -1 : 0;
+}
+
+int number_to_i64(PyObject *object, int64_t *value)
+{
+    *value = PyLong_AsLongLong(object);
+    return *value == -1 && PyErr_Occurred() ? -1 : 0;
 }
 
 int to_u32(PyObject *object, uint32_t otherwise, uint32_t *value)
@@ -75,15 +78,6 @@ int to_u32(PyObject *object, uint32_t otherwise, uint32_t *value)
     }
     *value = (uint32_t)wide;
     return 0;
-}
-
-int to_i64(PyObject *object, int64_t otherwise, int64_t *value)
-{
-    *value = otherwise;
-    if (!object)
-        return 0;
-    *value = PyLong_AsLongLong(object);
-    return *value == -1 && PyErr_Occurred() ? -1 : 0;
 }
 
 PyObject *dict_of_u64s(const char *const *names, const uint64_t *values)

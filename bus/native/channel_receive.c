@@ -225,35 +225,45 @@ PyObject *channel_receive_payloads(struct channel *channel, PyObject *const *arg
     return channel_leave(channel, payloads(channel, most, timeout_ns));
 }
 
+/* Copy the next payload to where `target` says, once it is there: a bytearray may move while we wait. */
+static PyObject *receive_into(struct channel *channel, PyObject *byte_array, const Py_buffer *target, int64_t timeout_ns)
+{
+    struct ring_packet packet;
+    const int found = next_packet(channel, &packet, timeout_ns);
+    if (found <= 0)
+        return found < 0 ? NULL : PyLong_FromLong(-1);
+    void *const to = byte_array ? PyByteArray_AsString(byte_array) : target->buf;
+    const Py_ssize_t room = byte_array ? PyByteArray_Size(byte_array) : target->len;
+    if (packet.payload_bytes > (uint64_t)room)
+        return PyErr_Format(PyExc_ValueError, "a payload of %u bytes does not fit into a buffer of %zd",
+                            (unsigned)packet.payload_bytes, room);
+    ring_copy_out(&channel->endpoint.reader, packet.payload_at, to, packet.payload_bytes);
+    count_and_hold(channel, &packet);
+    channel_release(channel);
+    return PyLong_FromUnsignedLong(packet.payload_bytes);
+}
+
 PyObject *channel_receive_into(struct channel *channel, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     static const char *const names[] = {"buffer", "timeout_ns"};
     PyObject *values[2];
     int64_t timeout_ns;
-    struct ring_packet packet;
     Py_buffer target;
     if (parse_arguments("receive_into", names, 2, 1, args, nargs, kwnames, values) < 0
-        || to_i64(values[1], -1, &timeout_ns) < 0 || PyObject_GetBuffer(values[0], &target, PyBUF_WRITABLE) < 0)
+        || to_i64(values[1], -1, &timeout_ns) < 0)
         return NULL;
-    if (channel_enter(channel, WAIT_FOR_DATA) < 0) {
-        PyBuffer_Release(&target);
-        return NULL;
+    if (PyByteArray_CheckExact(values[0])) {
+        if (channel_enter(channel, WAIT_FOR_DATA) < 0)
+            return NULL;
+        return channel_leave(channel, receive_into(channel, values[0], NULL, timeout_ns));
     }
-    const int found = next_packet(channel, &packet, timeout_ns);
+    if (PyObject_GetBuffer(values[0], &target, PyBUF_WRITABLE) < 0)
+        return NULL;
     PyObject *result = NULL;
-    if (found == 0)
-        result = PyLong_FromLong(-1);
-    else if (found == 1 && packet.payload_bytes > (uint64_t)target.len)
-        PyErr_Format(PyExc_ValueError, "a payload of %u bytes does not fit into a buffer of %zd",
-                     (unsigned)packet.payload_bytes, target.len);
-    else if (found == 1) {
-        ring_copy_out(&channel->endpoint.reader, packet.payload_at, target.buf, packet.payload_bytes);
-        count_and_hold(channel, &packet);
-        channel_release(channel);
-        result = PyLong_FromUnsignedLong(packet.payload_bytes);
-    }
+    if (channel_enter(channel, WAIT_FOR_DATA) == 0)
+        result = channel_leave(channel, receive_into(channel, NULL, &target, timeout_ns));
     PyBuffer_Release(&target);
-    return channel_leave(channel, result);
+    return result;
 }
 
 static PyObject *view_of(struct channel *channel, uint32_t at, uint32_t bytes)
@@ -323,7 +333,7 @@ PyObject *channel_exchange(struct channel *channel, PyObject *const *args, Py_ss
     struct readable payload;
     if (parse_arguments("exchange", names, 2, 2, args, nargs, kwnames, values) < 0
         || to_u64(values[1], 0, &transaction_id) < 0 || channel_check(channel, WAIT_FOR_SPACE) < 0
-        || channel_check(channel, WAIT_FOR_DATA) < 0 || readable_open(&payload, values[0]) < 0)
+        || channel_check(channel, WAIT_FOR_DATA) < 0 || readable_open_briefly(&payload, values[0]) < 0)
         return NULL;
     const int staged = channel_stage(channel, RING_PACKET_IN_BAND, RING_FLAG_COMPLETION, transaction_id, NULL, 0,
                                      payload.bytes, (size_t)payload.length);
@@ -349,7 +359,7 @@ PyObject *channel_reply_and_receive(struct channel *channel, PyObject *const *ar
     if (values[0] == Py_None) {
         channel->owes_signal = ring_release(&channel->endpoint.reader);
     } else {
-        if (readable_open(&payload, values[0]) < 0)
+        if (readable_open_briefly(&payload, values[0]) < 0)
             return NULL;
         const int staged = channel_stage(channel, RING_PACKET_COMPLETION, 0, transaction_id, NULL, 0, payload.bytes,
                                          (size_t)payload.length);

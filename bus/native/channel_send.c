@@ -70,7 +70,7 @@ PyObject *channel_send(struct channel *channel, PyObject *const *args, Py_ssize_
         return NULL;
     const int completion = to_flag(values[2], false);
     if (completion < 0 || to_u64(values[1], ID_NONE, &transaction_id) < 0 || channel_check(channel, WAIT_FOR_SPACE) < 0
-        || readable_open(&payload, values[0]) < 0)
+        || readable_open_briefly(&payload, values[0]) < 0)
         return NULL;
     return send_one(channel, RING_PACKET_IN_BAND, (uint16_t)completion, transaction_id, NULL, 0, &payload);
 }
@@ -83,7 +83,7 @@ PyObject *channel_send_completion(struct channel *channel, PyObject *const *args
     struct readable payload;
     if (parse_arguments("send_completion", names, 2, 2, args, nargs, kwnames, values) < 0
         || to_u64(values[1], ID_NONE, &transaction_id) < 0 || channel_check(channel, WAIT_FOR_SPACE) < 0
-        || readable_open(&payload, values[0]) < 0)
+        || readable_open_briefly(&payload, values[0]) < 0)
         return NULL;
     return send_one(channel, RING_PACKET_COMPLETION, 0, transaction_id, NULL, 0, &payload);
 }
@@ -120,7 +120,7 @@ PyObject *channel_send_gpa_direct(struct channel *channel, PyObject *const *args
     const int completion = to_flag(values[5], true);
     if (completion < 0 || to_u32(values[1], 0, &byte_offset) < 0 || to_u32(values[2], 0, &byte_count) < 0
         || to_u64(values[4], ID_NONE, &transaction_id) < 0 || channel_check(channel, WAIT_FOR_SPACE) < 0
-        || readable_open(&pfns, values[3]) < 0)
+        || readable_open_briefly(&pfns, values[3]) < 0)
         return NULL;
     const uint64_t pages = ((uint64_t)byte_offset + byte_count + RING_PAGE_BYTES - 1) / RING_PAGE_BYTES;
     if (byte_count == 0 || byte_offset >= RING_PAGE_BYTES || (uint64_t)pfns.length != pages * 8) {
@@ -129,7 +129,7 @@ PyObject *channel_send_gpa_direct(struct channel *channel, PyObject *const *args
         readable_close(&pfns);
         return NULL;
     }
-    if (readable_open(&payload, values[0]) < 0) {
+    if (readable_open_briefly(&payload, values[0]) < 0) {
         readable_close(&pfns);
         return NULL;
     }
@@ -149,14 +149,14 @@ PyObject *channel_send_transfer_pages(struct channel *channel, PyObject *const *
     struct readable payload, ranges;
     if (parse_arguments("send_transfer_pages", names, 4, 4, args, nargs, kwnames, values) < 0
         || to_u32(values[1], 0, &set_id) < 0 || to_u64(values[3], ID_NONE, &transaction_id) < 0
-        || channel_check(channel, WAIT_FOR_SPACE) < 0 || readable_open(&ranges, values[2]) < 0)
+        || channel_check(channel, WAIT_FOR_SPACE) < 0 || readable_open_briefly(&ranges, values[2]) < 0)
         return NULL;
     if (set_id > UINT16_MAX || ranges.length % 8 != 0) {
         PyErr_SetString(PyExc_ValueError, "set_id is 16 bits wide, and a range 8 bytes long");
         readable_close(&ranges);
         return NULL;
     }
-    if (readable_open(&payload, values[0]) < 0) {
+    if (readable_open_briefly(&payload, values[0]) < 0) {
         readable_close(&ranges);
         return NULL;
     }
@@ -177,14 +177,14 @@ PyObject *channel_send_raw(struct channel *channel, PyObject *const *args, Py_ss
     if (parse_arguments("send_raw", names, 5, 5, args, nargs, kwnames, values) < 0
         || to_u32(values[0], 0, &type) < 0 || to_u32(values[1], 0, &flags) < 0
         || to_u64(values[4], ID_NONE, &transaction_id) < 0 || channel_check(channel, WAIT_FOR_SPACE) < 0
-        || readable_open(&extra, values[2]) < 0)
+        || readable_open_briefly(&extra, values[2]) < 0)
         return NULL;
     if (type > UINT16_MAX || flags > UINT16_MAX || extra.length % 8 != 0) {
         PyErr_SetString(PyExc_ValueError, "type and flags are 16 bits wide, and an extra header a multiple of 8 bytes long");
         readable_close(&extra);
         return NULL;
     }
-    if (readable_open(&payload, values[3]) < 0) {
+    if (readable_open_briefly(&payload, values[3]) < 0) {
         readable_close(&extra);
         return NULL;
     }

@@ -39,8 +39,19 @@ static inline void free_instance(PyObject *object)
 }
 
 /* A vectorcall's arguments into `values`, by position or by name; those not given stay NULL. -1 with TypeError set. */
-int parse_arguments(const char *function, const char *const *names, Py_ssize_t count, Py_ssize_t required,
+int parse_all_arguments(const char *function, const char *const *names, Py_ssize_t count, Py_ssize_t required,
                     PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject **values);
+
+/* By position, which is how hot calls pass them, it is worth inlining. */
+static inline int parse_arguments(const char *function, const char *const *names, Py_ssize_t count, Py_ssize_t required,
+                                  PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject **values)
+{
+    if (__builtin_expect(kwnames != NULL || nargs < required || nargs > count, 0))
+        return parse_all_arguments(function, names, count, required, args, nargs, kwnames, values);
+    for (Py_ssize_t i = 0; i < count; i++)
+        values[i] = i < nargs ? args[i] : NULL;
+    return 0;
+}
 
 /* The bytes of a readable argument. Borrowed from a bytes object, which cannot change; otherwise an exported buffer. */
 struct readable {
@@ -54,13 +65,24 @@ int readable_open_buffer(struct readable *readable, PyObject *object);
 
 static inline int readable_open(struct readable *readable, PyObject *object)
 {
-    if (PyBytes_CheckExact(object)) {
-        readable->bytes = PyBytes_AsString(object);
-        readable->length = PyBytes_Size(object);
-        readable->exported = false;
-        return 0;
-    }
-    return readable_open_buffer(readable, object);
+    if (!PyBytes_CheckExact(object))
+        return readable_open_buffer(readable, object);
+    readable->bytes = PyBytes_AsString(object);
+    readable->length = PyBytes_Size(object);
+    readable->exported = false;
+    return 0;
+}
+
+/* The same for a use that ends before other Python code runs and before the GIL is dropped: a bytearray, which could be
+ * resized then, need not be locked against it. */
+static inline int readable_open_briefly(struct readable *readable, PyObject *object)
+{
+    if (!PyByteArray_CheckExact(object))
+        return readable_open(readable, object);
+    readable->bytes = PyByteArray_AsString(object);
+    readable->length = PyByteArray_Size(object);
+    readable->exported = false;
+    return 0;
 }
 
 static inline void readable_close(struct readable *readable)
@@ -72,10 +94,23 @@ static inline void readable_close(struct readable *readable)
 /* A writable page for atomics: at least `bytes` long, 8-aligned. -1 with ValueError or BufferError set. */
 int writable_page_open(Py_buffer *buffer, PyObject *object, Py_ssize_t bytes, const char *what);
 
-/* An unsigned 64-bit argument; a missing one is `otherwise`. -1 with an exception set. */
-int to_u64(PyObject *object, uint64_t otherwise, uint64_t *value);
+int number_to_u64(PyObject *object, uint64_t *value);
+int number_to_i64(PyObject *object, int64_t *value);
+
+/* An integer argument; a missing one is `otherwise`. -1 with an exception set. */
+static inline int to_u64(PyObject *object, uint64_t otherwise, uint64_t *value)
+{
+    *value = otherwise;
+    return object ? number_to_u64(object, value) : 0;
+}
+
+static inline int to_i64(PyObject *object, int64_t otherwise, int64_t *value)
+{
+    *value = otherwise;
+    return object ? number_to_i64(object, value) : 0;
+}
+
 int to_u32(PyObject *object, uint32_t otherwise, uint32_t *value);
-int to_i64(PyObject *object, int64_t otherwise, int64_t *value);
 
 /* {"name": number, ...}; names end with NULL. */
 PyObject *dict_of_u64s(const char *const *names, const uint64_t *values);

@@ -226,8 +226,9 @@ static inline enum ring_status ring_writer_refresh(struct ring_writer *writer)
 }
 
 /* Write one packet behind those already staged; the reader sees none of them before ring_publish().
- * extra_bytes: a multiple of 8. RING_TOO_LARGE, RING_FULL and RING_CORRUPT leave everything as it was. */
-static inline enum ring_status ring_write(struct ring_writer *writer, uint16_t type, uint16_t flags,
+ * extra_bytes: a multiple of 8. RING_TOO_LARGE, RING_FULL and RING_CORRUPT leave everything as it was.
+ * Inlined always: half of it folds away where the sizes are constants, which the compiler does not foresee. */
+static inline __attribute__((always_inline)) enum ring_status ring_write(struct ring_writer *writer, uint16_t type, uint16_t flags,
                                           uint64_t transaction_id, const void *extra, uint32_t extra_bytes,
                                           const void *payload, uint32_t payload_bytes)
 {

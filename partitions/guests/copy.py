@@ -54,7 +54,8 @@ def _copy(
         free = [disk.allocate(chunk) for _ in range(DEPTH)]
         flying: deque[tuple[Ticket, Buffer, int]] = deque()
         offset = done = 0
-        started = reported = time.monotonic()
+        started = reported = latest = time.monotonic()
+        longest_gap_s, halfway_told = 0.0, False
         while done < total:
             while free and offset < total:
                 buffer, length = free.pop(), min(chunk, total - offset)
@@ -69,7 +70,12 @@ def _copy(
                 digest.update(buffer.view[:length])
             free.append(buffer)
             done += length
-            if (now := time.monotonic()) - reported > PROGRESS_S:
+            now = time.monotonic()
+            longest_gap_s, latest = max(longest_gap_s, now - latest), now
+            if not halfway_told and done * 2 >= total:
+                halfway_told = True
+                partition.report("halfway", direction=direction, bytes=done, of=total)
+            if now - reported > PROGRESS_S:
                 reported = now
                 partition.report("progress", direction=direction, bytes=done, of=total)
         if direction == "write":
@@ -83,6 +89,7 @@ def _copy(
             seconds=seconds,
             sha256=digest.hexdigest(),
             requests=round_trips.count,
+            longest_gap_ns=int(longest_gap_s * 1e9),
             round_trip_ns={str(percent): round_trips.percentile(percent) for percent in (50, 90, 99)},
             interrupts_sent=channel["signals_sent"],
             interrupts_suppressed=channel["signals_suppressed"],

@@ -144,6 +144,7 @@ class VerifiedLoad:
         self._write_below = plan.read + plan.write
         self._discard_below = self._write_below + plan.discard
         self._suspects = self._failed = self._completed = 0
+        self._over = False
 
     def run(self) -> Result:
         """Until the plan is done or the disk no longer answers; whatever happens is in the history."""
@@ -162,6 +163,7 @@ class VerifiedLoad:
                 "verified_gave_up", error=f"{type(error).__name__}: {error}", in_flight=self._disk.in_flight
             )
         self._history.end(gave_up=gave_up)
+        self._over = True
         return Result(self._completed, time.monotonic() - began, self._suspects, self._failed, gave_up)
 
     def _turns(self, began: float) -> Iterator[int]:
@@ -243,6 +245,8 @@ class VerifiedLoad:
         """The disk calls this as it takes in the completion of what `slot` asked for."""
         ticket, history = slot.ticket, self._history
         assert ticket is not None
+        if self._over:  # what the load no longer waited for has no place behind the history's end
+            return
         if (error := ticket.error) is None:
             if slot.kind == _READ:
                 values = slot.run.values(slot.first_block, slot.blocks)

@@ -208,9 +208,9 @@ class StaleReader(PlantedBackend):
     def readv(self, views: Sequence[memoryview], offset: int) -> None:
         super().readv(views, offset)
         if offset in self._cache and self.due():
-            views[0][:] = self._cache[offset][: views[0].nbytes]
-        elif all(view.nbytes == BLOCK_BYTES for view in views):
-            self._cache.setdefault(offset, bytes(views[0]))
+            views[0][:BLOCK_BYTES] = self._cache[offset]
+        else:
+            self._cache.setdefault(offset, bytes(views[0][:BLOCK_BYTES]))
 
 
 class Keeper(PlantedBackend):
