@@ -55,6 +55,7 @@ class Root:
         self._hypercalls, self._firmware, self._console = hypercalls, firmware, console
         self._machine: Mapping[str, Any] = {}  # the [machine] table
         self._device_tables: list[Mapping[str, Any]] = []
+        self._cpus: list[int] = []  # host CPUs to run on; empty: any
         self._devices: dict[str, DiskDevice] = {}
         self._attachments: dict[str, dict[str, AttachmentPlan]] = {}  # by partition, then by device
         self._partition_tables: dict[str, Mapping[str, Any]] = {}
@@ -179,6 +180,7 @@ class Root:
     async def _receive_plan(self) -> list[PartitionPlan]:
         plan = await self._expect("machine")
         self._machine, self._device_tables = plan.values["machine"], plan.values["devices"]
+        self._pin(plan.values["cpus"])
         plans: list[PartitionPlan] = []
         while (message := await self._firmware.receive()) is not None and message.verb == "partition":
             plans.append(self._adopt_partition(message.values, message.fds))
@@ -186,6 +188,12 @@ class Root:
             raise SystemExit(f"root: the firmware said {message!r:.80}, not 'create'")
         self._open_devices()
         return plans
+
+    def _pin(self, cpus: list[int]) -> None:
+        """Before any channel's thread starts: threads inherit it."""
+        self._cpus = list(cpus)
+        if self._cpus:
+            os.sched_setaffinity(0, self._cpus)
 
     def _adopt_partition(self, table: Mapping[str, Any], fds: list[int]) -> PartitionPlan:
         plan = PartitionPlan.from_table(table, self._machine, fds)
@@ -233,6 +241,7 @@ class Root:
             {
                 "machine": self._machine,
                 "devices": self._device_tables,
+                "cpus": self._cpus,
                 "partitions": list(self._partition_tables.values()),
                 "guests": [guest.to_state() for guest in self._guests.values()],
                 "ended": sorted(self._ended),
@@ -242,6 +251,7 @@ class Root:
 
     def _adopt_tables(self, state: Mapping[str, Any]) -> None:
         self._machine, self._device_tables = state["machine"], state["devices"]
+        self._pin(state["cpus"])
         for table in state["partitions"]:
             self._adopt_partition(table, [])
         self._ended = set(state["ended"])

@@ -136,6 +136,10 @@ class DeviceConfig(Shape, frozen=True, kw_only=True):
 class RootConfig(Shape, frozen=True, kw_only=True):
     """[root]"""
 
+    cpus: Annotated[
+        tuple[CpuNumber, ...],
+        Meta(description="Host CPUs that the root may run on; left out: any.", max_length=4096),
+    ] = ()
     devices: Annotated[tuple[DeviceConfig, ...], Meta(max_length=DEVICES_MAX)] = msgspec.field(
         name="device", default=()
     )

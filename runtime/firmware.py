@@ -2,7 +2,7 @@
 
     root -> platform   boot-hypervisor {}                 the loader wants the hypervisor
     platform -> root   booted {partition}                 it runs; the root is this partition of it
-    platform -> root   machine {machine, devices}         [machine] and [[root.device]] of the config
+    platform -> root   machine {machine, devices, cpus}   [machine], [[root.device]] and [root] cpus of the config
     platform -> root   partition {a [[partition]] table} + its files, once for each
     platform -> root   create {}                          all was said: open the devices, create the children
     root -> platform   ready {}                           every child was started

@@ -1,4 +1,4 @@
-"""The calling side of the hypervisor: one blocking request and reply at a time over the born-with socket.
+"""The calling side of the hypervisor: a method for each call, with its arguments and results typed.
 
 A call takes some ten microseconds and never waits for another partition, so it may be made from a trio task.
 Descriptors in a result belong to the caller, who closes them.
@@ -6,15 +6,11 @@ Descriptors in a result belong to the caller, who closes them.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
-from runtime import codec
 from runtime.abi import (
     PARTITION_SELF,
     SINT_MASKED,
@@ -22,7 +18,6 @@ from runtime.abi import (
     HvStatus,
     HypercallCode,
     HypercallError,
-    HypervisorGone,
     MapFlags,
     PartitionProperty,
     PartitionState,
@@ -33,125 +28,51 @@ from runtime.abi import (
     Route,
     sint_register,
 )
+from runtime.hypercall_results import (
+    Birth,
+    Doorbell,
+    MappedSlot,
+    MemoryBalance,
+    Program,
+    VpLines,
+    decode_birth,
+    decode_doorbell,
+    decode_program,
+    decode_slots,
+)
+from runtime.hypercall_socket import HypercallSocket, expect
 
-_T = TypeVar("_T")
+__all__ = [
+    "Birth",
+    "Doorbell",
+    "HypercallPort",
+    "MappedSlot",
+    "MemoryBalance",
+    "Program",
+    "VpLines",
+    "adopt_socket",
+]
+
 _VECTOR_MIN: Final = 16  # of a SINT; below are the processor's exceptions
 _READ_WRITE: Final = MapFlags.READ | MapFlags.WRITE
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a call returned. The caller owns the descriptors."""
-
-    values: Mapping[str, object]
-    fds: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class VpLines:
-    """What a VP's thread needs: two SynIC pages (memfds of one page) and its interrupt line (an eventfd)."""
-
-    vp: int
-    sim_fd: int
-    sief_fd: int
-    line_fd: int
-
-
-@dataclass(frozen=True, slots=True)
-class Birth:
-    """What this partition was born with. `files` is empty from the second call on."""
-
-    partition: int
-    name: str
-    program: str  # module
-    args: Mapping[str, object]
-    vps: list[VpLines]
-    files: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class MappedSlot:
-    """One slot in the target's GPA space."""
-
-    gpfn: int
-    source_gpfn: int  # where the source has it; equal to gpfn for new pages
-    pages: int
-    flags: MapFlags
-    fd: int  # memfd of exactly these pages; -1: mapped into another partition, which claims it itself
-
-
-@dataclass(frozen=True, slots=True)
-class Doorbell:
-    """An eventfd. A port's owner reads it; a connection's owner adds 1 to it."""
-
-    fd: int
-    route: Route
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryBalance:
-    available_pages: int
-    in_use_pages: int
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """What a partition runs, as its creator reads it back."""
-
-    module: str
-    name: str
-    args: Mapping[str, object]
-    files: int  # not handed over yet
-
-
-class HypercallPort:
+class HypercallPort(HypercallSocket):
     """This partition's hypercalls. Any thread may call; calls are made one after the other.
 
     Every method raises HypercallError if the hypervisor refused (it then changed nothing), and HypervisorGone
     if there is no hypervisor any more.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
-        """Takes the socket over and makes it blocking."""
-        sock.setblocking(True)
-        self._socket: Final = sock
-        self._lock: Final = threading.Lock()  # guards the order of request and reply on the socket
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def call(self, code: HypercallCode, fds: Sequence[int] = (), **args: object) -> Result:
-        """Make one call. Arguments that are None are left out."""
-        packet = codec.encode([int(code), {name: value for name, value in args.items() if value is not None}])
-        try:
-            with self._lock:
-                codec.send_packet(self._socket, packet, fds)
-                reply = codec.receive_message(self._socket)
-        except (OSError, codec.DecodeError) as error:
-            raise HypervisorGone(str(error)) from error
-        if reply is None:
-            raise HypervisorGone("end of file")
-        message, received = reply
-        match message:
-            case [int() as status, dict() as values]:
-                pass
-            case _:
-                codec.close_all(received)
-                raise HypervisorGone(f"not a reply: {message!r}")
-        if status != HvStatus.SUCCESS:
-            codec.close_all(received)
-            raise HypercallError(code, _status(status))
-        return Result(values, received)
-
     # -- partitions ----------------------------------------------------------------------------------------
 
     def get_partition_id(self) -> int:
-        return self._integer(self.call(HypercallCode.GET_PARTITION_ID), "partition")
+        return self.call(HypercallCode.GET_PARTITION_ID).integer("partition")
 
     def get_next_child(self, previous: int = 0, parent: int = PARTITION_SELF) -> int:
         """The id after `previous`, or 0 at the end."""
         result = self.call(HypercallCode.GET_NEXT_CHILD_PARTITION, partition=parent, previous=previous)
-        return self._integer(result, "partition")
+        return result.integer("partition")
 
     def children(self, parent: int = PARTITION_SELF) -> Iterator[int]:
         previous = 0
@@ -159,7 +80,7 @@ class HypercallPort:
             yield previous
 
     def create_partition(self) -> int:
-        return self._integer(self.call(HypercallCode.CREATE_PARTITION), "partition")
+        return self.call(HypercallCode.CREATE_PARTITION).integer("partition")
 
     def initialize(self, partition: int) -> None:
         self.call(HypercallCode.INITIALIZE_PARTITION, partition=partition)
@@ -167,7 +88,7 @@ class HypercallPort:
     def finalize(self, partition: int) -> PartitionState:
         """Kill its process and all below it. FINALIZING until they are reaped: see `watch_children`."""
         return PartitionState(
-            self._integer(self.call(HypercallCode.FINALIZE_PARTITION, partition=partition), "state")
+            self.call(HypercallCode.FINALIZE_PARTITION, partition=partition).integer("state")
         )
 
     def delete(self, partition: int) -> None:
@@ -175,7 +96,7 @@ class HypercallPort:
 
     def get_property(self, partition: int, code: PartitionProperty) -> int:
         result = self.call(HypercallCode.GET_PARTITION_PROPERTY, partition=partition, property=int(code))
-        return self._integer(result, "value")
+        return result.integer("value")
 
     def set_property(self, partition: int, code: PartitionProperty, value: int) -> None:
         self.call(
@@ -221,33 +142,14 @@ class HypercallPort:
             partition=partition,
             property=int(PartitionProperty.PROGRAM),
         )
-        value = _expect(result.values["value"], dict)
-        return Program(
-            _expect(value["module"], str),
-            _expect(value["name"], str),
-            _expect(value["args"], dict),
-            _expect(value["files"], int),
-        )
+        return decode_program(result)
 
     def watch_children(self) -> int:
         """An eventfd, raised whenever a child's process started or ended, or a child's state changed."""
-        return self._one_fd(self.call(HypercallCode.WATCH_CHILDREN))
+        return self.call(HypercallCode.WATCH_CHILDREN).one_fd()
 
     def get_birth(self) -> Birth:
-        result = self.call(HypercallCode.GET_BIRTH)
-        values, fds = result.values, result.fds
-        with _closing_on_error(fds):
-            indexes = [_expect(vp, int) for vp in _expect(values["vps"], list)]
-            if len(fds) != 3 * len(indexes) + _expect(values["files"], int):
-                raise HypervisorGone("the birth's descriptors do not match it")
-            return Birth(
-                partition=self._integer(result, "partition"),
-                name=_expect(values["name"], str),
-                program=_expect(values["program"], str),
-                args=_expect(values["args"], dict),
-                vps=[VpLines(vp, *fds[3 * place : 3 * place + 3]) for place, vp in enumerate(indexes)],
-                files=fds[3 * len(indexes) :],
-            )
+        return decode_birth(self.call(HypercallCode.GET_BIRTH))
 
     def heartbeat(self, within_ms: int) -> None:
         """Promise to call again within so long; the hypervisor kills a partition that does not. 0: no promise."""
@@ -265,7 +167,7 @@ class HypercallPort:
 
     def balance(self, partition: int = PARTITION_SELF) -> MemoryBalance:
         result = self.call(HypercallCode.GET_MEMORY_BALANCE, partition=partition)
-        return MemoryBalance(self._integer(result, "available"), self._integer(result, "in_use"))
+        return MemoryBalance(result.integer("available"), result.integer("in_use"))
 
     def map_gpa_pages(
         self, gpfn: int, pages: int, flags: MapFlags = _READ_WRITE, partition: int = PARTITION_SELF
@@ -278,7 +180,7 @@ class HypercallPort:
             pages=pages,
             flags=int(flags | MapFlags.ZEROED),
         )
-        return self._slots(result)[0]
+        return decode_slots(result)[0]
 
     def map_partition_pages(
         self,
@@ -303,16 +205,16 @@ class HypercallPort:
             source_partition=source_partition,
             source_gpfn=source_gpfn,
         )
-        return self._slots(result)
+        return decode_slots(result)
 
     def unmap_gpa_pages(self, gpfn: int, pages: int, partition: int = PARTITION_SELF) -> int:
         """Unmap the slots in the range; returns how many. The caller's own mmap is its own to undo."""
         result = self.call(HypercallCode.UNMAP_GPA_PAGES, partition=partition, gpfn=gpfn, pages=pages)
-        return self._integer(result, "slots")
+        return result.integer("slots")
 
     def claim_gpa_pages(self, gpfn: int, pages: int) -> list[MappedSlot]:
         """Descriptors of the caller's own slots that the range touches, for instance mapped by its parent."""
-        return self._slots(self.call(HypercallCode.CLAIM_GPA_PAGES, gpfn=gpfn, pages=pages))
+        return decode_slots(self.call(HypercallCode.CLAIM_GPA_PAGES, gpfn=gpfn, pages=pages))
 
     # -- virtual processors --------------------------------------------------------------------------------
 
@@ -332,7 +234,7 @@ class HypercallPort:
         result = self.call(
             HypercallCode.GET_VP_REGISTERS, partition=partition, vp=vp, names=[int(name) for name in names]
         )
-        return [_expect(value, int) for value in _expect(result.values["values"], list)]
+        return [expect(value, int) for value in expect(result.values["values"], list)]
 
     def set_vp_registers(
         self, registers: Mapping[int, int], vp: int, partition: int = PARTITION_SELF
@@ -429,7 +331,7 @@ class HypercallPort:
             port=port,
             property=int(PortProperty.POST_COUNT),
         )
-        return self._integer(result, "value")
+        return result.integer("value")
 
     def post_message(self, connection: int, message_type: int, payload: bytes) -> None:
         """Queue one SynIC message of at most 240 bytes. INSUFFICIENT_BUFFERS: 16 wait, retry later."""
@@ -440,58 +342,10 @@ class HypercallPort:
         self.call(HypercallCode.SIGNAL_EVENT, connection=connection, flag=flag)
 
     def claim_port_doorbell(self, port: int) -> Doorbell:
-        return self._doorbell(self.call(HypercallCode.CLAIM_DOORBELL, port=port))
+        return decode_doorbell(self.call(HypercallCode.CLAIM_DOORBELL, port=port))
 
     def claim_connection_doorbell(self, connection: int, flag: int = 0) -> Doorbell:
-        return self._doorbell(self.call(HypercallCode.CLAIM_DOORBELL, connection=connection, flag=flag))
-
-    # -- decoding replies ----------------------------------------------------------------------------------
-
-    @staticmethod
-    def _integer(result: Result, name: str) -> int:
-        return _expect(result.values[name], int)
-
-    @staticmethod
-    def _one_fd(result: Result) -> int:
-        if len(result.fds) != 1:
-            codec.close_all(result.fds)
-            raise HypervisorGone("one descriptor was due")
-        return result.fds[0]
-
-    def _doorbell(self, result: Result) -> Doorbell:
-        return Doorbell(self._one_fd(result), Route(self._integer(result, "route")))
-
-    @staticmethod
-    def _slots(result: Result) -> list[MappedSlot]:
-        with _closing_on_error(result.fds):
-            slots = _expect(result.values["slots"], list)
-            fds = result.fds or [-1] * len(slots)
-            return [
-                MappedSlot(slot["gpfn"], slot["source_gpfn"], slot["pages"], MapFlags(slot["flags"]), fd)
-                for slot, fd in zip(slots, fds, strict=True)
-            ]
-
-
-def _status(value: int) -> HvStatus:
-    try:
-        return HvStatus(value)
-    except ValueError as error:
-        raise HypervisorGone(f"unknown status {value:#x}") from error
-
-
-def _expect(value: object, kind: type[_T]) -> _T:
-    if not isinstance(value, kind):
-        raise HypervisorGone(f"a reply holds {value!r} where {kind.__name__} is due")
-    return value
-
-
-@contextlib.contextmanager
-def _closing_on_error(fds: Sequence[int]) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        codec.close_all(fds)
-        raise
+        return decode_doorbell(self.call(HypercallCode.CLAIM_DOORBELL, connection=connection, flag=flag))
 
 
 def adopt_socket(fd: int) -> HypercallPort:

@@ -22,7 +22,10 @@ class MachineFailed(CommandError):
 async def describe_machine(config: MachineConfig, firmware: PacketLink) -> None:
     """Files are opened here, with the user's rights, so that nobody below needs a path. Raises MachineFailed."""
     tables = to_tables(config)
-    await firmware.send("machine", {"machine": tables["machine"], "devices": tables["root"]["device"]})
+    root = tables["root"]
+    await firmware.send(
+        "machine", {"machine": tables["machine"], "devices": root["device"], "cpus": root["cpus"]}
+    )
     for partition, table in zip(config.partitions, tables["partition"], strict=True):
         fds: list[int] = []
         try:

@@ -25,7 +25,8 @@ import pytest
 
 from partitions.storage import sense
 from partitions.storage.scsi import Opcode
-from runtime.abi import ARGUMENTS, Argument, HvStatus, HypercallCode, Privilege
+from runtime.abi import HvStatus, HypercallCode, Privilege
+from runtime.call_arguments import ARGUMENTS, Argument
 from runtime.cli import cli
 from runtime.hypervisor.dispatch import RULES
 

@@ -130,15 +130,15 @@ class Volume:
 
 
 def main(partition: Partition) -> int:
-    """args: device (text), bytes (of the disk to use), operations (of each kind)."""
-    operations = int(partition.args.get("operations", 100_000))
+    """args: device (text), bytes (of the disk to use), single, random and sequential (how many operations of each)."""
+    single, scattered, ordered = (
+        int(partition.args.get(kind, 0)) for kind in ("single", "random", "sequential")
+    )
     with partition.open_disk(str(partition.args["device"])) as disk:
         volume = Volume(disk, min(int(partition.args.get("bytes", 64 << 20)), disk.size_bytes))
-        loads = (
-            volume.read_singly(operations),
-            volume.read_randomly(operations),
-            volume.read_in_order(max(1, operations // 16)),
-        )
+        loads = [volume.read_singly(single)] if single else []
+        loads += [volume.read_randomly(scattered)] if scattered else []
+        loads += [volume.read_in_order(ordered)] if ordered else []
     for load in loads:
         partition.report("disk_load", **asdict(load))
     return 1 if any(load.mismatches for load in loads) else 0

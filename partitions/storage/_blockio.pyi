@@ -69,8 +69,11 @@ class Queue:
         Others are in `take_failed` and `take_foreign`, and `troubled` is True.
         """
 
-    def transfer(self, write: bool, slot: int, offset: int, blocks: int, timeout_ns: int, /) -> bool:
-        """Start one request and wait until its slot is free again, or the time is over. False: the ring is full."""
+    def transfer(self, write: bool, slot: int, offset: int, blocks: int, timeout_ns: int, /) -> int:
+        """Start one request and wait until its slot is free again, or the time is over.
+
+        0: not started, the ring is full; 1: it ended well; 2: look at `troubled`, and at `in_flight`.
+        """
 
     def take_failed(self) -> list[tuple[int, bytes]]:
         """(slot, the server's 64-byte packet) of each transfer that did not end well since the last call."""

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "clock.h"
 
@@ -80,13 +81,22 @@ static size_t resolve_pages(struct block_server *server, const struct storvsp_pa
     return count;
 }
 
+/* One range of neighbouring pages is the usual case, and there the plain calls cost a tenth less. */
+static ssize_t move_once(const struct block_server *server, const struct transfer *transfer, size_t vectors)
+{
+    const struct iovec *const to = server->vectors;
+    const off_t at = (off_t)transfer->offset_bytes;
+    if (transfer->write)
+        return vectors == 1 ? pwrite(server->fd, to->iov_base, to->iov_len, at)
+                            : pwritev(server->fd, to, (int)vectors, at);
+    return vectors == 1 ? pread(server->fd, to->iov_base, to->iov_len, at) : preadv(server->fd, to, (int)vectors, at);
+}
+
 static bool move(const struct block_server *server, const struct transfer *transfer, size_t vectors)
 {
     ssize_t moved;
     do
-        moved = transfer->write
-                    ? pwritev(server->fd, server->vectors, (int)vectors, (off_t)transfer->offset_bytes)
-                    : preadv(server->fd, server->vectors, (int)vectors, (off_t)transfer->offset_bytes);
+        moved = move_once(server, transfer, vectors);
     while (moved < 0 && errno == EINTR);
     return moved == (ssize_t)transfer->bytes;
 }

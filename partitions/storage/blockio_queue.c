@@ -120,11 +120,11 @@ static bool stage(struct queue_object *self, bool write, unsigned long long slot
     return *status == RING_OK || *status == RING_FULL;
 }
 
-static bool blocks_fit(struct queue_object *self, unsigned int blocks)
+static bool blocks_fit(struct queue_object *self, unsigned long blocks)
 {
     if (blocks != 0 && blocks <= self->queue.slot_bytes / self->queue.block_bytes)
         return true;
-    PyErr_Format(PyExc_ValueError, "%u blocks: want 1 to %u", blocks,
+    PyErr_Format(PyExc_ValueError, "%lu blocks: want 1 to %u", blocks,
                  (unsigned)(self->queue.slot_bytes / self->queue.block_bytes));
     return false;
 }
@@ -195,6 +195,11 @@ static bool append_and_drop(PyObject *list, PyObject *item)
     return good;
 }
 
+static bool is_troubled(const struct queue_object *self)
+{
+    return PyList_Size(self->failed) > 0 || PyList_Size(self->foreign) > 0;
+}
+
 static bool keep_foreign(struct queue_object *self, const struct ring_packet *found)
 {
     PyObject *payload = PyBytes_FromStringAndSize(NULL, found->payload_bytes);
@@ -258,15 +263,21 @@ static PyObject *queue_reap(PyObject *object, PyObject *argument)
     return begin(self) ? end(self, reap(self, timeout_ns)) : NULL;
 }
 
-/* True: the request has ended, or its time has (then it is in flight still); False: no room in the ring for it. */
-static PyObject *transfer(struct queue_object *self, bool write, uint32_t slot, uint64_t offset, uint32_t blocks,
+/* What transfer() returns, to save its caller a look at anything else. */
+enum transfer_result {
+    TRANSFER_NOT_STARTED, /* no room in the ring */
+    TRANSFER_WELL,
+    TRANSFER_TROUBLED, /* look at the failed and foreign packets, and at in_flight: the time may have been over */
+};
+
+static PyObject *transfer(struct queue_object *self, bool write, unsigned long slot, uint64_t offset, uint32_t blocks,
                           long long timeout_ns)
 {
     enum ring_status status;
     if (!stage(self, write, slot, offset, blocks, &status))
         return NULL;
     if (status == RING_FULL)
-        Py_RETURN_FALSE;
+        return PyLong_FromLong(TRANSFER_NOT_STARTED);
     bool owes_signal = block_queue_flush(&self->queue);
     const uint64_t deadline_ns = deadline_of(timeout_ns);
     while (self->queue.slot[slot].transaction_id != 0) {
@@ -279,19 +290,26 @@ static PyObject *transfer(struct queue_object *self, bool write, uint32_t slot, 
         if (found < 0 || !take_all(self, NULL))
             return NULL;
     }
-    Py_RETURN_TRUE;
+    const bool troubled = self->queue.slot[slot].transaction_id != 0 || is_troubled(self);
+    return PyLong_FromLong(troubled ? TRANSFER_TROUBLED : TRANSFER_WELL);
 }
 
-static PyObject *queue_transfer(PyObject *object, PyObject *args)
+/* (write, slot, offset, blocks, timeout_ns), all by position: the shortest way in. */
+static PyObject *queue_transfer(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
 {
     struct queue_object *self = (struct queue_object *)object;
-    int write;
-    unsigned int slot, blocks;
-    unsigned long long offset;
-    long long timeout_ns;
-    if (!PyArg_ParseTuple(args, "pIKIL", &write, &slot, &offset, &blocks, &timeout_ns) || !blocks_fit(self, blocks))
+    if (nargs != 5) {
+        PyErr_SetString(PyExc_TypeError, "transfer() takes 5 arguments");
         return NULL;
-    return begin(self) ? end(self, transfer(self, write, slot, offset, blocks, timeout_ns)) : NULL;
+    }
+    const int write = PyObject_IsTrue(args[0]);
+    const unsigned long slot = PyLong_AsUnsignedLong(args[1]);
+    const unsigned long long offset = PyLong_AsUnsignedLongLong(args[2]);
+    const unsigned long blocks = PyLong_AsUnsignedLong(args[3]);
+    const long long timeout_ns = PyLong_AsLongLong(args[4]);
+    if (PyErr_Occurred() || !blocks_fit(self, blocks))
+        return NULL;
+    return begin(self) ? end(self, transfer(self, write > 0, slot, offset, (uint32_t)blocks, timeout_ns)) : NULL;
 }
 
 static PyObject *queue_get_in_flight(PyObject *object, void *unused)
@@ -326,14 +344,13 @@ static PyObject *queue_take_foreign(PyObject *object, PyObject *unused)
 
 static PyObject *queue_get_troubled(PyObject *object, void *unused)
 {
-    struct queue_object *self = (struct queue_object *)object;
-    return PyBool_FromLong(PyList_Size(self->failed) > 0 || PyList_Size(self->foreign) > 0);
+    return PyBool_FromLong(is_troubled((struct queue_object *)object));
 }
 
 static PyMethodDef queue_methods[] = {
     {"submit", queue_submit, METH_VARARGS, NULL},
     {"reap", queue_reap, METH_O, NULL},
-    {"transfer", queue_transfer, METH_VARARGS, NULL},
+    {"transfer", (PyCFunction)(void (*)(void))queue_transfer, METH_FASTCALL, NULL},
     {"take_failed", queue_take_failed, METH_NOARGS, NULL},
     {"take_foreign", queue_take_foreign, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

@@ -23,6 +23,7 @@ from partitions.storage.handshake import DiskDescription
 from partitions.storage.protocol import Packet, ScsiRequest
 from partitions.storage.requests import Requests
 
+TRANSFER_WELL: Final = 1  # what Queue.transfer returns
 DRAIN_TIMEOUT_NS: Final = 5_000_000_000  # for what is still in flight when a queue is closed
 
 
@@ -94,10 +95,21 @@ class IoQueue:
 
     def read(self, offset: int, slot: int = 0) -> None:
         """Read one transfer into a slot, and wait for it: the shortest path there is. Raises its error."""
-        self._transfer(False, offset, slot)
+        try:
+            if self._native.transfer(False, slot, offset, self._blocks, -1) == TRANSFER_WELL:
+                return
+        except (RingClosed, RingCorrupt) as error:
+            raise self._gone(error) from error
+        self._finish_transfer(False, offset, slot)
 
     def write(self, offset: int, slot: int = 0) -> None:
-        self._transfer(True, offset, slot)
+        """Write one slot, and wait for it."""
+        try:
+            if self._native.transfer(True, slot, offset, self._blocks, -1) == TRANSFER_WELL:
+                return
+        except (RingClosed, RingCorrupt) as error:
+            raise self._gone(error) from error
+        self._finish_transfer(True, offset, slot)
 
     def close(self) -> None:
         """Waits, for a bounded time, until nothing is in flight. Pages that the server still holds stay taken."""
@@ -131,18 +143,20 @@ class IoQueue:
         except (RingClosed, RingCorrupt) as error:
             raise self._gone(error) from error
 
-    def _transfer(self, write: bool, offset: int, slot: int) -> None:
+    def _finish_transfer(self, write: bool, offset: int, slot: int) -> None:
+        """The rest of `read` or `write`: the request may not have been started, or something went wrong."""
         try:
-            while not self._native.transfer(write, slot, offset, self._blocks, -1):
+            while not self._native.troubled:
                 self._native.reap(0 if not self.in_flight else -1)  # the ring is full
+                if self._native.transfer(write, slot, offset, self._blocks, -1) == TRANSFER_WELL:
+                    return
         except (RingClosed, RingCorrupt) as error:
             raise self._gone(error) from error
-        if self._native.troubled:
-            self._sort_troubles()
-            for index, (failed, reason) in enumerate(self.failed):
-                if failed == slot:
-                    del self.failed[index]
-                    raise reason
+        self._sort_troubles()
+        for index, (failed, reason) in enumerate(self.failed):
+            if failed == slot:
+                del self.failed[index]
+                raise reason
 
     def _sort_troubles(self) -> None:
         for slot, payload in self._native.take_failed():

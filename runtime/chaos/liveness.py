@@ -1,6 +1,7 @@
 """Did everything that was asked get an answer, and how long did nothing move?"""
 
-from collections.abc import Collection, Iterator
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from runtime.chaos.history import Ending, History, Operation
@@ -53,12 +54,19 @@ def gaps(history: History) -> Iterator[Gap]:
         yield Gap(history.last_ns - since, since)
 
 
-def gap_around(history: History, instant_ns: int) -> Gap | None:
-    """The wait that includes an instant, such as that of a kill. None: nothing was in flight then."""
-    for gap in gaps(history):
-        if gap.start_ns <= instant_ns < gap.end_ns:
-            return gap
-    return None
+def gaps_around(history: History, instants_ns: Iterable[int]) -> list[Gap | None]:
+    """For each instant, such as that of a kill, the wait that includes it; None: nothing was in flight then.
+
+    From the instant to the gap's end is the time to the first completion after it.
+    """
+    every = list(gaps(history))
+    starts = [gap.start_ns for gap in every]
+    found: list[Gap | None] = []
+    for instant in instants_ns:
+        index = bisect_right(starts, instant) - 1
+        around = index >= 0 and instant < every[index].end_ns
+        found.append(every[index] if around else None)
+    return found
 
 
 def hangs(history: History, bound_ns: int, cut_ns: int | None, killed: Collection[int]) -> Iterator[Hang]:

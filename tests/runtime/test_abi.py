@@ -4,7 +4,6 @@ import pytest
 
 from runtime.abi import (
     ALL_PRIVILEGES,
-    ARGUMENTS,
     DEFAULT_PRIVILEGES,
     FILES_PER_PROGRAM_MAX,
     GUEST_PRIVILEGES,
@@ -14,11 +13,11 @@ from runtime.abi import (
     HvStatus,
     HypercallCode,
     HypercallError,
-    Kind,
     Privilege,
     RegisterName,
     sint_register,
 )
+from runtime.call_arguments import ARGUMENTS, Kind
 from runtime.codec import DESCRIPTORS_PER_PACKET_MAX
 
 
@@ -68,6 +67,7 @@ def test_extended_calls_keep_out_of_the_specifications_range() -> None:
         "CLAIM_DOORBELL",
         "WATCH_CHILDREN",
         "CLAIM_GPA_PAGES",
+        "HEARTBEAT",
     }
 
 

@@ -10,20 +10,19 @@ import pytest
 
 from runtime import codec
 from runtime.abi import (
-    ARGUMENTS,
     PARTITION_SELF,
     ExitStatus,
     HvStatus,
     HypercallCode,
     HypercallError,
     HypervisorGone,
-    Kind,
     MapFlags,
     PartitionProperty,
     PortType,
     Privilege,
     Route,
 )
+from runtime.call_arguments import ARGUMENTS, Kind
 from runtime.hypercalls import HypercallPort
 from runtime.hypervisor import arguments
 
@@ -113,6 +112,8 @@ def test_every_method_sends_arguments_that_the_abi_declares(fake: FakeHypervisor
     port.delete_port(1)
     port.connect_port(1, 5, 2, route=Route.DIRECT)
     port.disconnect_port(1)
+    assert port.get_posted_messages(1) == 1
+    port.heartbeat(100)
     port.post_message(1, 1, b"x")
     port.signal_event(1, 2)
     for call in (port.watch_children, lambda: port.claim_port_doorbell(1)):

@@ -9,16 +9,15 @@ from hypothesis import strategies as st
 
 from runtime.abi import (
     ALL_PRIVILEGES,
-    ARGUMENTS,
     PARTITION_SELF,
     HvStatus,
     HypercallCode,
-    Kind,
     MapFlags,
     PartitionState,
     PortType,
     Privilege,
 )
+from runtime.call_arguments import ARGUMENTS, Kind
 from runtime.hypervisor.dispatch import RULES
 from tests.runtime.hypervisor_world import World
 
