@@ -23,6 +23,7 @@ from bus.channel_server import ChannelServer
 from bus.memory import UntrustedMemory
 from bus.native import GpaMap
 from bus.protocol_errors import RemoteProtocolError
+from bus.seam import Seam, Step
 from bus.synic import CHANNEL_MESSAGE, CONTACT_CONNECTION, MESSAGE_CONNECTION, VMBUS_SINT
 from partitions.channel_ports import ChannelPorts, remove_ports
 from partitions.guest_memory import GpaWindows, GuestMemory
@@ -58,6 +59,7 @@ class RootResources:
     log: Callable[..., None]  # (kind, **fields)
     save: Callable[[], None]  # everything that `to_state` of all guests says
     record: Callable[[int], memoryview]  # a channel's record in the saved state, by its event flag
+    seam: Seam
     flags: FlagAllocator = field(default_factory=FlagAllocator)
     windows: GpaWindows = field(default_factory=GpaWindows)
 
@@ -184,6 +186,12 @@ class GuestBus:
                     self._attach(request, ports)
         return sorted(self._channels)
 
+    def bury(self, state: Mapping[str, Any]) -> None:
+        """The guest died about when our predecessor did: let go of what it had here, and serve nobody."""
+        for relid, (flag, connection_id) in state["openings"].items():
+            remove_ports(self._root.hypercalls, self.partition, relid, connection_id, flag)
+        # Its slots went with it, and so did our mappings of them: the windows are free.
+
     def was_executing(self, relid: int) -> bool:
         """Whether the predecessor died in the middle of a batch of this channel."""
         return self._channels[relid].was_executing
@@ -239,6 +247,7 @@ class GuestBus:
                     following.append(actions.ChannelModified(relid, STATUS_FAILURE))
                 case actions.ChannelReleased(relid):
                     self._offers.pop(relid, None)
+            self._root.seam.passing(Step.CARRY_OUT)
         self._start_posting()
         for completion in following:
             self._perform(self._server.completed(completion))
@@ -288,7 +297,7 @@ class GuestBus:
         rings = self._memory.rings(request.ring_gpadl, request.downstream_page_offset)
         waiting = self._offers[request.relid].plan.waiting
         self._channels[request.relid] = ServedChannel(
-            ports, rings, waiting, self._root.event_flags, self._root.record(ports.flag)
+            ports, rings, waiting, self._root.event_flags, self._root.record(ports.flag), self._root.seam
         )
 
     def serve(self, relid: int) -> None:
@@ -309,7 +318,7 @@ class GuestBus:
         for slot in self._memory.slots_of_channel(relid).values():
             gpa_map.add(slot.gpfn, slot.memory)
         channel = self._channels[relid]
-        return self._offers[relid].device.open(channel.channel, gpa_map, channel.record)
+        return self._offers[relid].device.open(channel.channel, gpa_map, channel.record, self._root.seam)
 
     def find_stuck(self, stuck_ms: int) -> str | None:
         """The device of a channel whose thread has not moved for so long while its ring holds work."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 from uuid import UUID, uuid5
 
-from runtime.abi import Route
+from runtime.abi import PAGE_BYTES, Route
 
 _INSTANCE_NAMESPACE = UUID("6f6e6c79-7061-5274-a973-6f7273686f77")  # ours; never on a wire by itself
 
@@ -28,6 +28,11 @@ class DevicePlan:
     size_bytes: int | None
     read_only: bool
     block_bytes: int
+
+    @property
+    def memory_pages(self) -> int:
+        """What a memory disk takes of the root's pages; 0 for one that is kept elsewhere."""
+        return -(-(self.size_bytes or 0) // PAGE_BYTES) if self.backend == "memory" else 0
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> Self:

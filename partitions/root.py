@@ -11,12 +11,13 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 
 import trio
 
 from bus.memory import MemorySlot
+from bus.seam import Step
 from bus.synic import CHANNEL_MESSAGE, VMBUS_SINT
 from partitions.guest_bus import GuestBus, RootResources
 from partitions.machine_plan import AttachmentPlan, DevicePlan, PartitionPlan, instance_guid
@@ -36,10 +37,11 @@ from runtime.abi import (
 )
 from runtime.console import ConsoleWriter
 from runtime.firmware import LinkMessage, PacketLink
-from runtime.hypercalls import Birth, HypercallPort, adopt_socket
+from runtime.hypercalls import Birth, HypercallPort, MappedSlot, adopt_socket
 from runtime.lifeline import die_with_parent, name_process
 
 SAVED_STATE_GPFN: Final = 0x1000
+MEMORY_DISKS_GPFN: Final = 0x1_0000  # one behind the other
 HEARTBEATS_PER_PROMISE: Final = 4  # so that three may be late
 _EXIT_HYPERVISOR_GONE: Final = 3
 
@@ -100,17 +102,21 @@ class Root:
             (mapped,) = self._hypercalls.claim_gpa_pages(SAVED_STATE_GPFN, SLOT_PAGES)
             self._saved = SavedState(MemorySlot.from_fd(mapped.fd, mapped.gpfn, mapped.pages).memory)
             state = self._saved.load()
+            struck = self._saved.seam.take_struck()
             self._adopt_tables(state)
-            self._open_devices()
+            self._open_devices(self._hypercalls.claim_gpa_pages)
             resources = self._resources(birth, vp, nursery)
             channels: list[tuple[GuestBus, int]] = []
             for saved in state["guests"]:
                 name, partition = saved["name"], saved["partition"]
                 guest = GuestBus(resources, partition, name, self._partition_tables[name]["vps"])
-                channels += [
-                    (guest, relid) for relid in guest.take_over(saved, self._devices, self._attachments[name])
-                ]
                 self._guests[partition] = guest
+                if self._has_ended(partition):
+                    self._ended.add(partition)
+                    guest.bury(saved)
+                    continue
+                relids = guest.take_over(saved, self._devices, self._attachments[name])
+                channels += [(guest, relid) for relid in relids]
             restored_ns = time.monotonic_ns()
             # Who was in the middle of a batch goes first, on the device alone: docs/recovery.md says why.
             for guest, relid in sorted(channels, key=lambda one: not one[0].was_executing(one[1])):
@@ -118,8 +124,9 @@ class Root:
             replayed_ns = time.monotonic_ns()
             for guest, relid in channels:
                 guest.serve(relid)
-            for guest in self._guests.values():
-                guest.resume()
+            for partition, guest in self._guests.items():
+                if partition not in self._ended:
+                    guest.resume()
             self._start_services(nursery, vp)
             nursery.start_soon(self._send_heartbeats)
             await self._firmware.send(
@@ -130,6 +137,7 @@ class Root:
                     "replayed_ns": replayed_ns,
                     "serving_ns": time.monotonic_ns(),
                     "channels": len(channels),
+                    "died_at": struck.text if struck is not None else None,
                 },
             )
             await self._until_left(nursery)
@@ -145,6 +153,7 @@ class Root:
             self._console.emit,
             self._save,
             self._saved.record,
+            self._saved.seam,
         )
 
     def _start_services(self, nursery: trio.Nursery, vp: VirtualProcessor) -> None:
@@ -186,7 +195,7 @@ class Root:
             plans.append(self._adopt_partition(message.values, message.fds))
         if message is None or message.verb != "create":
             raise SystemExit(f"root: the firmware said {message!r:.80}, not 'create'")
-        self._open_devices()
+        self._open_devices(lambda gpfn, pages: [self._hypercalls.map_gpa_pages(gpfn, pages)])
         return plans
 
     def _pin(self, cpus: list[int]) -> None:
@@ -201,13 +210,19 @@ class Root:
         self._attachments[plan.name] = {one.name: one for one in plan.attachments}
         return plan
 
-    def _open_devices(self) -> None:
+    def _open_devices(self, get_pages: Callable[[int, int], list[MappedSlot]]) -> None:
+        """Raises BuildError. `get_pages(gpfn, pages)`: new ones for a memory disk, or those of a predecessor."""
+        gpfn = MEMORY_DISKS_GPFN
         for table in self._device_tables:
-            device = DevicePlan.from_table(table)
+            plan = DevicePlan.from_table(table)
             try:
-                self._devices[device.name] = DiskDevice(device)
-            except BackendError as error:
-                raise BuildError(f"device {device.name}: {error}") from error
+                memory_fd = None
+                if plan.memory_pages:
+                    memory_fd = get_pages(gpfn, plan.memory_pages)[0].fd
+                    gpfn += plan.memory_pages
+                self._devices[plan.name] = DiskDevice(plan, memory_fd)
+            except (BackendError, HypercallError) as error:
+                raise BuildError(f"device {plan.name}: {error}") from error
 
     def _create_child(self, resources: RootResources, plan: PartitionPlan) -> None:
         """The parent's part of a child's life: create, pay, initialize, connect, load, start."""
@@ -286,11 +301,14 @@ class Root:
             for child, guest in self._guests.items():
                 if child in self._ended:
                     continue
-                if self._hypercalls.get_state(child) in (PartitionState.FINALIZING, PartitionState.FINALIZED):
+                if self._has_ended(child):
                     self._ended.add(child)
                     guest.disconnect()
             await trio.lowlevel.wait_readable(watch_fd)
             os.eventfd_read(watch_fd)
+
+    def _has_ended(self, child: int) -> bool:
+        return self._hypercalls.get_state(child) in (PartitionState.FINALIZING, PartitionState.FINALIZED)
 
     async def _send_heartbeats(self) -> None:
         """As long as this task gets its turn, the control plane is alive; the hypervisor wants to hear so."""
@@ -308,6 +326,13 @@ class Root:
                 if (device := guest.find_stuck(stuck_ms)) is not None:
                     self._console.emit("root.stuck", guest=guest.name, device=device, stuck_ms=stuck_ms)
                     os.kill(os.getpid(), signal.SIGKILL)  # our successor may be luckier
+
+    def _arm_seam(self, values: Mapping[str, Any]) -> None:
+        assert self._saved is not None
+        try:
+            self._saved.seam.arm(Step.named(values["step"]), values["passes"], values["deaths"])
+        except (KeyError, ValueError, TypeError) as error:
+            self._console.emit("root.seam_refused", error=str(error)[:200])
 
     async def _await_power_off(self) -> None:
         """SIGTERM, which the broker sends when every child has ended."""
@@ -332,6 +357,8 @@ class Root:
                 case "stick":  # a fault on purpose: heartbeats go on, no channel moves
                     for device in self._devices.values():
                         device.stick()
+                case "seam":  # a fault on purpose, later: at a named step
+                    self._arm_seam(message.values)
                 case "retire":
                     self._retiring = True
                     self._leave.set()

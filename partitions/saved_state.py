@@ -1,6 +1,6 @@
 """A partition's saved state: what its next process needs, in memory that the hypervisor keeps while none runs.
 
-    page 0        magic u64 | format u32 | reserved u32
+    page 0        magic u64 | format u32 | reserved u32; at byte 64 a seam (bus.seam)
     pages 1..32   channel records, 64 bytes each, by number: commit word u64 | service word u64 | reserved
     then          two halves, written in turn: sequence u64 | length u32 | CRC-32C u32 | value (msgpack)
 
@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgpack  # type: ignore[import-untyped]
 
 from bus.native import crc32c
+from bus.seam import SEAM_BYTES, Seam, Step
 
 PAGE_BYTES: Final = 4096
 RECORD_BYTES: Final = 64
@@ -24,6 +25,7 @@ HALF_BYTES: Final = 512 * 1024  # enough for some hundred channels
 FORMAT: Final = 1
 OLDEST_FORMAT: Final = 1  # readers take two formats back; there is only one yet
 
+_SEAM_AT: Final = 64  # a cache line of its own
 _RECORDS_AT: Final = PAGE_BYTES
 _HALVES_AT: Final = _RECORDS_AT + RECORDS * RECORD_BYTES
 SLOT_PAGES: Final = (_HALVES_AT + 2 * HALF_BYTES) // PAGE_BYTES
@@ -47,6 +49,7 @@ class SavedState:
             raise ValueError(f"{len(memory)} bytes; a saved-state slot has {SLOT_PAGES * PAGE_BYTES}")
         self._memory = memory
         self._sequence = 0
+        self.seam: Final = Seam(memory[_SEAM_AT : _SEAM_AT + SEAM_BYTES])
 
     def format(self) -> None:
         """Make an empty one of fresh, zeroed pages."""
@@ -68,8 +71,10 @@ class SavedState:
         at = _HALVES_AT + sequence % 2 * HALF_BYTES
         _HALF.pack_into(self._memory, at, 0, 0, 0)  # from here on this half does not count
         self._memory[at + _HALF.size : at + _HALF.size + len(data)] = data
+        self.seam.passing(Step.SAVE_STATE)
         _HALF.pack_into(self._memory, at, sequence, len(data), _checksum(sequence, data))
         self._sequence = sequence
+        self.seam.passing(Step.SAVED)
 
     def load(self) -> dict[str, Any]:
         """The newest whole value; later saves go on from it. Raises SavedStateError."""

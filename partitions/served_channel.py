@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from bus.memory import PAGE_BYTES
 from bus.native import Channel, RingError, Waiting
+from bus.seam import Seam
 from bus.synic import VMBUS_SINT, page_flag
 from partitions.channel_ports import ChannelPorts
 from runtime.abi import Route
@@ -52,12 +53,14 @@ class ServedChannel:
         waiting: str,
         event_flags: memoryview,
         record: memoryview,
+        seam: Seam,
     ) -> None:
         """On connected ports, which it owns from here on.
 
         Args:
             event_flags: the SIEF page of the root's VP that the guest's signals go to.
             record: this channel's in the saved state: where a predecessor stood, or all zero.
+            seam: where this process may be made to die.
         """
         self.record: Final = record
         self.was_executing: Final = record[_EXECUTING_AT] != 0
@@ -76,6 +79,7 @@ class ServedChannel:
             flags=event_flags if by_flag else None,
             flag=page_flag(VMBUS_SINT, ports.flag) if by_flag else -1,
             journal=record,
+            seam=seam.memory,
         )
         self._seen: tuple[int, float] = (0, time.monotonic())  # packets received, and since when
         self._stop = threading.Event()

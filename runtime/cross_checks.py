@@ -155,7 +155,7 @@ def _memory(
     machine = config.get("machine")
     own: dict[str, int] = {}
     if isinstance(machine, Mapping) and "memory" in machine:
-        own[ROOT] = max(machine["memory"] - ROOT_MEMORY_BYTES_MIN, 0)
+        own[ROOT] = max(machine["memory"] - _kept_by_root(config), 0)
     taken: dict[str, int] = {}
     for path, partition in partitions:
         memory = partition.get("memory")
@@ -181,10 +181,10 @@ def _memory(
         if parent == ROOT:
             path = ("machine", "memory")
             found = (
-                f"{_as_spelled(path, own[ROOT] + ROOT_MEMORY_BYTES_MIN, spelled)} for all partitions together"
+                f"{_as_spelled(path, own[ROOT] + _kept_by_root(config), spelled)} for all partitions together"
             )
-            needed = format_size(total + ROOT_MEMORY_BYTES_MIN)
-            kept = format_size(ROOT_MEMORY_BYTES_MIN)
+            needed = format_size(total + _kept_by_root(config))
+            kept = format_size(_kept_by_root(config))
             allowed = f"at least {needed}: they ask for {format_size(total)}, and the root keeps {kept}"
         else:
             path = next((*path, "memory") for path, table in partitions if table.get("name") == parent)
@@ -192,6 +192,16 @@ def _memory(
             allowed = f"at least {format_size(total)}, which its children ask for"
         problems.append(Problem(path, found, allowed))
     return problems
+
+
+def _kept_by_root(config: Table) -> int:
+    """Its own pages, and those of memory disks, which are the root's too."""
+    disks = sum(
+        device["size"]
+        for _, device in _tables(config.get("root"), "device", ("root",))
+        if device.get("backend") == "memory" and isinstance(device.get("size"), int)
+    )
+    return ROOT_MEMORY_BYTES_MIN + disks
 
 
 def _cpus(path: Steps, partition: Table) -> list[Problem]:

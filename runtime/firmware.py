@@ -10,6 +10,7 @@
     root -> platform   restored {at_ns, ...}              it has taken over from a predecessor that died
     platform -> root   retire {}                          finish what is under way, save, and end with EXIT_RETIRED
     platform -> root   stick {}                           a fault on purpose: serve no channel any more
+    platform -> root   seam {step, passes, deaths}        die at that step, at that pass; so many roots (bus.seam)
     platform -> root   inspect {request, name}            -> inspected {request, devices: [...]}
 
 The root powers off (flushes, closes its devices, ends) when the broker, which stops the machine, sends it SIGTERM.

@@ -90,6 +90,12 @@ class PlatformControl:
         except RequestRefused as refused:
             raise ControlError(ManagementStatus.REFUSED, str(refused)) from refused
 
+    async def seam(self, step: str, passes: int, deaths: int) -> None:
+        try:
+            await self._platform.arm_seam(step, passes, deaths)
+        except RequestRefused as refused:
+            raise ControlError(ManagementStatus.REFUSED, str(refused)) from refused
+
     async def service(self) -> None:
         try:
             await self._platform.service_root()

@@ -14,6 +14,7 @@ a malformed request gets a typed error and hurts nobody else.
 | show | name | what `MachineControl.show` returns |
 | kill | name | {} once the partition's end is on its way |
 | crash | how | {} once the root has been broken so: kill, hang, stuck |
+| seam | step, passes, deaths | {} once the root has been told to die at a named step (bus.seam) |
 | service | | {} once the root has been asked to make room for its successor |
 | stop | | {} once the machine's end is on its way; it is over when the folder's lock is free |
 | events | since | {events: [...], last_sequence}: kept events after number `since`, oldest first |
@@ -80,6 +81,9 @@ class MachineControl(Protocol):
 
     async def crash(self, how: str) -> None:
         """Break the root: "kill", "hang" or "stuck". REFUSED."""
+
+    async def seam(self, step: str, passes: int, deaths: int) -> None:
+        """Have the root die exactly at a named step, at that pass; and its successors, `deaths` in all. REFUSED."""
 
     async def service(self) -> None:
         """Replace a healthy root. REFUSED."""
@@ -175,6 +179,7 @@ class _Server:
             "show": ({"name": str}, self._show),
             "kill": ({"name": str}, self._kill),
             "crash": ({"how": str}, self._crash),
+            "seam": ({"step": str, "passes": int, "deaths": int}, self._seam),
             "service": ({}, self._service),
             "stop": ({}, self._stop),
             "events": ({"since": int}, self._events),
@@ -271,6 +276,10 @@ class _Server:
 
     async def _crash(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
         await self._control.crash(args["how"])
+        return {}
+
+    async def _seam(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        await self._control.seam(args["step"], args["passes"], args["deaths"])
         return {}
 
     async def _service(self, args: Mapping[str, Any]) -> Mapping[str, Any]:

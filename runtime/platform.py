@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import trio
 
+from bus.seam import DEATHS_MAX, PASSES_MAX, Step
 from runtime import codec
 from runtime.abi import PAGE_BYTES, ExitStatus
 from runtime.config import ROOT, MachineConfig, OnRootFailure
@@ -356,16 +357,26 @@ class Platform:
             case _:
                 raise RequestRefused(f"{how!r} is no way to crash; kill, hang and stuck are")
 
+    async def arm_seam(self, step: str, passes: int, deaths: int) -> None:
+        """Have the root die at a named step. RequestRefused: there is no such step, or the numbers are too big."""
+        try:
+            Step.named(step)
+        except ValueError as error:
+            raise RequestRefused(str(error)) from error
+        if not 0 < passes <= PASSES_MAX or not 0 < deaths <= DEATHS_MAX:
+            raise RequestRefused(f"want 1 to {PASSES_MAX} passes and 1 to {DEATHS_MAX} deaths")
+        await self._tell_root("seam", {"step": step, "passes": passes, "deaths": deaths})
+
     async def service_root(self) -> None:
         """Have a healthy root make room for its successor. RequestRefused: the config wants none."""
         if not self._root_is_replaced:
             raise RequestRefused('the root has no successor: set on_root_failure = "standby" or "restart"')
         await self._tell_root("retire")
 
-    async def _tell_root(self, verb: str) -> None:
+    async def _tell_root(self, verb: str, values: Mapping[str, object] | None = None) -> None:
         if self._firmware is None or not self._ready.is_set():
             raise RequestRefused("the root is not up")
-        await self._firmware.send(verb)
+        await self._firmware.send(verb, values)
 
     def stop(self, reason: str, *, failed: bool = False) -> None:
         """Begin an orderly end; `run` returns when it is done."""

@@ -20,7 +20,7 @@ import shutil
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
@@ -129,10 +129,10 @@ def machine_folder(name: str) -> Iterator[MachineFolder]:
         os.close(lock_fd)
 
 
-def find_machines() -> list[MachineFolder]:
-    """All machines of this user that run now, by name. Sweeps what dead ones left behind."""
+def find_machines(bases: Iterable[Path] | None = None) -> list[MachineFolder]:
+    """All machines of this user that run now, by name. Sweeps what dead ones left behind. `bases`: look only there."""
     machines = []
-    for base in base_folders():
+    for base in base_folders() if bases is None else bases:
         with contextlib.suppress(FileNotFoundError, RunDirError), _locked_base(base, create=False):
             machines += _sweep(base)
             with contextlib.suppress(OSError):

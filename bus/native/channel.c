@@ -36,8 +36,11 @@ void channel_last_leaves(struct channel *channel)
     if (channel->memory.obj)
         PyBuffer_Release(&channel->memory);
     channel->endpoint.journal = NULL;
+    channel->endpoint.seam = NULL;
     if (channel->journal.obj)
         PyBuffer_Release(&channel->journal);
+    if (channel->seam.obj)
+        PyBuffer_Release(&channel->seam);
 }
 
 void channel_signal(struct channel *channel)
@@ -106,7 +109,7 @@ static int check_ring(const Py_buffer *memory, Py_ssize_t offset, Py_ssize_t byt
 }
 
 struct channel_arguments {
-    PyObject *memory, *waiting, *flags, *journal;
+    PyObject *memory, *waiting, *flags, *journal, *seam;
     Py_ssize_t outgoing_offset, outgoing_bytes, incoming_offset, incoming_bytes;
     int signal_fd, wait_fd, flag, reset;
 };
@@ -158,21 +161,27 @@ static int attach(struct channel *channel, const struct channel_arguments *given
             return -1;
         endpoint_take_over(&channel->endpoint, channel->journal.buf);
     }
+    if (given->seam != Py_None) {
+        if (writable_page_open(&channel->seam, given->seam, sizeof(struct seam), "seam") < 0)
+            return -1;
+        channel->endpoint.seam = channel->seam.buf;
+    }
     return 0;
 }
 
 static PyObject *channel_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"memory", "outgoing_offset", "outgoing_bytes", "incoming_offset", "incoming_bytes",
-                            "signal_fd", "wait_fd", "waiting", "flags", "flag", "reset", "journal", NULL};
+                            "signal_fd", "wait_fd", "waiting", "flags", "flag", "reset", "journal", "seam",
+                            NULL};
     const Py_ssize_t missing = PY_SSIZE_T_MIN; /* the format cannot say that a named argument is required */
     struct channel_arguments given = {
-        .waiting = Py_None, .flags = Py_None, .journal = Py_None, .flag = -1, .signal_fd = INT_MIN, .wait_fd = INT_MIN,
+        .waiting = Py_None, .flags = Py_None, .journal = Py_None, .seam = Py_None, .flag = -1, .signal_fd = INT_MIN, .wait_fd = INT_MIN,
         .outgoing_offset = missing, .outgoing_bytes = missing, .incoming_offset = missing, .incoming_bytes = missing};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$nnnniiOOipO:Channel", names, &given.memory, &given.outgoing_offset,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$nnnniiOOipOO:Channel", names, &given.memory, &given.outgoing_offset,
                                      &given.outgoing_bytes, &given.incoming_offset, &given.incoming_bytes,
                                      &given.signal_fd, &given.wait_fd, &given.waiting, &given.flags, &given.flag,
-                                     &given.reset, &given.journal))
+                                     &given.reset, &given.journal, &given.seam))
         return NULL;
     if (given.outgoing_offset == missing || given.outgoing_bytes == missing || given.incoming_offset == missing
         || given.incoming_bytes == missing || given.signal_fd == INT_MIN || given.wait_fd == INT_MIN)

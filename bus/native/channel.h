@@ -9,7 +9,7 @@ struct channel {
     PyObject_HEAD
     struct endpoint endpoint;
     struct module_state *state;
-    Py_buffer memory, flags, journal; /* obj is NULL when not held */
+    Py_buffer memory, flags, journal, seam; /* obj is NULL when not held */
     PyObject *memory_view;   /* read-only, format B, of all of `memory` */
     Py_ssize_t reader_data_offset;
     uint32_t held;      /* packets peeked and not released */
@@ -60,7 +60,7 @@ void channel_signal(struct channel *channel);
 static inline void channel_release(struct channel *channel)
 {
     channel->held = 0;
-    if (ring_release(&channel->endpoint.reader))
+    if (endpoint_release(&channel->endpoint))
         channel_signal(channel);
 }
 

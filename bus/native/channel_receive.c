@@ -357,7 +357,7 @@ PyObject *channel_reply_and_receive(struct channel *channel, PyObject *const *ar
         || channel_check(channel, WAIT_FOR_SPACE) < 0 || channel_check(channel, WAIT_FOR_DATA) < 0)
         return NULL;
     if (values[0] == Py_None) {
-        channel->owes_signal = ring_release(&channel->endpoint.reader);
+        channel->owes_signal = endpoint_release(&channel->endpoint);
     } else {
         if (readable_open_briefly(&payload, values[0]) < 0)
             return NULL;

@@ -70,6 +70,7 @@ void endpoint_signal(struct endpoint *endpoint)
     const uint64_t one = 1;
     if (endpoint->signal_fd < 0)
         return;
+    seam_pass(endpoint->seam, SEAM_SIGNAL);
     if (endpoint->signal_may_block) {
         struct pollfd poll_fd = {.fd = endpoint->signal_fd, .events = POLLOUT};
         if (poll(&poll_fd, 1, 0) != 1)

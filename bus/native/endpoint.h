@@ -11,6 +11,7 @@
 #define PARTVISOR_ENDPOINT_H
 
 #include "ring.h"
+#include "seam.h"
 
 #define ENDPOINT_FOREVER UINT64_MAX
 #define ENDPOINT_DEFAULT_SPIN_NS 2000u
@@ -74,6 +75,7 @@ struct endpoint {
     int wait_fd;         /* eventfd, owned by the endpoint; -1: spin only */
     int wait_epoll_fd;
     struct endpoint_journal *journal; /* or NULL: nobody takes over */
+    struct seam *seam;                /* or NULL: nobody tests that */
     void *flag_page; /* our SIEF page, or NULL */
     uint32_t flag;
     struct wait_policy policy;
@@ -140,8 +142,23 @@ static inline void endpoint_take_over(struct endpoint *endpoint, struct endpoint
 static inline bool endpoint_publish(struct endpoint *endpoint)
 {
     endpoint_commit(endpoint);
+    seam_pass(endpoint->seam, SEAM_COMMIT);
     const bool owed = ring_publish(&endpoint->writer);
+    seam_pass(endpoint->seam, SEAM_PUBLISH);
     endpoint->statistics.signals_suppressed += !owed;
+    return owed;
+}
+
+/* Give back what was read; true: a signal is owed. ORDER journal: what needed no answer was published by nobody, so it is
+ * committed here: a successor that attaches must not put the index back to the last request that was answered. */
+static inline bool endpoint_release(struct endpoint *endpoint)
+{
+    if (endpoint->reader.released_out == endpoint->reader.next_out)
+        return false;
+    if (endpoint->writer.staged_in == endpoint->writer.published_in)
+        endpoint_commit(endpoint);
+    const bool owed = ring_release(&endpoint->reader);
+    seam_pass(endpoint->seam, SEAM_RELEASE);
     return owed;
 }
 
@@ -150,8 +167,11 @@ static inline bool endpoint_publish(struct endpoint *endpoint)
 static inline bool endpoint_publish_and_release(struct endpoint *endpoint)
 {
     endpoint_commit(endpoint);
+    seam_pass(endpoint->seam, SEAM_COMMIT);
     const uint32_t previous_in = ring_publish_index(&endpoint->writer);
+    seam_pass(endpoint->seam, SEAM_PUBLISH);
     const uint32_t previous_out = ring_release_index(&endpoint->reader);
+    seam_pass(endpoint->seam, SEAM_RELEASE);
     RING_FULL_FENCE(); /* ORDER sleep and ORDER space, in ring.h */
     const bool for_data = previous_in != endpoint->writer.published_in
                           && ring_publish_signals(&endpoint->writer, previous_in);

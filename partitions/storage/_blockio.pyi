@@ -69,10 +69,11 @@ class Queue:
         Others are in `take_failed` and `take_foreign`, and `troubled` is True.
         """
 
-    def transfer(self, write: bool, slot: int, offset: int, blocks: int, timeout_ns: int, /) -> int:
+    def transfer(self, write: bool, slot: int, offset: int, blocks: int, timeout_ns: int, /) -> bool:
         """Start one request and wait until its slot is free again, or the time is over.
 
-        0: not started, the ring is full; 1: it ended well; 2: look at `troubled`, and at `in_flight`.
+        True: it ended well. False: look at `troubled`, and at `in_flight`. Others that end meanwhile are for the
+        next `reap`.
         """
 
     def take_failed(self) -> list[tuple[int, bytes]]:

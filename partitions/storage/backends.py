@@ -242,11 +242,17 @@ class FileBackend(DescriptorBackend):
 
 
 class MemoryBackend(DescriptorBackend):
-    """A disk in anonymous memory that can't change its size; gone when closed."""
+    """A disk in anonymous memory that can't change its size; gone when its last holder has closed it."""
 
-    def __init__(self, size_bytes: int, *, block_bytes: int = BLOCK_BYTES) -> None:
+    def __init__(
+        self, size_bytes: int, *, block_bytes: int = BLOCK_BYTES, descriptor: int | None = None
+    ) -> None:
+        """`descriptor`: of memory that somebody else keeps, too, so that the disk outlives this process."""
         if size_bytes <= 0 or size_bytes % block_bytes:
             raise ValueError(f"size_bytes {size_bytes}: want a positive multiple of {block_bytes}")
+        if descriptor is not None:
+            super().__init__(descriptor, size_bytes, block_bytes=block_bytes)
+            return
         descriptor = os.memfd_create("disk", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(descriptor, size_bytes)

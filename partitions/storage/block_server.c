@@ -139,6 +139,7 @@ static bool serve_one(struct block_server *server, const struct ring_packet *fou
         return false; /* no room for the answer: Python waits for it, and sees a corrupt ring */
     if (!move(server, &transfer, vectors))
         return false; /* done again in Python, which finds out what the error means */
+    seam_pass(endpoint->seam, SEAM_EXECUTE);
     make_answer(&packet, &transfer);
     if (ring_write(&endpoint->writer, RING_PACKET_COMPLETION, 0, found->transaction_id, NULL, 0, &packet,
                    STORVSP_PACKET_BYTES) != RING_OK)
@@ -193,6 +194,7 @@ static enum ring_status serve_batch(struct block_server *server, bool *for_pytho
         status = ring_peek(&endpoint->reader, &packet);
         if (status != RING_OK)
             break;
+        seam_pass(endpoint->seam, SEAM_TAKE);
         if (!inside) {
             enter(server);
             inside = true;

@@ -1,12 +1,17 @@
 /* The type Queue: block_queue.h for Python. */
 #include "blockio.h"
 
+#include <time.h>
+
 #include "block_queue.h"
+
+#define SPACE_PAUSE_NS 20000
 
 struct queue_object {
     PyObject_HEAD
     PyObject *channel;
     PyObject *failed;  /* list of (slot, packet) */
+    PyObject *ended;   /* list of slots that ended well while transfer() waited for its own: for the next reap() */
     PyObject *foreign; /* list of (type, flags, transaction id, extra header, payload) */
     struct block_queue queue;
     uint64_t disk_blocks;
@@ -36,8 +41,9 @@ static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->channel = channel;
     self->failed = PyList_New(0);
     self->foreign = PyList_New(0);
+    self->ended = PyList_New(0);
     self->queue.slot = PyMem_Calloc(slots, sizeof *self->queue.slot);
-    if (!self->failed || !self->foreign || !self->queue.slot) {
+    if (!self->failed || !self->foreign || !self->ended || !self->queue.slot) {
         Py_DECREF(self);
         return PyErr_NoMemory();
     }
@@ -57,6 +63,7 @@ static void queue_dealloc(PyObject *object)
     Py_XDECREF(self->channel);
     Py_XDECREF(self->failed);
     Py_XDECREF(self->foreign);
+    Py_XDECREF(self->ended);
     PyMem_Free(self->queue.slot);
     freefunc free_object = (freefunc)PyType_GetSlot(type, Py_tp_free);
     free_object(object);
@@ -211,9 +218,11 @@ static bool keep_foreign(struct queue_object *self, const struct ring_packet *fo
                                          (unsigned long long)found->transaction_id, "", payload));
 }
 
-/* Take in everything that is there; `done`, if not NULL, gets the slots that ended well. False: an exception is set, or
+#define NO_SLOT UINT32_MAX
+
+/* Take in everything that is there; `done` gets the slots that ended well, but for `own`. False: an exception is set, or
  * `broken` is. Whatever happens, what was looked at is released. */
-static bool take_all(struct queue_object *self, PyObject *done)
+static bool take_all(struct queue_object *self, PyObject *done, uint32_t own)
 {
     struct endpoint *endpoint = self->queue.endpoint;
     struct ring_packet found;
@@ -224,7 +233,7 @@ static bool take_all(struct queue_object *self, PyObject *done)
     while (good && (status = ring_peek(&endpoint->reader, &found)) == RING_OK) {
         switch (block_queue_take(&self->queue, &found, &slot, &packet)) {
         case BLOCK_DONE:
-            good = !done || append_and_drop(done, PyLong_FromUnsignedLong(slot));
+            good = slot == own || append_and_drop(done, PyLong_FromUnsignedLong(slot));
             break;
         case BLOCK_FAILED:
             good = append_and_drop(
@@ -245,11 +254,12 @@ static bool take_all(struct queue_object *self, PyObject *done)
 
 static PyObject *reap(struct queue_object *self, long long timeout_ns)
 {
-    if (ring_poll(&self->queue.endpoint->reader) == RING_EMPTY && timeout_ns != 0
-        && wait_for_packet(self, deadline_of(timeout_ns), false) < 0)
+    PyObject *fresh = PyList_New(0), *done = self->ended;
+    if (!fresh)
         return NULL;
-    PyObject *done = PyList_New(0);
-    if (done && !take_all(self, done))
+    self->ended = fresh;
+    const bool wait = timeout_ns != 0 && PyList_Size(done) == 0 && ring_poll(&self->queue.endpoint->reader) == RING_EMPTY;
+    if ((wait && wait_for_packet(self, deadline_of(timeout_ns), false) < 0) || !take_all(self, done, NO_SLOT))
         Py_CLEAR(done);
     return done;
 }
@@ -263,21 +273,31 @@ static PyObject *queue_reap(PyObject *object, PyObject *argument)
     return begin(self) ? end(self, reap(self, timeout_ns)) : NULL;
 }
 
-/* What transfer() returns, to save its caller a look at anything else. */
-enum transfer_result {
-    TRANSFER_NOT_STARTED, /* no room in the ring */
-    TRANSFER_WELL,
-    TRANSFER_TROUBLED, /* look at the failed and foreign packets, and at in_flight: the time may have been over */
-};
+/* Ring space for one more request. In flight are requests whose answers we take in meanwhile, or there is only a server
+ * that has not released yet what it answered. False: an exception is set, the channel is closed, or `broken`. */
+static bool wait_for_space(struct queue_object *self)
+{
+    const struct timespec pause = {.tv_nsec = SPACE_PAUSE_NS};
+    if (self->queue.in_flight > 0)
+        return wait_for_packet(self, ENDPOINT_FOREVER, false) > 0 && take_all(self, self->ended, NO_SLOT);
+    Py_BEGIN_ALLOW_THREADS
+    nanosleep(&pause, NULL);
+    Py_END_ALLOW_THREADS
+    if (PyErr_CheckSignals() < 0 || atomic_load(&self->queue.endpoint->closed))
+        return false;
+    return take_all(self, self->ended, NO_SLOT); /* answers to what was in flight before this queue was made */
+}
 
+/* True: the request ended well, and there is nothing else to look at. False: look at the failed and foreign packets, and at
+ * in_flight, for the time may have been over. */
 static PyObject *transfer(struct queue_object *self, bool write, unsigned long slot, uint64_t offset, uint32_t blocks,
                           long long timeout_ns)
 {
     enum ring_status status;
-    if (!stage(self, write, slot, offset, blocks, &status))
-        return NULL;
-    if (status == RING_FULL)
-        return PyLong_FromLong(TRANSFER_NOT_STARTED);
+    do {
+        if (!stage(self, write, slot, offset, blocks, &status) || (status == RING_FULL && !wait_for_space(self)))
+            return NULL;
+    } while (status == RING_FULL);
     bool owes_signal = block_queue_flush(&self->queue);
     const uint64_t deadline_ns = deadline_of(timeout_ns);
     while (self->queue.slot[slot].transaction_id != 0) {
@@ -287,11 +307,10 @@ static PyObject *transfer(struct queue_object *self, bool write, unsigned long s
         owes_signal = false;
         if (found == 0)
             break;
-        if (found < 0 || !take_all(self, NULL))
+        if (found < 0 || !take_all(self, self->ended, (uint32_t)slot))
             return NULL;
     }
-    const bool troubled = self->queue.slot[slot].transaction_id != 0 || is_troubled(self);
-    return PyLong_FromLong(troubled ? TRANSFER_TROUBLED : TRANSFER_WELL);
+    return PyBool_FromLong(self->queue.slot[slot].transaction_id == 0 && !is_troubled(self));
 }
 
 /* (write, slot, offset, blocks, timeout_ns), all by position: the shortest way in. */

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from bus import guids
 from bus.native import Channel, GpaMap
+from bus.seam import Seam
 from partitions.machine_plan import DevicePlan
 from partitions.storage._blockio import DeviceLock
 from partitions.storage.backends import BackendOpenError, BlockBackend, FileBackend, MemoryBackend
@@ -19,7 +20,7 @@ class OfferedDevice(Protocol):
 
     @property
     def interface(self) -> UUID: ...
-    def open(self, channel: Channel, gpa_map: GpaMap, record: memoryview) -> StorageVsp: ...
+    def open(self, channel: Channel, gpa_map: GpaMap, record: memoryview, seam: Seam) -> StorageVsp: ...
     def close(self) -> None: ...
 
 
@@ -28,15 +29,21 @@ class DiskDevice:
 
     interface: Final[UUID] = guids.SCSI
 
-    def __init__(self, plan: DevicePlan) -> None:
-        """Raises BackendOpenError: the text says what is wrong and how to mend it."""
+    def __init__(self, plan: DevicePlan, memory_fd: int | None) -> None:
+        """Raises BackendOpenError: the text says what is wrong and how to mend it.
+
+        Args:
+            memory_fd: the pages of a memory disk, which the hypervisor keeps while no root runs.
+        """
         self.name = plan.name
-        self.backend: BlockBackend = open_backend(plan)
+        self.backend: BlockBackend = open_backend(plan, memory_fd)
         self._lock = DeviceLock()
 
-    def open(self, channel: Channel, gpa_map: GpaMap, record: memoryview) -> StorageVsp:
+    def open(self, channel: Channel, gpa_map: GpaMap, record: memoryview, seam: Seam) -> StorageVsp:
         """Serve a channel. `record`: where a predecessor stood with it, or zeros; see StorageVsp."""
-        return StorageVsp(channel, gpa_map, self.backend, serial=self.name, lock=self._lock, record=record)
+        return StorageVsp(
+            channel, gpa_map, self.backend, serial=self.name, lock=self._lock, record=record, seam=seam
+        )
 
     def stick(self) -> None:
         """Take the device's lock and never give it back: `partvisor crash root --stuck`."""
@@ -51,10 +58,10 @@ class DiskDevice:
             self.backend.close()
 
 
-def open_backend(plan: DevicePlan) -> BlockBackend:
+def open_backend(plan: DevicePlan, memory_fd: int | None) -> BlockBackend:
     if plan.backend == "memory":
         assert plan.size_bytes is not None  # the config's validation sees to it
-        return MemoryBackend(plan.size_bytes, block_bytes=plan.block_bytes)
+        return MemoryBackend(plan.size_bytes, block_bytes=plan.block_bytes, descriptor=memory_fd)
     assert plan.path is not None
     backend = FileBackend.open(
         plan.path,

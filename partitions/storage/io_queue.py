@@ -23,7 +23,6 @@ from partitions.storage.handshake import DiskDescription
 from partitions.storage.protocol import Packet, ScsiRequest
 from partitions.storage.requests import Requests
 
-TRANSFER_WELL: Final = 1  # what Queue.transfer returns
 DRAIN_TIMEOUT_NS: Final = 5_000_000_000  # for what is still in flight when a queue is closed
 
 
@@ -94,22 +93,23 @@ class IoQueue:
         return done
 
     def read(self, offset: int, slot: int = 0) -> None:
-        """Read one transfer into a slot, and wait for it: the shortest path there is. Raises its error."""
+        """Read one transfer into a slot, and wait for it: the shortest path there is. Raises its error.
+
+        Others may be in flight: `reap` tells of them, as ever.
+        """
         try:
-            if self._native.transfer(False, slot, offset, self._blocks, -1) == TRANSFER_WELL:
-                return
+            if not self._native.transfer(False, slot, offset, self._blocks, -1):
+                self._raise_for(slot)
         except (RingClosed, RingCorrupt) as error:
             raise self._gone(error) from error
-        self._finish_transfer(False, offset, slot)
 
     def write(self, offset: int, slot: int = 0) -> None:
-        """Write one slot, and wait for it."""
+        """Write one slot, and wait for it; as `read`."""
         try:
-            if self._native.transfer(True, slot, offset, self._blocks, -1) == TRANSFER_WELL:
-                return
+            if not self._native.transfer(True, slot, offset, self._blocks, -1):
+                self._raise_for(slot)
         except (RingClosed, RingCorrupt) as error:
             raise self._gone(error) from error
-        self._finish_transfer(True, offset, slot)
 
     def close(self) -> None:
         """Waits, for a bounded time, until nothing is in flight. Pages that the server still holds stay taken."""
@@ -143,15 +143,7 @@ class IoQueue:
         except (RingClosed, RingCorrupt) as error:
             raise self._gone(error) from error
 
-    def _finish_transfer(self, write: bool, offset: int, slot: int) -> None:
-        """The rest of `read` or `write`: the request may not have been started, or something went wrong."""
-        try:
-            while not self._native.troubled:
-                self._native.reap(0 if not self.in_flight else -1)  # the ring is full
-                if self._native.transfer(write, slot, offset, self._blocks, -1) == TRANSFER_WELL:
-                    return
-        except (RingClosed, RingCorrupt) as error:
-            raise self._gone(error) from error
+    def _raise_for(self, slot: int) -> None:
         self._sort_troubles()
         for index, (failed, reason) in enumerate(self.failed):
             if failed == slot:

@@ -11,6 +11,7 @@ from typing import Final
 
 from bus.native import Channel, GpaMap, RingClosed
 from bus.packets import DESCRIPTOR_BYTES, TRAILER_BYTES, PacketFlags, PacketType
+from bus.seam import Seam, Step
 from partitions.storage._blockio import DeviceLock, Server
 from partitions.storage.backends import BlockBackend
 from partitions.storage.executor import MAX_TRANSFER_BYTES, Executor
@@ -39,6 +40,7 @@ class StorageVsp:
         fast: bool = True,
         lock: DeviceLock | None = None,
         record: memoryview | None = None,
+        seam: Seam | None = None,
     ) -> None:
         """One opening of one channel.
 
@@ -48,6 +50,7 @@ class StorageVsp:
             lock: the device's, where several channels are opened to it.
             record: memory that outlives this process, which `channel` has as its journal: byte 8 says that a
                 batch is being executed, bytes 16 to 19 say how far the session has come.
+            seam: where the process may be made to die; `channel` has the same.
 
         Raises:
             SnapshotError: `saved` is none of ours.
@@ -55,6 +58,7 @@ class StorageVsp:
         self._channel = channel
         self._gpa_map = gpa_map
         self._lock = DeviceLock() if lock is None else lock
+        self._seam = Seam() if seam is None else seam
         self._record = memoryview(bytearray(_RECORD_BYTES)) if record is None else record
         if saved is None and record is not None:
             saved = load_session(record[_SESSION_AT:_RECORD_BYTES])
@@ -106,9 +110,11 @@ class StorageVsp:
     def _serve(self, packet: tuple[int, int, int, bytes, bytes]) -> None:
         """Execute, publish, release. There is room for the answer: the device is not held while a guest is slow."""
         packet_type, flags, identity, extra, payload = packet
+        self._seam.passing(Step.TAKE)
         with self._lock:
             self._record[_EXECUTING_AT] = 1
             answer = self._answer(packet_type, flags, extra, payload)
+            self._seam.passing(Step.EXECUTE)
             save_session(self._record[_SESSION_AT:_RECORD_BYTES], self._executor.session)
             if answer is not None:
                 self._channel.send_completion(answer, identity)

@@ -23,7 +23,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from runtime.chaos.blocks import ZEROS
+from runtime.chaos.blocks import NUMBER_BITS, SUSPECTS, ZEROS
 from runtime.chaos.history import Ending, History, Operation, OperationKind, Outcome
 from runtime.chaos.liveness import gaps, hangs
 from runtime.chaos.registers import BEGINNING, NEVER, Access, Conflict, Kind, Reason, Register
@@ -62,15 +62,15 @@ def check(
         bound_s: within which every request must complete.
         cuts: when machines were ended on purpose. What was in flight then need not have completed.
         killed: seeds of guests that were killed on purpose while their machine went on.
-        initial: block to value before the first of them; a block that is not named was zeros.
+        initial: block to value before the first of them, of other seeds; a block that is not named was zeros.
         image: block to value after all of them, read from the disk itself.
         tearing: a read may be torn by another guest's write of the same block. Linux promises no more for
             files that several threads read and write; one channel alone is served in order and never tears.
 
     Raises:
-        CheckError: two histories of one seed, or records on both sides of a cut.
+        CheckError: a seed was used twice, or a history goes on after a cut.
     """
-    _refuse_strangers(histories, cuts)
+    _refuse_strangers(histories, cuts, initial or {})
     disk = _Disk(sorted(cuts), initial or {})
     for history in histories:
         disk.take_history(history)
@@ -176,10 +176,14 @@ class _Disk:
         return any(register is not None and register.wrote(value) for register in earlier)
 
 
-def _refuse_strangers(histories: Sequence[History], cuts: Sequence[Cut]) -> None:
+def _refuse_strangers(histories: Sequence[History], cuts: Sequence[Cut], initial: Mapping[int, int]) -> None:
     seeds = Counter(history.seed for history in histories)
     if (common := seeds.most_common(1)) and common[0][1] > 1:
         raise CheckError(f"two histories have the seed {common[0][0]}")
+    if used := seeds.keys() & {value >> NUMBER_BITS for value in initial.values() if value not in SUSPECTS}:
+        raise CheckError(
+            f"the disk held versions of seed {min(used)} before: give each run a seed of its own"
+        )
     for history in histories:
         for cut in cuts:
             if history.started_ns <= cut.time_ns < history.last_ns:

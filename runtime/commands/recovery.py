@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from bus.seam import PASSES_MAX, Step
 from runtime.commands.machines import _client, _json_option, _machine_option
 from runtime.exits import CommandError, ExitCode
 from runtime.reports import print_json
@@ -24,9 +25,13 @@ _POLL_S: Final = 0.01
 @click.option(
     "--stuck", "how", flag_value="stuck", help="Heartbeats go on, no channel moves: its watchdog acts."
 )
+@click.option("--at", type=click.Choice([step.text for step in Step]), hidden=True, help="Exactly at this step.")
+@click.option("--after", type=click.IntRange(1, PASSES_MAX), default=1, hidden=True, help="At its N-th pass.")
 @_machine_option
 @_json_option
-def crash(name: str, how: str | None, machine: str | None, as_json: bool) -> int:
+def crash(
+    name: str, how: str | None, at: str | None, after: int, machine: str | None, as_json: bool
+) -> int:
     """Break the root on purpose, by SIGKILL unless told otherwise, and say how long it took until it served again.
 
     \b
@@ -34,7 +39,11 @@ def crash(name: str, how: str | None, machine: str | None, as_json: bool) -> int
       partvisor crash root
       partvisor crash root --hang
     """
+    if at is not None and how is not None:
+        raise click.UsageError("--at is a way to crash of its own")
     with _client(machine) as client:
+        if at is not None:
+            return _replace(client, "seam", {"step": at, "passes": after, "deaths": 1}, as_json)
         return _replace(client, "crash", {"how": how or "kill"}, as_json)
 
 

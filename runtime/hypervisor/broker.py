@@ -21,20 +21,11 @@ from runtime.hypervisor.dispatch import Hypervisor
 from runtime.hypervisor.effects import (
     Announce,
     CheckHeartbeat,
-    CloseDoorbell,
-    CloseSlot,
-    CloseVp,
-    CloseWatch,
-    DropFiles,
     Effect,
     Halt,
     KeepFiles,
     KillPartition,
-    RaiseLine,
-    RaiseWatch,
-    RemoveRoute,
     ReplaceRoot,
-    RingDoorbell,
     SpawnPartition,
 )
 from runtime.hypervisor.host import Host
@@ -42,17 +33,15 @@ from runtime.hypervisor.loop import Loop, now_ns
 from runtime.hypervisor.machine import RootFailurePolicy
 from runtime.hypervisor.processes import WatchedProcess, sweep_orphans
 from runtime.hypervisor.replies import Reply
-from runtime.hypervisor.standby import Standby
+from runtime.hypervisor.standby import STANDBY_ID, Standby
 from runtime.hypervisor.zygote import Spawned, SpawnFailed, Zygote, ZygoteLost
 
 REQUEST_DESCRIPTORS_MAX: Final = 16  # the most that any call takes
-LAST_CALLS_MAX: Final = 64  # of a process that has ended: what it asked for before is still done
+LAST_CALLS_MAX: Final = 64  # of a process that has ended or is late: what it asked for before is still done
 ZYGOTE_RESTARTS_MAX: Final = 8
 ORPHAN_SWEEP_MS: Final = 20
 EXIT_GRACE_MS: Final = 500  # from the end of a partition's socket to that of its process
 HALT_GRACE_MS: Final = 2_000  # for killed processes to be reaped, before the broker leaves them to the kernel
-STANDBY_RETRY_MS: Final = 200
-STANDBY_ID: Final = 0  # what the zygote calls a process that is no partition yet
 ROOT_MODULE: Final = "partitions.root"
 _SPAWN_FAILED: Final = ExitStatus(127, None)  # as a shell reports it
 
@@ -67,15 +56,13 @@ class Broker:
         self.host: Final = Host()
         self.hypervisor: Final = Hypervisor(self.host, native, on_root_failure)
         self.loop: Final = Loop()
+        self.standby: Final = Standby(self, self.loop)
         self._sockets: dict[int, socket.socket] = {}  # hypercalls, by partition
         self._processes: dict[int, WatchedProcess] = {}
         self._spawning: set[int] = set()  # partitions asked for, not answered yet
         self._doomed: set[int] = set()  # of those: to be killed when they appear
         self._sweep_is_due = False
         self._console_fd: int | None = None
-        self._firmware_fd: int | None = None  # the root's end; each of its processes gets a duplicate
-        self._standby: Standby | None = None
-        self._standby_ready: Callable[[], None] = lambda: None
         self._announce: Callable[[str, Mapping[str, object]], None] = lambda kind, fields: None
         self.halted: str | None = None  # why; the loop ends
         self._watch_zygote(zygote)
@@ -97,8 +84,10 @@ class Broker:
         firmware_fd: int | None,
     ) -> None:
         """Take the root in. Takes the descriptors over unless it raises ValueError or OSError."""
-        self._carry_out(self.hypervisor.adopt_root(name, memory_pages, args, pid, now_ns()))
-        self._console_fd, self._firmware_fd = console_fd, firmware_fd
+        lent = [] if firmware_fd is None else [firmware_fd]
+        self._carry_out(self.hypervisor.adopt_root(name, memory_pages, args, pid, now_ns(), len(lent)))
+        self.host.lend_files(ROOT_PARTITION, lent)
+        self._console_fd = console_fd
         self._add_process(WatchedProcess(ROOT_PARTITION, pid, pidfd))
         self._add_socket(ROOT_PARTITION, sock)
 
@@ -116,11 +105,11 @@ class Broker:
 
     def bring_down(self) -> None:
         """Kill every process and reap them, for a bounded time. What is not ours dies by the kernel's hand."""
+        self.hypervisor.stop()
         for process in self._processes.values():
             process.kill()
-        if self._standby is not None:
-            self._standby.close()
-            self._standby = None
+        self.standby.close()
+        self._spawning.discard(ROOT_PARTITION)  # that was the standby
         self._doomed |= self._spawning
         deadline_ns = now_ns() + HALT_GRACE_MS * 1_000_000
         while self.live_partitions and now_ns() < deadline_ns:
@@ -173,6 +162,11 @@ class Broker:
                 codec.close_all(packet.fds)
         return self._reply(partition, sock, reply)
 
+    def _serve_last_calls(self, partition: int) -> None:
+        for _ in range(LAST_CALLS_MAX):
+            if not self._serve(partition):
+                break
+
     def _kill_soon(self, partition: int) -> None:
         """A process that ends closes its socket shortly before; it shall end with its own exit status."""
         process = self._processes.get(partition)
@@ -212,50 +206,36 @@ class Broker:
 
     def _carry_out(self, effects: list[Effect], fds: list[int] | None = None) -> bool:
         """In order. True: the call's descriptors were kept."""
-        kept, host = False, self.host
+        kept = False
         for effect in effects:
             match effect:
-                case CloseSlot(slot):
-                    host.close_slot(slot)
-                case CloseVp(partition, vp):
-                    host.close_vp(partition, vp)
-                case CloseDoorbell(partition, port):
-                    host.close_doorbell(partition, port)
-                case RemoveRoute(route):
-                    host.remove_route(route)
-                case CloseWatch(partition):
-                    host.close_watch(partition)
                 case KeepFiles(partition):
                     assert fds
-                    host.keep_files(partition, fds)
+                    self.host.keep_files(partition, fds)
                     kept = True
-                case DropFiles(partition):
-                    host.drop_files(partition)
-                case RaiseLine(partition, vp):
-                    host.raise_line(partition, vp)
-                case RingDoorbell(partition, port):
-                    host.ring_doorbell(partition, port)
-                case RaiseWatch(partition):
-                    host.raise_watch(partition)
                 case SpawnPartition(partition, path, module):
                     self._spawn(partition, path, module)
                 case KillPartition(partition):
                     self._kill(partition)
                 case ReplaceRoot():
-                    self._replace_root()
+                    self._spawning.add(ROOT_PARTITION)
+                    self.standby.want()
                 case CheckHeartbeat(partition, after_ms):
                     self._check_heartbeat(partition, after_ms)
                 case Announce(kind, fields):
                     self._announce(kind, fields)
                 case Halt(reason):
                     self.halted = self.halted or reason
+                case _:
+                    self.host.carry_out(effect)
         return kept
 
     def _check_heartbeat(self, partition: int, after_ms: int) -> None:
         def look() -> None:
+            self._serve_last_calls(partition)  # it may have called in time, and we were slow
             self._carry_out(self.hypervisor.heartbeat_due(partition, now_ns()))
 
-        self.loop.after(after_ms, look)
+        self.loop.alarm(partition, after_ms, look)
 
     def _kill(self, partition: int) -> None:
         if (process := self._processes.get(partition)) is not None:
@@ -274,9 +254,7 @@ class Broker:
         if not process.has_ended:  # an event of this descriptor's number's last owner
             return
         partition = process.partition
-        for _ in range(LAST_CALLS_MAX):
-            if not self._serve(partition):
-                break
+        self._serve_last_calls(partition)
         self._close_socket(partition)
         status = process.reap()
         self.loop.drop(process.pidfd)
@@ -293,13 +271,12 @@ class Broker:
 
     def _sweep(self) -> None:
         self._sweep_is_due = False
-        standby = self._standby
-        if self._spawning or (standby is not None and standby.process is None):
+        if self._spawning or self.standby.is_on_its_way:
             self._sweep_soon()  # a child that we do not know may be the one we wait for
             return
         known = {process.pid for process in self._processes.values()}
-        if standby is not None and standby.process is not None:
-            known.add(standby.process.pid)
+        if self.standby.pid is not None:
+            known.add(self.standby.pid)
         if self._zygote is not None:
             known.add(self._zygote.pid)
         if sweep_orphans(known):
@@ -323,9 +300,9 @@ class Broker:
         self.loop.watch_writable(zygote.socket.fileno(), zygote.outbox)
         match answer:
             case Spawned(partition, pid) if partition == STANDBY_ID:
-                self._standby_spawned(pid)
+                self.standby.spawned(pid)
             case SpawnFailed(partition, reason) if partition == STANDBY_ID:
-                self._drop_standby()
+                self.standby.spawn_failed(reason)
             case Spawned(partition, pid) if partition in self._spawning:
                 self._spawning.discard(partition)
                 self._spawned(partition, pid)
@@ -342,107 +319,42 @@ class Broker:
             self._zygotes_started += 1
             self._zygote = Zygote(self._zygote_module)
             self._watch_zygote(self._zygote)
-        for partition in self._spawning:
+        for partition in self._spawning - {ROOT_PARTITION}:
             self._spawn_fails(partition, f"the zygote was lost: {reason}")
+        self.standby.spawn_failed(f"the zygote was lost: {reason}")
 
     def _spawn(self, partition: int, path: str, module: str) -> None:
         self._spawning.add(partition)
+        try:
+            sock = self._ask_zygote(partition, path, module)
+        except OSError as error:
+            self._spawn_fails(partition, f"it cannot be spawned: {error}")
+        else:
+            self._add_socket(partition, sock)
+
+    def _ask_zygote(self, spawn_id: int, path: str, module: str) -> socket.socket:
+        """Our end of the hypercall socket; the answer comes later. Raises: OSError."""
         if self._zygote is None:
-            self._spawn_fails(partition, "there is no zygote any more")
-            return
+            raise OSError("there is no zygote any more")
+        console_fd = self._console()
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        except OSError as error:
-            self._spawn_fails(partition, f"no socket: {error}")
-            return
-        self._add_socket(partition, ours)
+        except OSError:
+            os.close(console_fd)
+            raise
         try:
-            self._zygote.spawn(partition, path, module, [theirs.detach(), self._console()])
+            self._zygote.spawn(spawn_id, path, module, [theirs.detach(), console_fd])
             self.loop.watch_writable(self._zygote.socket.fileno(), self._zygote.outbox)
         except OSError as error:
+            ours.close()
             self._lose_zygote(str(error))
+            raise
+        return ours
 
     def _console(self) -> int:
         if self._console_fd is None:
             return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         return os.dup(self._console_fd)
-
-    # -- the root's successors -----------------------------------------------------------------------------
-
-    def warm_standby(self) -> None:
-        """Have a process ready to become the root: forked, imported, its first call waiting in its socket."""
-        if self._standby is not None or self._zygote is None or self.halted is not None:
-            return
-        try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        except OSError:
-            return  # then the next root is forked when it is needed
-        self._standby = Standby(ours)
-        try:
-            self._zygote.spawn(STANDBY_ID, "root", ROOT_MODULE, [theirs.detach(), self._console()])
-            self.loop.watch_writable(self._zygote.socket.fileno(), self._zygote.outbox)
-        except OSError as error:
-            self._lose_zygote(str(error))
-
-    def _standby_spawned(self, pid: int) -> None:
-        standby = self._standby
-        if standby is None:  # the machine is going down
-            return
-        try:
-            standby.process = WatchedProcess(ROOT_PARTITION, pid, os.pidfd_open(pid))
-        except OSError:
-            self._drop_standby()
-            return
-        if standby.wanted:
-            self._activate(standby)
-        else:
-            self.loop.watch(standby.process.pidfd, lambda events: self._standby_event())
-            self._announce("root.standby", {"pid": pid})
-
-    def _standby_event(self) -> None:
-        """It died while it waited. Another one, a little later."""
-        standby = self._standby
-        if standby is not None and standby.process is not None and standby.process.has_ended:
-            self._drop_standby()
-            self.loop.after(STANDBY_RETRY_MS, self.warm_standby)
-
-    def _drop_standby(self) -> None:
-        standby, self._standby = self._standby, None
-        if standby is None:
-            return
-        if standby.process is not None and not standby.wanted:
-            self.loop.drop(standby.process.pidfd)
-        standby.close()
-        self._sweep_soon()
-        if standby.wanted:
-            self._spawn_fails(ROOT_PARTITION, "the standby was lost")
-
-    def _replace_root(self) -> None:
-        """The old process has been reaped: whoever comes now is alone on the devices."""
-        if self._firmware_fd is not None:
-            self.host.drop_files(ROOT_PARTITION)
-            self.host.keep_files(ROOT_PARTITION, [os.dup(self._firmware_fd)])
-            self.hypervisor.machine.partitions[ROOT_PARTITION].files = 1
-        self._spawning.add(ROOT_PARTITION)
-        if self._standby is None:
-            self.warm_standby()
-        standby = self._standby
-        if standby is None:
-            self._spawn_fails(ROOT_PARTITION, "no process for a new root can be had")
-            return
-        standby.wanted = True
-        if standby.process is not None:
-            self.loop.drop(standby.process.pidfd)
-            self._activate(standby)
-
-    def _activate(self, standby: Standby) -> None:
-        """Let it be the root: from here on its calls are answered, the first of which has been waiting."""
-        assert standby.process is not None
-        self._standby = None
-        self._spawning.discard(ROOT_PARTITION)
-        self._add_process(standby.process)
-        self._carry_out(self.hypervisor.process_started(ROOT_PARTITION, standby.process.pid, now_ns()))
-        self._add_socket(ROOT_PARTITION, standby.socket)
 
     def _spawned(self, partition: int, pid: int) -> None:
         try:
@@ -452,15 +364,17 @@ class Broker:
             self._spawning.add(partition)
             self._spawn_fails(partition, f"no pidfd of {pid}: {error}")
             return
-        process = WatchedProcess(partition, pid, pidfd)
-        self._add_process(process)
-        doomed = partition in self._doomed
-        self._doomed.discard(partition)
-        self._carry_out(self.hypervisor.process_started(partition, pid, now_ns()))
-        if doomed:
-            process.kill()
-        elif partition not in self._sockets:  # closed already
+        self._started(WatchedProcess(partition, pid, pidfd))
+        if partition not in self._sockets:  # closed already
             self._kill_soon(partition)
+
+    def _started(self, process: WatchedProcess) -> None:
+        partition = process.partition
+        self._add_process(process)
+        self._carry_out(self.hypervisor.process_started(partition, process.pid, now_ns()))
+        if partition in self._doomed:
+            self._doomed.discard(partition)
+            self._kill(partition)
 
     def _spawn_fails(self, partition: int, reason: str) -> None:
         """Reported by the loop: the effects that asked for the spawn may not be carried out to the end yet."""
@@ -472,3 +386,28 @@ class Broker:
             self._doomed.discard(partition)
             self._close_socket(partition)
             self._carry_out(self.hypervisor.process_exited(partition, _SPAWN_FAILED, reason, now_ns()))
+
+    # -- the root's successor ------------------------------------------------------------------------------
+
+    def spawn_standby(self) -> socket.socket | None:
+        if self.halted is not None:
+            return None
+        try:
+            return self._ask_zygote(STANDBY_ID, "root", ROOT_MODULE)
+        except OSError:
+            return None
+
+    def standby_waits(self, pid: int) -> None:
+        self._announce("root.standby", {"pid": pid})
+
+    def standby_takes_over(self, process: WatchedProcess, sock: socket.socket) -> None:
+        """From here on its calls are answered, the first of which has been waiting."""
+        self._spawning.discard(ROOT_PARTITION)
+        self._add_socket(ROOT_PARTITION, sock)
+        self._started(process)
+
+    def standby_lost(self, reason: str) -> None:
+        self._spawn_fails(ROOT_PARTITION, reason)
+
+    def standby_died(self) -> None:
+        self._sweep_soon()

@@ -129,9 +129,18 @@ class Hypervisor:
         self.machine: Final = Machine(resources, synic_operations, on_root_failure)
 
     def adopt_root(
-        self, name: str, memory_pages: int, args: Mapping[str, object], pid: int, now_ns: int = 0
+        self,
+        name: str,
+        memory_pages: int,
+        args: Mapping[str, object],
+        pid: int,
+        now_ns: int = 0,
+        successor_files: int = 0,
     ) -> list[Effect]:
         """Take the process that booted us as partition 1; all memory of the machine is its.
+
+        Args:
+            successor_files: how many descriptors each later process of partition 1 is born with.
 
         Raises: ValueError: a bad name or too little memory; OSError: out of descriptors. Both change nothing.
         """
@@ -153,6 +162,7 @@ class Hypervisor:
         machine.partitions[root.id] = root
         machine.next_partition = root.id + 1
         machine.memory_pages = memory_pages
+        machine.root_files = successor_files
         return self._effects()
 
     def handle(

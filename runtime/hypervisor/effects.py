@@ -128,12 +128,15 @@ class KillPartition:
 
 @dataclass(frozen=True, slots=True)
 class ReplaceRoot:
-    """Wake the standby, or spawn a new process for partition 1. Answered as SpawnPartition is."""
+    """Wake the standby, or spawn a new process for partition 1. Answered as SpawnPartition is.
+
+    What the first root was adopted with for its successors is kept for the new one's birth.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class CheckHeartbeat:
-    """Call `heartbeat_due` after this time."""
+    """Call `heartbeat_due` after this time: once, and no more at the time that an earlier one named."""
 
     partition: int
     after_ms: int
@@ -154,21 +157,17 @@ class Halt:
     reason: str
 
 
-Effect = (
+HostEffect = (  # on memory, lines and routes, by their ids alone
     CloseSlot
     | CloseVp
     | CloseDoorbell
     | RemoveRoute
     | CloseWatch
-    | KeepFiles
     | DropFiles
     | RaiseLine
     | RingDoorbell
     | RaiseWatch
-    | SpawnPartition
-    | KillPartition
-    | ReplaceRoot
-    | CheckHeartbeat
-    | Announce
-    | Halt
+)
+Effect = (
+    HostEffect | KeepFiles | SpawnPartition | KillPartition | ReplaceRoot | CheckHeartbeat | Announce | Halt
 )

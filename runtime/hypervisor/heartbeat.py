@@ -27,30 +27,34 @@ def heartbeat(call: Call, *, within_ms: int) -> Reply:
 
 
 def promise(machine: Machine, partition: Partition, within_ms: int) -> None:
-    had_timer = partition.heartbeat_due_ns is not None
+    """Takes the place of what it promised before. A process may promise before we know that it was started."""
     partition.heartbeat_within_ms = within_ms
-    partition.heartbeat_due_ns = machine.now_ns + within_ms * 1_000_000 if within_ms else None
-    # A timer that is running looks at the new time itself, unless the new time comes before it.
-    if partition.heartbeat_due_ns is not None and (
-        not had_timer or partition.heartbeat_due_ns < partition.heartbeat_timer_ns
-    ):
-        _arm(machine, partition, partition.heartbeat_due_ns)
+    if not within_ms:
+        partition.heartbeat_due_ns = None
+        return
+    due_ns = partition.heartbeat_due_ns = machine.now_ns + within_ms * 1_000_000
+    # A timer that comes before looks at the new time itself: a promise renewed in time costs no timer.
+    if partition.heartbeat_timer_ns is None or due_ns < partition.heartbeat_timer_ns:
+        _arm(machine, partition, due_ns)
 
 
 def forget(partition: Partition) -> None:
-    """Its process has ended; what it promised died with it."""
+    """Its process has ended; what it promised died with it. The timer finds nothing, or its successor's promise."""
     partition.heartbeat_due_ns = None
 
 
 def check(machine: Machine, partition: Partition) -> None:
-    """A timer has come. Kill who is late; look again later at who is not."""
+    """Its timer has come. Kill who is late; look again later at who is not."""
+    partition.heartbeat_timer_ns = None
     due_ns = partition.heartbeat_due_ns
-    if due_ns is None or partition.process is not Process.RUNNING:
+    if due_ns is None:
         return
     if machine.now_ns < due_ns:
         _arm(machine, partition, due_ns)
         return
     partition.heartbeat_due_ns = None
+    if partition.process not in (Process.STARTING, Process.RUNNING):
+        return
     partition.failure = f"hung: no heartbeat for {partition.heartbeat_within_ms} ms"
     machine.effects.append(KillPartition(partition.id))
 

@@ -17,7 +17,20 @@ from typing import Final
 
 from bus import native
 from bus.memory import PAGE_BYTES, REQUIRED_SEALS, MemorySlot
-from runtime.hypervisor.effects import Page, RouteSpec
+from runtime.hypervisor.effects import (
+    CloseDoorbell,
+    CloseSlot,
+    CloseVp,
+    CloseWatch,
+    DropFiles,
+    HostEffect,
+    Page,
+    RaiseLine,
+    RaiseWatch,
+    RemoveRoute,
+    RingDoorbell,
+    RouteSpec,
+)
 from runtime.hypervisor.replies import (
     DoorbellHandle,
     FilesHandle,
@@ -54,6 +67,7 @@ class Host:
         self._kicks: dict[int, int] = {}  # by route
         self._watches: dict[int, int] = {}
         self._files: dict[int, list[int]] = {}
+        self._lent_files: dict[int, list[int]] = {}
         self._router = native.Router()
 
     def has_room_for(self, fds: Iterable[int]) -> bool:
@@ -124,39 +138,40 @@ class Host:
 
     # -- effects -------------------------------------------------------------------------------------------
 
-    def close_slot(self, slot: int) -> None:
-        os.close(self._slots.pop(slot))
-
-    def close_vp(self, partition: int, vp: int) -> None:
-        self._vps.pop((partition, vp)).close()
-
-    def close_doorbell(self, partition: int, port: int) -> None:
-        os.close(self._doorbells.pop((partition, port)))
-
-    def remove_route(self, route: int) -> None:
-        self._router.remove(route)  # returns once its thread is out of the route: only then may it close
-        os.close(self._kicks.pop(route))
-
-    def close_watch(self, partition: int) -> None:
-        os.close(self._watches.pop(partition))
+    def carry_out(self, effect: HostEffect) -> None:
+        # A full counter already says all that one more could; a peer that filled it must not make us wait.
+        match effect:
+            case CloseSlot(slot):
+                os.close(self._slots.pop(slot))
+            case CloseVp(partition, vp):
+                self._vps.pop((partition, vp)).close()
+            case CloseDoorbell(partition, port):
+                os.close(self._doorbells.pop((partition, port)))
+            case RemoveRoute(route):
+                self._router.remove(route)  # returns once its thread is out of it: only then may it close
+                os.close(self._kicks.pop(route))
+            case CloseWatch(partition):
+                os.close(self._watches.pop(partition))
+            case DropFiles(partition):
+                self._drop_files(partition)
+            case RaiseLine(partition, vp):
+                native.eventfd_signal(self._vps[partition, vp].line_fd)
+            case RingDoorbell(partition, port):
+                native.eventfd_signal(self._doorbells[partition, port])
+            case RaiseWatch(partition):
+                native.eventfd_signal(self._watches[partition])
 
     def keep_files(self, partition: int, fds: list[int]) -> None:
+        """Takes them over."""
         self._files[partition] = fds
 
-    def drop_files(self, partition: int) -> None:
+    def lend_files(self, partition: int, fds: list[int]) -> None:
+        """As `keep_files`, but each process of this partition is born with them, and they stay ours."""
+        self._lent_files[partition] = fds
+
+    def _drop_files(self, partition: int) -> None:
         for fd in self._files.pop(partition, ()):
             os.close(fd)
-
-    # A full counter already says all that one more could; a peer that filled it must not make us wait.
-
-    def raise_line(self, partition: int, vp: int) -> None:
-        native.eventfd_signal(self._vps[partition, vp].line_fd)
-
-    def ring_doorbell(self, partition: int, port: int) -> None:
-        native.eventfd_signal(self._doorbells[partition, port])
-
-    def raise_watch(self, partition: int) -> None:
-        native.eventfd_signal(self._watches[partition])
 
     # -- replies -------------------------------------------------------------------------------------------
 
@@ -183,9 +198,9 @@ class Host:
                     case WatchHandle(partition):
                         fds.append(self._watches[partition])
                     case FilesHandle(partition):
-                        files = self._files.pop(partition)
+                        files = self._files.pop(partition, [])
                         passing += files
-                        fds += files
+                        fds += [*self._lent_files.get(partition, ()), *files]
             yield fds
         finally:
             for fd in passing:

@@ -65,6 +65,12 @@ def _check_tree(machine: Machine, partition: Partition) -> None:
         _hold(partition.id in machine.partitions[partition.parent].children, "a parent knows its child")
     if partition.process is Process.RUNNING:
         _hold(partition.pid is not None, "a process has a pid")
+    if partition.heartbeat_due_ns is not None:
+        _hold(partition.process is not Process.ENDED, "the dead promise nothing")
+        timer_ns = partition.heartbeat_timer_ns
+        _hold(
+            timer_ns is not None and timer_ns <= partition.heartbeat_due_ns, "a promise is looked at in time"
+        )
     if partition.process in (Process.STARTING, Process.RUNNING):
         _hold(partition.state in (PartitionState.ACTIVE, PartitionState.FINALIZING), "a process has a home")
 

@@ -1,4 +1,4 @@
-"""One epoll and a few timers. Handlers must not block; a handler may be called though nothing has happened."""
+"""One epoll and some timers. Handlers must not block; a handler may be called though nothing has happened."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Final
 
 from runtime.hypervisor.outbox import Outbox
 
+TIMERS_REPLACED_MAX: Final = 1024  # that are still in the heap
+
 
 class Loop:
     """Calls handlers of descriptors and timers, one at a time."""
@@ -19,6 +21,8 @@ class Loop:
         self._handlers: dict[int, Callable[[int], None]] = {}  # by descriptor
         self._timers: list[tuple[int, int, Callable[[], None]]] = []  # heap of (when, serial, action)
         self._serial = 0  # orders timers of the same moment
+        self._alarms: dict[int, int] = {}  # serials by key
+        self._replaced: set[int] = set()  # serials of alarms that are not to go off
 
     def watch(self, fd: int, handler: Callable[[int], None]) -> None:
         """Call `handler(epoll events)` whenever the descriptor can be read or has hung up."""
@@ -40,6 +44,23 @@ class Loop:
         self._serial += 1
         heapq.heappush(self._timers, (now_ns() + delay_ms * 1_000_000, self._serial, action))
 
+    def alarm(self, key: int, delay_ms: int, action: Callable[[], None]) -> None:
+        """As `after`, in place of an earlier alarm of this key that has not gone off yet. However often somebody
+        changes his mind, one is left."""
+
+        def go_off() -> None:
+            del self._alarms[key]
+            action()
+
+        if (earlier := self._alarms.get(key)) is not None:
+            self._replaced.add(earlier)
+        self.after(delay_ms, go_off)
+        self._alarms[key] = self._serial
+        if len(self._replaced) > TIMERS_REPLACED_MAX:
+            self._timers = [timer for timer in self._timers if timer[1] not in self._replaced]
+            heapq.heapify(self._timers)
+            self._replaced.clear()
+
     def run_once(self, timeout_ms: int | None = None) -> None:
         """Wait, at most this long, and handle what came."""
         if self._timers:
@@ -50,7 +71,11 @@ class Loop:
             if (handler := self._handlers.get(fd)) is not None:
                 handler(events)
         while self._timers and self._timers[0][0] <= now_ns():
-            heapq.heappop(self._timers)[2]()
+            _, serial, action = heapq.heappop(self._timers)
+            if serial in self._replaced:
+                self._replaced.remove(serial)
+            else:
+                action()
 
 
 def now_ns() -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from runtime.abi import PARTITION_SELF, ROOT_PARTITION, HvStatus
-from runtime.hypervisor.effects import Effect, Halt, ReplaceRoot, Resources, SynicOperations
+from runtime.hypervisor.effects import DropFiles, Effect, Halt, ReplaceRoot, Resources, SynicOperations
 from runtime.hypervisor.gpa import Slot
 from runtime.hypervisor.partitions import Partition
 from runtime.hypervisor.ports import Connection, Port
@@ -41,6 +41,7 @@ class Machine:
     next_slot: int = 1
     next_route: int = 1
     root_generation: int = 1  # counts the root's processes
+    root_files: int = 0  # descriptors that each but the first is born with
     root_is_up: bool = False  # it has given a first heartbeat, so it has saved what a successor needs
     root_failures_ns: list[int] = field(default_factory=list)  # when, of the last few
 
@@ -95,7 +96,10 @@ class Machine:
             )
             return
         self.root_generation += 1
-        self.partitions[ROOT_PARTITION].process = Process.STARTING
+        root = self.partitions[ROOT_PARTITION]
+        if root.files:  # the one that just failed did not ask for them
+            self.effects.append(DropFiles(ROOT_PARTITION))
+        root.process, root.files = Process.STARTING, self.root_files
         self.effects.append(ReplaceRoot())
 
 

@@ -64,7 +64,7 @@ class Partition:
     failure: str | None = None  # why we had to kill it
     heartbeat_within_ms: int = 0
     heartbeat_due_ns: int | None = None  # None: nothing was promised
-    heartbeat_timer_ns: int = 0
+    heartbeat_timer_ns: int | None = None  # when its one timer comes; None: there is none
     watched_children: bool = False  # has claimed the eventfd of WATCH_CHILDREN
     gpa: GpaSpace = field(default_factory=GpaSpace)
     vps: dict[int, VirtualProcessor] = field(default_factory=dict)
@@ -138,8 +138,7 @@ def get_birth(call: Call) -> Reply:
     vps = sorted(caller.vps)
     handles: tuple[VpHandle | FilesHandle, ...] = tuple(VpHandle(caller.id, vp) for vp in vps)
     files = caller.files
-    if caller.id != ROOT_PARTITION:  # each process of the root is given them anew
-        caller.files = 0
+    caller.files = 0
     values: dict[str, object] = {
         "partition": caller.id,
         "name": caller.name,

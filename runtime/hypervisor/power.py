@@ -2,9 +2,11 @@
 
 platform -> broker   [verb, map]: "adopt", "list", "show", "kill", "stop"
 broker -> platform   [verb, map]: the answer to a request, in order, its "request" key echoed; or "error"
-                     events: "partition.created", ".started", ".exited", ".deleted"; at last "halt"
+                     events: "partition.created", ".started", ".exited", ".deleted"; "root.standby";
+                     "halting", and when every process is dead, "halt"
 
-adopt {name, memory_pages, pid, args?} + [root's hypercall socket, its pidfd, console?, firmware?] -> adopt {id}
+adopt {name, memory_pages, pid, args?} + [root's hypercall socket, its pidfd, console?, firmware?] -> adopt {id};
+                      the firmware is what each later process of the root is born with
 warm {}            -> warm {}; a standby for the root is made ready, and again after each takeover
 list {after?}      -> list {partitions: [...], more}
 show {name}        -> show {...}
@@ -103,13 +105,15 @@ class PowerSocket:
             elif verb == "kill":
                 partition = self._named(args)
                 number = _integer(args, "signal", int(signal.SIGKILL))
+                if number >= signal.NSIG:
+                    raise _Refused(f"there is no signal {number}")
                 if number == signal.SIGKILL:
                     self._broker.kill(partition.id)
                 else:
                     self._broker.signal(partition.id, number)
                 result = {"id": partition.id}
             elif verb == "warm":
-                self._broker.warm_standby()
+                self._broker.standby.warm()
                 result = {}
             elif verb == "stop":
                 result = self._stop(args)

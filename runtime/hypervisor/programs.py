@@ -33,7 +33,7 @@ _KEYS: Final = {"module", "name", "args"}
 
 
 class Process(enum.Enum):
-    """Of a partition. One that was started is never started again: make a new partition."""
+    """Of a partition. One that was started is never started again; only the root's process is replaced."""
 
     NONE = enum.auto()
     STARTING = enum.auto()  # asked for, pid not known yet

@@ -137,6 +137,24 @@ def test_what_a_queue_refuses_was_never_started() -> None:
         assert disk.read(0, 512) == bytes(512)
 
 
+def test_one_transfer_more_than_the_ring_holds_waits_for_its_turn() -> None:
+    """`read` and `write` beside many in flight: their own slot's result, and nobody else's is lost."""
+    with MemoryBackend(SIZE) as backend, connected(backend, ring_pages=1, data_pages=256) as pair:
+        disk = open_disk(pair)
+        disk.write(0, b"".join(bytes([number]) * 4096 for number in range(64)))
+        with disk.open_queue(200, 4096) as queue:
+            for _ in range(50):
+                started = queue.submit_reads(list(range(199)), [4096 * (n % 64) for n in range(199)])
+                assert started < 199, "the ring is full"
+                queue.read(4096 * 63, 199)
+                assert queue.views[199] == bytes([63]) * 4096
+                ended: list[int] = []
+                while len(ended) < started:
+                    ended += queue.reap()
+                assert ended == list(range(started)), "in ring order, each once, the other one not"
+                assert all(queue.views[slot][0] == slot % 64 for slot in ended)
+
+
 def test_a_full_disk_fails_the_transfer_with_enospc_in_a_queue_and_outside() -> None:
     with DescriptorBackend(os.open("/dev/full", os.O_RDWR), SIZE) as backend, connected(backend) as pair:
         disk = open_disk(pair)

@@ -346,3 +346,5 @@ def test_histories_that_cannot_belong_together_are_refused() -> None:
         check([script.history(), script.history()])
     with pytest.raises(CheckError, match="after the machine was cut"):
         check([script.history()], cuts=[Cut(5)])
+    with pytest.raises(CheckError, match="held versions of seed 1"):
+        check([script.history()], initial={7: 1 << 40 | 3})

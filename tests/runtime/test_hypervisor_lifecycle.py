@@ -171,7 +171,7 @@ def test_the_platform_hears_of_each_life_in_order() -> None:
         ("partition.exited", child),
         ("partition.deleted", child),
     ]
-    assert world.announced[1].fields == {"id": child, "name": "guest", "pid": 1000 + child}
+    assert world.announced[1].fields == {"id": child, "name": "guest", "pid": 1000 + child, "at_ns": 0}
     assert world.announced[2].fields["code"] == 4
 
 
