@@ -9,7 +9,8 @@ import random
 import struct
 import time
 from collections import Counter
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from bus.guids import SCSI
 from bus.native import RingClosed
@@ -38,7 +39,7 @@ def main(partition: Partition) -> None:
 def _forbidden_calls(partition: Partition, _: random.Random) -> Counter[str]:
     """What a guest's privileges and its place in the tree do not allow."""
     call = partition.hypercalls
-    attempts = {
+    attempts: dict[str, Callable[[], object]] = {
         "create_partition": lambda: call.create_partition(),
         "take_from_root": lambda: call.withdraw(ROOT_ID, 1),
         "delete_root": lambda: call.delete(ROOT_ID),
@@ -69,7 +70,21 @@ def _forbidden_calls(partition: Partition, _: random.Random) -> Counter[str]:
 def _garbage_calls(partition: Partition, rng: random.Random) -> Counter[str]:
     """Any code with any arguments, and bytes that are no call at all."""
     outcomes: Counter[str] = Counter()
-    values = (0, 1, -1, 2**64 - 1, 2**70 % 2**64, "x", b"\xff" * 9, [], {}, None, True, 1.5, [[1, 2]] * 3)
+    values: tuple[Any, ...] = (
+        0,
+        1,
+        -1,
+        2**64 - 1,
+        2**70 % 2**64,
+        "x",
+        b"\xff" * 9,
+        [],
+        {},
+        None,
+        True,
+        1.5,
+        [[1, 2]] * 3,
+    )
     names = (
         "partition",
         "gpfn",

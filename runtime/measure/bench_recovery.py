@@ -25,7 +25,7 @@ from runtime.events import Event
 from runtime.exits import CommandError, ExitCode
 from runtime.launch import run_in_foreground
 from runtime.measure.goals import conditions
-from runtime.measure.outages import Replacement, longest_gap, summarize
+from runtime.measure.outages import PHASES, REMAINDER, Replacement, longest_gap, summarize
 from runtime.reports import print_json, print_record, print_table
 
 KILLS: Final = 100  # a mode
@@ -177,9 +177,10 @@ class _Killer:
         self._root_pid = started["pid"]
         self._await_times(restored["serving_ns"])
         times = self._new_times()
-        _, before_ns = longest_gap(times, pause_begins_ns, killed_ns)
-        quiet = longest_gap([one for one in times if one <= killed_ns], pause_begins_ns, before_ns)
+        calm = [one for one in times if one <= killed_ns]
+        quiet = longest_gap(calm, pause_begins_ns, calm[-1])
         begin, end = longest_gap(times, killed_ns, restored["serving_ns"])
+        completed_ns = next(one for one in times if one > restored["restored_ns"])
         return Replacement(
             killed_ns=killed_ns,
             exited_ns=exited["at_ns"],
@@ -188,7 +189,7 @@ class _Killer:
             restored_ns=restored["restored_ns"],
             replayed_ns=restored["replayed_ns"],
             serving_ns=restored["serving_ns"],
-            completed_ns=end,
+            completed_ns=completed_ns,
             outage_ns=end - begin,
             quiet_ns=quiet[1] - quiet[0],
         )
@@ -287,6 +288,7 @@ def run(*, kills: int | None = None, quick: bool = False, as_json: bool = False)
     measured = {mode: measure_mode(mode, count) for mode in MODES}
     found |= {
         "load_after": round(os.getloadavg()[0], 2),
+        "nice": os.nice(0),
         "waiting": WAITING,
         "hang_ms": HANG_MS,
         "revision": _revision(),
@@ -328,8 +330,9 @@ def _print(
     print_table(
         [
             {"mode": mode.name}
-            | {phase: values["p50"] for phase, values in summary["split_ms"].items()}
+            | {phase: summary["split_ms"][phase]["p50"] for phase in PHASES}
             | {"sum": summary["first_completion_ms"]["p50"]}
+            | {f"({phase})": summary["split_ms"][phase]["p50"] for phase in REMAINDER}
             for mode, summary in summaries.items()
         ],
         "nothing was measured",

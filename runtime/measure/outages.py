@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 PERCENTS: Final = (50, 90, 99, 100)
-PHASES: Final = ("detect", "hand over", "wake", "restore", "replay", "serve", "first completion")
+PHASES: Final = ("detect", "hand over", "wake", "restore", "first completion")  # one after the other
+REMAINDER: Final = ("replay", "serve")  # of the successor's start; the first completion falls into it
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,26 +23,27 @@ class Replacement:
     restored_ns: int  # saved state read, devices open, rings attached
     replayed_ns: int  # nothing that the old one left is undone
     serving_ns: int  # every channel has its thread
-    completed_ns: int  # the guest's first completion after the outage
+    completed_ns: int  # the first completion that the new one gave the guest
     outage_ns: int  # the guest's longest time without a completion, around all this
     quiet_ns: int  # the same before, for as long as nothing happened: what the host's load alone does
 
     @property
     def phases_ns(self) -> dict[str, int]:
-        """From the kill to the first completion, in PHASES. A completion may come before `serving`: replay answers."""
+        """PHASES, which add up to the time from the kill to the first completion; then REMAINDER."""
         marks = (
             self.killed_ns,
             self.exited_ns,
             self.started_ns,
             self.born_ns,
             self.restored_ns,
-            self.replayed_ns,
-            self.serving_ns,
             self.completed_ns,
         )
-        return {
+        durations = {
             phase: after - before for phase, before, after in zip(PHASES, marks[:-1], marks[1:], strict=True)
         }
+        durations["replay"] = self.replayed_ns - self.restored_ns
+        durations["serve"] = self.serving_ns - self.replayed_ns
+        return durations
 
 
 def longest_gap(times: Sequence[int], from_ns: int, until_ns: int) -> tuple[int, int]:
@@ -76,7 +78,7 @@ def distribution_ms(values_ns: Sequence[int]) -> dict[str, float]:
 def summarize(replacements: Sequence[Replacement]) -> dict[str, Any]:
     """Distributions over at least one replacement: the outage, each phase, and the quiet before."""
     phases: Mapping[str, list[int]] = {
-        phase: [one.phases_ns[phase] for one in replacements] for phase in PHASES
+        phase: [one.phases_ns[phase] for one in replacements] for phase in (*PHASES, *REMAINDER)
     }
     return {
         "kills": len(replacements),

@@ -125,6 +125,7 @@ def machine_tables(draw: st.DrawFn) -> dict[str, Any]:
             }
         )
     memory = sum(partition["memory"] for partition in partitions) + ROOT_MEMORY_BYTES_MIN
+    memory += sum(device.get("size", 0) for device in devices if device["backend"] == "memory")
     machine = {
         "name": draw(NAMES),
         "memory": memory,

@@ -317,6 +317,7 @@ def test_every_key_is_documented_under_its_table() -> None:
     }
     names = {
         "MachineSettings": "machine",
+        "RootConfig": "root",
         "DeviceConfig": "root.device",
         "PartitionConfig": "partition",
         "PartitionDeviceConfig": "partition.device",
