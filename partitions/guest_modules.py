@@ -12,6 +12,7 @@ _MODULES: Final = (
     "partitions.storage.disk",
     "partitions.guests.copy",
     "partitions.guests.idle",
+    "partitions.guests.verified",
 )
 
 

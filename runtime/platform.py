@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -24,6 +23,7 @@ from runtime.console_log import ConsoleLog
 from runtime.events import EventLog
 from runtime.firmware import BOOT_MS_MAX, POWER_OFF_MS_MAX, LinkMessage, PacketLink
 from runtime.machine_description import MachineFailed, describe_machine
+from runtime.machine_process import execute, exit_of, exit_text
 
 STOP_GRACE_MS: Final = 2_000  # between asking the partitions to end and killing them
 
@@ -116,7 +116,7 @@ class Platform:
         root_end, self._root_hypercalls = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         firmware, self._root_firmware = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with root_end:
-            self._root = _execute(
+            self._root = execute(
                 "partitions.root",
                 {
                     "--hypercall-fd": root_end,
@@ -137,7 +137,7 @@ class Platform:
         power, broker_power = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with broker_power:
             policy = self.config.machine.on_root_failure.value
-            self._broker = _execute(
+            self._broker = execute(
                 "runtime.hypervisor", {"--power-fd": broker_power}, "--on-root-failure", policy
             )
         self.log.append("hypervisor.started", pid=self._broker.pid)
@@ -171,7 +171,7 @@ class Platform:
             return
         with trio.move_on_after(POWER_OFF_MS_MAX / 1000), contextlib.suppress(OSError):
             await self._power.send("stop", {"grace_ms": STOP_GRACE_MS})
-            await _exit_of(self._broker)
+            await exit_of(self._broker)
 
     def _kill_everything(self) -> None:
         """The last resort, and the rule: whatever happened above, nothing of ours runs after this."""
@@ -247,7 +247,7 @@ class Platform:
     def _halt_reason(self, reason: str) -> str:
         """The broker's, but for the first root, which is our child: only we can learn how it died."""
         if self._root is not None and self._root_pid == self._root.pid and self._root.poll() is not None:
-            return reason.replace("its process ended", _exit_text(self._root))
+            return reason.replace("its process ended", exit_text(self._root))
         return reason
 
     def _partition_started(self, values: Mapping[str, Any]) -> None:
@@ -302,19 +302,19 @@ class Platform:
 
     async def _watch_root(self, nursery: trio.Nursery) -> None:
         assert self._root is not None
-        await _exit_of(self._root)
+        await exit_of(self._root)
         if not self._stopping and (self._broker is None or not self._root_is_replaced):
-            status = _exit_text(self._root)
+            status = exit_text(self._root)
             self.log.append("root.exited", ROOT, status=status)
             await trio.sleep(0.005)  # the broker may have more to say of it
             self._end(f"the root partition died ({status})", failed=True)
 
     async def _watch_broker(self) -> None:
         assert self._broker is not None
-        await _exit_of(self._broker)
+        await exit_of(self._broker)
         if not self._stopping:
             await trio.sleep(0.005)  # its last message, the reason, may still be on the way
-            self._end(f"the hypervisor died ({_exit_text(self._broker)})", failed=True)
+            self._end(f"the hypervisor died ({exit_text(self._broker)})", failed=True)
 
     # -- for management ------------------------------------------------------------------------------------
 
@@ -401,35 +401,6 @@ class Platform:
         if waiting is not None:
             with contextlib.suppress(trio.WouldBlock):
                 waiting.send_nowait(message)
-
-
-def _execute(module: str, sockets: Mapping[str, socket.socket], *options: str) -> subprocess.Popen[bytes]:
-    """Start a process of the machine, in a session of its own: a Ctrl-C reaches the platform alone."""
-    arguments = [item for option, sock in sockets.items() for item in (option, str(sock.fileno()))]
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments, *options],
-        pass_fds=[sock.fileno() for sock in sockets.values()],
-        stdin=subprocess.DEVNULL,
-        stdout=sys.stderr.fileno(),
-        start_new_session=True,
-    )
-
-
-async def _exit_of(process: subprocess.Popen[bytes]) -> None:
-    """Wait for it, by pidfd. The status is then in `process.returncode`."""
-    if process.poll() is not None:
-        return
-    pidfd = os.pidfd_open(process.pid)
-    try:
-        while process.poll() is None:
-            await trio.lowlevel.wait_readable(pidfd)
-    finally:
-        os.close(pidfd)
-
-
-def _exit_text(process: subprocess.Popen[bytes]) -> str:
-    code = process.returncode
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 async def _first_of(*events: trio.Event) -> None:

@@ -1,0 +1,39 @@
+"""Processes that the platform starts itself, root and broker: executed in their own session, watched by pidfd."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+
+import trio
+
+
+def execute(module: str, sockets: Mapping[str, socket.socket], *options: str) -> subprocess.Popen[bytes]:
+    """Start a process of the machine, in a session of its own: a Ctrl-C reaches the platform alone."""
+    arguments = [item for option, sock in sockets.items() for item in (option, str(sock.fileno()))]
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments, *options],
+        pass_fds=[sock.fileno() for sock in sockets.values()],
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr.fileno(),
+        start_new_session=True,
+    )
+
+
+async def exit_of(process: subprocess.Popen[bytes]) -> None:
+    """Wait for it, by pidfd. The status is then in `process.returncode`."""
+    if process.poll() is not None:
+        return
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        while process.poll() is None:
+            await trio.lowlevel.wait_readable(pidfd)
+    finally:
+        os.close(pidfd)
+
+
+def exit_text(process: subprocess.Popen[bytes]) -> str:
+    code = process.returncode
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
