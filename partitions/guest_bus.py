@@ -83,6 +83,7 @@ class GuestBus:
         # By relid of an open channel: its flag in the root's SINT 2, and the connection that the guest signals.
         self._openings: dict[int, tuple[int, int]] = {}
         self._channels: dict[int, ServedChannel] = {}
+        self._closing: set[ServedChannel] = set()  # whose threads are being stopped
         self._outbox: deque[bytes] = deque()
         self._posted = 0  # messages that this guest was ever sent; the outbox goes on from there
         self._draining = False
@@ -327,17 +328,19 @@ class GuestBus:
                 return self._offers[relid].device.name
         return None
 
-    async def quiesce(self) -> None:
-        """Stop every channel's thread between two requests; nothing is closed, the state stays as it is saved."""
-        for channel in self._channels.values():
-            await trio.to_thread.run_sync(channel.stop, abandon_on_cancel=True)
+    def quiesce(self) -> None:
+        """Stop every channel's thread between two requests; nothing is closed, all stays as saved. Blocks."""
+        for channel in [*self._channels.values(), *self._closing]:
+            channel.stop()
 
     async def _close(self, relid: int) -> None:
         channel = self._channels.pop(relid, None)
         if channel is not None:
+            self._closing.add(channel)
             while not await trio.to_thread.run_sync(channel.stop, abandon_on_cancel=True):
                 # Its backend does not come back; the pages stay mapped, the ports stay taken.
                 self._root.log("vmbus.channel_stuck", guest=self.name, relid=relid)
+            self._closing.discard(channel)
             channel.release()
         elif (
             relid in self._openings

@@ -61,6 +61,7 @@ class PartitionPlan:
     """One [[partition]] table, and the descriptors of its files."""
 
     name: str
+    parent: str
     module: str
     memory_bytes: int
     vps: int
@@ -94,6 +95,7 @@ class PartitionPlan:
         privileges = table.get("privileges")
         return cls(
             name=table["name"],
+            parent=table["parent"],
             module=module,
             memory_bytes=table["memory"],
             vps=table["vps"],

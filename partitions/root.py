@@ -43,7 +43,10 @@ from runtime.lifeline import die_with_parent, name_process
 SAVED_STATE_GPFN: Final = 0x1000
 MEMORY_DISKS_GPFN: Final = 0x1_0000  # one behind the other
 HEARTBEATS_PER_PROMISE: Final = 4  # so that three may be late
-_EXIT_HYPERVISOR_GONE: Final = 3
+EXIT_HYPERVISOR_GONE: Final = 3
+
+
+ROOT: Final = "root"
 
 
 class BuildError(Exception):
@@ -99,6 +102,9 @@ class Root:
         born_ns = time.monotonic_ns()
         async with trio.open_nursery() as nursery:
             vp = VirtualProcessor(birth.vps[0], self._hypercalls)
+            self._hypercalls.end_of_message(
+                vp.index
+            )  # our predecessor may have emptied a slot and not said so
             (mapped,) = self._hypercalls.claim_gpa_pages(SAVED_STATE_GPFN, SLOT_PAGES)
             self._saved = SavedState(MemorySlot.from_fd(mapped.fd, mapped.gpfn, mapped.pages).memory)
             state = self._saved.load()
@@ -169,14 +175,16 @@ class Root:
     async def _until_left(self, nursery: trio.Nursery) -> None:
         await self._leave.wait()
         self._hypercalls.heartbeat(0)  # from here on we may be busy for long: flushing
-        for guest in self._guests.values():
-            await guest.quiesce()
-        nursery.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()  # no message is taken any more, so no channel opens or closes behind our back
 
     def _end(self) -> int:
+        for guest in self._guests.values():
+            guest.quiesce()
+        if self._retiring:
+            return EXIT_RETIRED  # flushing takes long and serves nobody: what was written is in the kernel's cache
         for device in self._devices.values():
             device.close()
-        return EXIT_RETIRED if self._retiring else 0
+        return 0
 
     # -- building
 
@@ -227,6 +235,10 @@ class Root:
     def _create_child(self, resources: RootResources, plan: PartitionPlan) -> None:
         """The parent's part of a child's life: create, pay, initialize, connect, load, start."""
         call = self._hypercalls
+        if plan.parent != ROOT:
+            raise BuildError(
+                f"partition {plan.name}: parent {plan.parent!r}; only 'root' creates partitions yet"
+            )
         try:
             child = call.create_partition()
             call.set_privileges(child, _privileges(plan))
@@ -313,6 +325,8 @@ class Root:
     async def _send_heartbeats(self) -> None:
         """As long as this task gets its turn, the control plane is alive; the hypervisor wants to hear so."""
         hang_ms = self._machine["hang_ms"]
+        if self._machine["on_root_failure"] == "halt":
+            return  # a machine that cannot do without its root is better off with a slow one
         while True:
             self._hypercalls.heartbeat(hang_ms)
             await trio.sleep(hang_ms / 1000 / HEARTBEATS_PER_PROMISE)
@@ -375,23 +389,6 @@ def _privileges(plan: PartitionPlan) -> Privilege:
     return mask
 
 
-def succeed(hypercall_fd: int, console_fd: int) -> int:
-    """A successor's life, in a process that the zygote forked. Waits here until the hypervisor wants a new root."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    faulthandler.enable()
-    hypercalls = adopt_socket(hypercall_fd)
-    console = ConsoleWriter(console_fd)
-    sys.stdout = console.stream("stdout")
-    try:
-        birth = hypercalls.get_birth()  # a standby's call is answered when it becomes the root
-        (firmware_fd,) = birth.files
-        root = Root(hypercalls, PacketLink(socket.socket(fileno=firmware_fd)), console)
-        return trio.run(root.take_over, birth)
-    except* HypervisorGone:
-        pass
-    return _EXIT_HYPERVISOR_GONE
-
-
 def main() -> NoReturn:
     parser = argparse.ArgumentParser(prog="partitions.root", description="The root partition of a machine.")
     parser.add_argument("--hypercall-fd", type=int, required=True)
@@ -404,11 +401,11 @@ def main() -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for fd in (arguments.firmware_fd, arguments.console_fd):
         os.set_inheritable(fd, False)
-    console = ConsoleWriter(arguments.console_fd)
+    console = ConsoleWriter(arguments.console_fd, patience_ms=0)
     sys.stdout = console.stream("stdout")
     firmware = PacketLink(socket.socket(fileno=arguments.firmware_fd))
     root = Root(adopt_socket(arguments.hypercall_fd), firmware, console)
-    status = _EXIT_HYPERVISOR_GONE
+    status = EXIT_HYPERVISOR_GONE
     try:
         status = trio.run(root.boot)
     except* HypervisorGone:

@@ -133,6 +133,18 @@ class VmbusGuest:
             VmbusError: the host refused, or does not answer.
             HypercallError: INSUFFICIENT_MEMORY: this partition has not that many pages left.
         """
+        try:
+            return self._open_channel(offer, ring_bytes, data_bytes, waiting)
+        except LocalProtocolError as error:  # rescinded between two steps of ours
+            raise VmbusError(str(error)) from error
+        except HypercallError as error:
+            if error.status == HvStatus.INSUFFICIENT_MEMORY:
+                raise
+            raise VmbusError(f"the channel's doorbells are gone again: {error}") from error
+
+    def _open_channel(
+        self, offer: OfferChannel, ring_bytes: int, data_bytes: int, waiting: str
+    ) -> GuestChannel:
         ring_pages = 1 + ring_bytes // PAGE_BYTES
         data_offset = 2 * ring_pages * PAGE_BYTES
         pages = 2 * ring_pages + data_bytes // PAGE_BYTES

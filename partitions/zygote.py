@@ -20,7 +20,7 @@ from typing import Final, NoReturn
 import bus.native
 import partitions.child
 import partitions.guest_modules
-import partitions.root
+import partitions.successor
 from runtime.codec import DecodeError, close_all, receive_message, send_message
 from runtime.lifeline import die_with_parent, name_process
 
@@ -70,6 +70,7 @@ def _fork_partition(
         os.close(write_end)
         return 0
     if middleman == 0:
+        os.close(read_end)
         _middleman(control, broker_pid, name, module, hypercall_fd, console_fd, write_end)
     os.close(write_end)
     with open(read_end, "rb") as pipe:
@@ -105,7 +106,7 @@ def _partition(broker_pid: int, name: str, module: str, hypercall_fd: int, conso
         name_process(f"pv-{name}")
         os.environ["PARTVISOR_PARTITION"] = name
         if module == ROOT_MODULE:
-            status = partitions.root.succeed(hypercall_fd, console_fd)
+            status = partitions.successor.succeed(hypercall_fd, console_fd)
         else:
             status = partitions.child.main(hypercall_fd, console_fd)
     except SystemExit as stop:

@@ -95,7 +95,7 @@ class MachineSettings(Shape, frozen=True, kw_only=True):
     hang_ms: Annotated[
         int,
         Meta(ge=20, le=60_000, description="A root without a heartbeat for so long is hung, and replaced."),
-    ] = 500
+    ] = 1_000
     stuck_ms: Annotated[
         int,
         Meta(

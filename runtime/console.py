@@ -34,7 +34,9 @@ class ConsoleRecord:
 class ConsoleWriter:
     """The writing end, inherited as a descriptor."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, patience_ms: int = _PATIENCE_MS) -> None:
+        """`patience_ms`: how long `emit` may wait for a reader that is behind; 0 for who must never wait."""
+        self._patience_ms = patience_ms
         self._socket = socket.socket(fileno=fd)
         self._dropped = 0
 
@@ -45,7 +47,7 @@ class ConsoleWriter:
         data = msgpack.packb({"kind": kind, "fields": fields}, use_bin_type=True)
         if len(data) > RECORD_BYTES_MAX:
             raise ValueError(f"console record of {len(data)} bytes; at most {RECORD_BYTES_MAX}")
-        deadline = time.monotonic() + _PATIENCE_MS / 1000
+        deadline = time.monotonic() + self._patience_ms / 1000
         while True:
             try:
                 self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)

@@ -6,10 +6,19 @@ from typing import Final
 
 import trio
 
+from runtime.config import ROOT
 from runtime.console import ConsoleRecord, console_pair, read_record
 from runtime.events import EventLog
 
+_KIND_CHARACTERS_MAX: Final = 64
 _UNNAMED_RECORDS_MAX: Final = 4_096  # of processes whose name the broker has not said yet
+
+
+def _kind(kind: str, name: str | None) -> str:
+    """What a partition calls its record stays within `guest.`: only the root speaks for the machine."""
+    if not kind.isprintable() or len(kind) > _KIND_CHARACTERS_MAX:
+        kind = "garbage"
+    return kind if name == ROOT or kind == "output" or kind.startswith("guest.") else f"guest.{kind}"
 
 
 class ConsoleLog:
@@ -45,7 +54,7 @@ class ConsoleLog:
         if name is None and len(self._unnamed) < _UNNAMED_RECORDS_MAX:
             self._unnamed.append(record)
             return
-        self._log.append(record.kind, name, **record.fields)
+        self._log.append(_kind(record.kind, name), name, **record.fields)
 
     def close(self) -> None:
         ends: tuple[socket.socket, ...] = (self._reader, self.writer)

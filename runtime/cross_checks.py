@@ -201,7 +201,7 @@ def _kept_by_root(config: Table) -> int:
         for _, device in _tables(config.get("root"), "device", ("root",))
         if device.get("backend") == "memory" and isinstance(device.get("size"), int)
     )
-    return ROOT_MEMORY_BYTES_MIN + disks
+    return ROOT_MEMORY_BYTES_MIN + int(disks)
 
 
 def _cpus(path: Steps, partition: Table) -> list[Problem]:

@@ -88,6 +88,8 @@ def _daemon(config: MachineConfig, report_fd: int) -> NoReturn:
     exit_code = int(ExitCode.FAILED)
     try:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        if path := os.environ.get("PYTHONPATH"):  # relative parts of it mean the folder that we leave
+            os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, path.split(os.pathsep)))
         os.chdir("/")
         with machine_folder(config.machine.name) as folder:
             _leave_terminal(folder)

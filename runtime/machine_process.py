@@ -14,7 +14,14 @@ def execute(module: str, sockets: Mapping[str, socket.socket], *options: str) ->
     """Start a process of the machine, in a session of its own: a Ctrl-C reaches the platform alone."""
     arguments = [item for option, sock in sockets.items() for item in (option, str(sock.fileno()))]
     return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments, *options],
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            module,
+            *arguments,
+            *options,
+        ],  # -P: no module of the current folder is ours
         pass_fds=[sock.fileno() for sock in sockets.values()],
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr.fileno(),

@@ -76,6 +76,7 @@ class PlatformControl:
         partition = {
             key: value for key, value in (await self._ask("show", name=name)).items() if key != "request"
         }
+        partition["privileges"] = f"{partition['privileges']:#x}"
         with trio.move_on_after(ROOT_ANSWER_MS_MAX / 1000), contextlib.suppress(OSError, RequestRefused):
             inspected = await self._platform.ask_root("inspect", name=name)
             partition["devices"] = inspected["devices"]

@@ -234,6 +234,8 @@ class Platform:
                     self._partition_started(values)
                 case "partition.exited":
                     self._partition_exited(values)
+                case "stop" | "kill" | "warm":
+                    self._answer(message)
                 case _ if "request" in values:
                     self._answer(message)
                 case kind:
@@ -305,7 +307,6 @@ class Platform:
         await exit_of(self._root)
         if not self._stopping and (self._broker is None or not self._root_is_replaced):
             status = exit_text(self._root)
-            self.log.append("root.exited", ROOT, status=status)
             await trio.sleep(0.005)  # the broker may have more to say of it
             self._end(f"the root partition died ({status})", failed=True)
 

@@ -134,6 +134,7 @@ static inline void endpoint_take_over(struct endpoint *endpoint, struct endpoint
     if (published != endpoint->writer.published_in || !ring_index_is_valid(answered, endpoint->reader.size_bytes))
         return;
     endpoint->reader.next_out = answered;
+    endpoint->reader.cached_in = answered; /* nothing is known of the writer: behind this may be packets of the last lap */
     (void)ring_release(&endpoint->reader); /* whoever waits for it is kicked by the successor anyway */
 }
 

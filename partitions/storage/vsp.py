@@ -77,6 +77,7 @@ class StorageVsp:
                 backend.read_only,
                 self._lock,
             )
+        self._owes_replay = False  # of a batch in whose midst a predecessor died
         self.dropped = 0  # packets that are no request: a guest's mistake
 
     def serve(self, stop: threading.Event) -> None:
@@ -118,7 +119,8 @@ class StorageVsp:
             save_session(self._record[_SESSION_AT:_RECORD_BYTES], self._executor.session)
             if answer is not None:
                 self._channel.send_completion(answer, identity)
-            self._record[_EXECUTING_AT] = 0
+            if not self._owes_replay:
+                self._record[_EXECUTING_AT] = 0
         self._channel.release()
 
     def _wait_for_room(self, stop: threading.Event) -> bool:
@@ -131,17 +133,22 @@ class StorageVsp:
     def replay(self) -> None:
         """Execute what the ring holds at this moment, in its order: a predecessor may have begun with it.
 
-        Ends early where the guest leaves no room for answers; `serve` goes on there. Raises RingCorrupt.
+        Ends early where the guest leaves no room for answers; `serve` goes on there: a predecessor's batch had room
+        for all of its answers. Until it is replayed as a whole its mark stands, so that whoever comes after us replays
+        the rest of it before other channels, too. Raises RingCorrupt.
         """
+        self._owes_replay = self._record[_EXECUTING_AT] != 0
         self._executor.session.replaying = True
         try:
-            while packets := self._channel.receive_batch(1, 0):
-                if not self._channel.wait_writable(_COMPLETION_RING_BYTES, 0):
+            while self._channel.wait_writable(_COMPLETION_RING_BYTES, 0):
+                if not (packets := self._channel.receive_batch(1, 0)):
                     return
                 self._serve(packets[0])
                 self._executor.session.replaying = False
         finally:
             self._executor.session.replaying = False
+            self._owes_replay = False
+            self._record[_EXECUTING_AT] = 0
 
     def snapshot(self) -> dict[str, int | str]:
         """What a successor's `saved` needs; changes only during the channel's set-up."""

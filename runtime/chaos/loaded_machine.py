@@ -28,7 +28,8 @@ from runtime.chaos.blocks import image_values
 from runtime.chaos.checker import check
 from runtime.chaos.history import History, read_history
 from runtime.chaos.verdict import Verdict
-from runtime.rundir import BASE_VARIABLE, find_machines
+from runtime.exits import CommandError
+from runtime.rundir import BASE_VARIABLE, MachineNotFound, find_machines
 
 PATIENCE_S: Final = 60.0  # for anything that must happen; a busy host is no finding
 BOUND_S: Final = 20.0  # of one request: beyond it counts as hung
@@ -149,10 +150,12 @@ class LoadedMachine:
 
     def _read_events(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._changed:
-                self.events.append(json.loads(line))
-                self._changed.notify_all()
+        with (self._folder / "events.jsonl").open("w") as log:
+            for line in self.process.stdout:
+                log.write(line)
+                with self._changed:
+                    self.events.append(json.loads(line))
+                    self._changed.notify_all()
         with self._changed:
             self._over = True
             self._changed.notify_all()
@@ -202,6 +205,20 @@ class LoadedMachine:
     def takeovers(self) -> int:
         return len(self.all_of("root.restored"))
 
+    @property
+    def root_serves(self) -> bool:
+        """Whether each root that died has a successor that has taken over."""
+        exited, started, restored = map(self._last, ("root.exited", "root.started", "root.restored"))
+        return exited < started and (exited == 0 or started < restored)
+
+    def has_died_at(self, step: Step, since: int = 0) -> bool:
+        """Whether one of the successors, but the first `since`, says that its predecessor died there."""
+        return any(event["fields"]["died_at"] == step.text for event in self.all_of("root.restored")[since:])
+
+    def _last(self, kind: str) -> int:
+        """The number of the last event of that kind; 0: there was none."""
+        return max((event["sequence"] for event in self.all_of(kind)), default=0)
+
     def kill_root(self, with_signal: int = signal.SIGKILL) -> int | None:
         """Signal the newest root. Its pid; None: it was gone."""
         pid = self.root_pid
@@ -211,13 +228,21 @@ class LoadedMachine:
         """Of the machine's management. CommandError: it refused, or does not answer."""
         from runtime.management_client import ManagementClient
 
-        (folder,) = find_machines([self.runtime_dir])
+        folder = next(iter(find_machines([self.runtime_dir])), None)
+        if folder is None:
+            raise MachineNotFound("it runs no more")
         with ManagementClient(folder) as client:
             return client.request(verb, **args)
 
-    def arm(self, step: Step, passes: int = 1, deaths: int = 1) -> None:
-        """Have the root die at that step."""
-        self.request("seam", step=step.text, passes=passes, deaths=deaths)
+    def arm(self, step: Step, passes: int = 1, deaths: int = 1) -> bool:
+        """Have the root die at that step. False: the machine has come to its end."""
+        try:
+            self.request("seam", step=step.text, passes=passes, deaths=deaths)
+        except CommandError:
+            if self.wait_until(lambda: self._over, PATIENCE_S):
+                return False
+            raise
+        return True
 
     # -- the end
 
@@ -233,7 +258,7 @@ class LoadedMachine:
             image = dict(enumerate(image_values(descriptor, 0, self.load.blocks)))
         finally:
             os.close(descriptor)
-        verdict = check(histories, bound_s=BOUND_S, image=image, tearing=self.load.guests > 1)
+        verdict = check(histories, bound_s=BOUND_S, image=image)
         reopened = sum(event["fields"]["turns"] for event in self.all_of("guest.reopened"))
         return Judged(code, self.errors, verdict, histories, self.left_behind(), reopened)
 
@@ -251,7 +276,9 @@ class LoadedMachine:
             if not entry.name.isdecimal():
                 continue
             try:
-                if marker in (entry / "environ").read_bytes().split(b"\0"):  # all that it ever forks inherits it
+                if marker in (entry / "environ").read_bytes().split(
+                    b"\0"
+                ):  # all that it ever forks inherits it
                     left.append(f"process {entry.name}")
             except OSError:
                 continue

@@ -20,7 +20,9 @@ _KILLS_MAX: Final = 10_000
 @click.argument("target", type=click.Choice(list(_BENCHES)))
 @click.option("--cpus", metavar="A,B", help="The CPUs of the two sides; default: the first two allowed.")
 @click.option(
-    "--kills", type=click.IntRange(1, _KILLS_MAX), help="recovery: replacements of the root a mode; default: 100."
+    "--kills",
+    type=click.IntRange(1, _KILLS_MAX),
+    help="recovery: replacements of the root a mode; default: 100.",
 )
 @click.option("--quick", is_flag=True, help="A tenth of the samples: for a look, not for a comparison.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

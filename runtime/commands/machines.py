@@ -94,7 +94,7 @@ def events(follow: bool, machine: str | None, as_json: bool) -> int:
     \b
     Example:
       partvisor events --no-follow
-      partvisor events --json | grep partition.ended
+      partvisor events --json | grep partition.exited
     """
     last = 0
     with _client(machine) as client:
@@ -162,7 +162,7 @@ def event_line(event: "Event") -> str:
     """12:30:01.250  partition.started  writer  pid=4711"""
     moment = datetime.datetime.fromtimestamp(event.wall_ns / 1e9)  # local time, as the terminal's clock shows
     time_text = moment.isoformat(sep=" ", timespec="milliseconds")[11:]
-    text = f"{time_text}  {event.kind:<22}  {event.partition or '-':<10}"
+    text = f"{time_text}  {cell('', event.kind):<22}  {event.partition or '-':<10}"
     for key, value in event.fields.items():
         text += f"  {key}={cell(key, value)}"
     return text.rstrip()

@@ -25,13 +25,13 @@ _POLL_S: Final = 0.01
 @click.option(
     "--stuck", "how", flag_value="stuck", help="Heartbeats go on, no channel moves: its watchdog acts."
 )
-@click.option("--at", type=click.Choice([step.text for step in Step]), hidden=True, help="Exactly at this step.")
+@click.option(
+    "--at", type=click.Choice([step.text for step in Step]), hidden=True, help="Exactly at this step."
+)
 @click.option("--after", type=click.IntRange(1, PASSES_MAX), default=1, hidden=True, help="At its N-th pass.")
 @_machine_option
 @_json_option
-def crash(
-    name: str, how: str | None, at: str | None, after: int, machine: str | None, as_json: bool
-) -> int:
+def crash(name: str, how: str | None, at: str | None, after: int, machine: str | None, as_json: bool) -> int:
     """Break the root on purpose, by SIGKILL unless told otherwise, and say how long it took until it served again.
 
     \b

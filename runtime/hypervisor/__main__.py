@@ -24,6 +24,9 @@ def main(arguments: list[str]) -> int:
     if set(options) != set(_DEFAULTS) or len(arguments) % 2 or not options["--power-fd"].isdecimal():
         print(f"usage: python -m runtime.hypervisor {' '.join(f'{name} ...' for name in _DEFAULTS)}")
         return 2
+    os.set_inheritable(
+        int(options["--power-fd"]), False
+    )  # before any process of ours: it commands the machine
     die_with_parent(os.getppid())
     adopt_orphans()
     name_process("pv-hypervisor")

@@ -89,6 +89,6 @@ def _become_zygote(module: str, sock: socket.socket, broker_pid: int) -> NoRetur
         os.setsid()  # a Ctrl-C at the terminal is the platform's to handle
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.set_inheritable(sock.fileno(), True)
-        os.execv(sys.executable, [sys.executable, "-m", module, "--fd", str(sock.fileno())])
+        os.execv(sys.executable, [sys.executable, "-P", "-m", module, "--fd", str(sock.fileno())])
     finally:
         os._exit(127)

@@ -39,6 +39,8 @@ WAITING: Final = "adaptive"
 SEED: Final = 1
 PEERS: Final = "NiLiHype 22 ms, ReHype 713 ms, MINIX 3 about 400 ms"
 
+_SCHEDULING: Final = {os.SCHED_OTHER: "SCHED_OTHER", os.SCHED_FIFO: "SCHED_FIFO", os.SCHED_RR: "SCHED_RR"}
+
 _MACHINE: Final = """
 [machine]
 name = "{name}"
@@ -261,15 +263,14 @@ def _scratch() -> Iterator[tuple[Path, memoryview]]:
 
 
 def rows_of(mode: Mode, summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row for each goal of a mode; one without a goal where there is none."""
+    """One row for each goal of a mode."""
     outage = summary["outage_ms"]
     goals = {"p50": mode.p50_ms_max, "p99": mode.p99_ms_max}
-    rows = [
+    return [
         {"goal": f"{mode.name}: {name} < {limit:g} ms", "value": outage[name], "met": outage[name] < limit}
         for name, limit in goals.items()
         if limit is not None
     ]
-    return rows
 
 
 def _revision() -> str | None:
@@ -288,7 +289,7 @@ def run(*, kills: int | None = None, quick: bool = False, as_json: bool = False)
     measured = {mode: measure_mode(mode, count) for mode in MODES}
     found |= {
         "load_after": round(os.getloadavg()[0], 2),
-        "nice": os.nice(0),
+        "scheduling": _SCHEDULING.get(os.sched_getscheduler(0), "other"),
         "waiting": WAITING,
         "hang_ms": HANG_MS,
         "revision": _revision(),
@@ -313,9 +314,7 @@ def run(*, kills: int | None = None, quick: bool = False, as_json: bool = False)
     return ExitCode.DONE if all(row["met"] for row in goals) else ExitCode.FAILED
 
 
-def _print(
-    summaries: dict[Mode, dict[str, Any]], goals: list[dict[str, Any]], found: dict[str, Any]
-) -> None:
+def _print(summaries: dict[Mode, dict[str, Any]], goals: list[dict[str, Any]], found: dict[str, Any]) -> None:
     print("The guest's longest time without a completion, in ms")
     print_table(
         [

@@ -111,7 +111,7 @@ class Bench:
                         kind=kind,
                         waiting=waiting,
                         cpu=cpu,
-                        realtime=self.realtime,
+                        realtime=self.realtime and not one_cpu,  # it changes whom a wake-up lets run first
                         memory_fd=memory_fd,
                         ring_bytes=RING_BYTES,
                         bells=bells,
@@ -157,7 +157,7 @@ def _doorbells(nonblocking: bool) -> Iterator[tuple[int, int]]:
 
 def _start(task: PeerTask) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "runtime.measure.ring_peer", task.argument()],
+        [sys.executable, "-P", "-m", "runtime.measure.ring_peer", task.argument()],
         stdout=subprocess.PIPE,
         text=True,
         pass_fds=[task.memory_fd, *task.bells],
@@ -242,7 +242,7 @@ def measure(
     Args:
         seconds: how long exchanges are timed, for each figure and round; streams are about as long.
         cpus: of the client and the server; default: the first two that this process may use.
-        realtime: run under SCHED_FIFO, which keeps other processes out; needs the right to.
+        realtime: run what has a CPU for each side under SCHED_FIFO, which keeps other processes out; needs the right.
 
     Returns:
         "rows": a list of {name, value, unit, reference, ratio, goal, met}; "rounds": each round's raw values;
@@ -268,7 +268,7 @@ def measure(
             "cpu_model": _cpu_model(),
             "kernel": platform.release(),
             "python": platform.python_version(),
-            "scheduling": "SCHED_FIFO" if realtime else "SCHED_OTHER",
+            "scheduling": "SCHED_FIFO on 2 CPUs, SCHED_OTHER on 1" if realtime else "SCHED_OTHER",
             "rounds": rounds,
             "seconds": seconds,
             "ring_bytes": RING_BYTES,

@@ -3,6 +3,7 @@
 All times are of CLOCK_MONOTONIC, which the processes of a host share.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -53,11 +54,7 @@ def longest_gap(times: Sequence[int], from_ns: int, until_ns: int) -> tuple[int,
     """
     if not times or times[0] > from_ns or times[-1] < until_ns:
         raise ValueError(f"no times around [{from_ns}, {until_ns}]")
-    gaps = (
-        (begin, end)
-        for begin, end in zip(times, times[1:], strict=False)
-        if end >= from_ns and begin <= until_ns
-    )
+    gaps = ((begin, end) for begin, end in itertools.pairwise(times) if end >= from_ns and begin <= until_ns)
     return max(gaps, key=lambda gap: gap[1] - gap[0])
 
 

@@ -1,9 +1,9 @@
 """One of the two processes of a ring measurement: `python -m runtime.measure.ring_peer JSON`; prints JSON at the end.
 
-Exchanges are timed in blocks of EXCHANGES_A_BLOCK, so that reading the clock does not count. Loops are written out where
-a call a round would be part of what is measured, and begin with `while True`: CPython 3.11 specializes a function that
-is entered once only when its loop ends in an unconditional jump, which a `while condition` does not. That is a fifth of
-an exchange.
+Exchanges are timed in blocks of EXCHANGES_A_BLOCK, so that reading the clock does not count. Loops are written out
+where a call a round would be part of what is measured, and begin with `while True`: CPython 3.11 specializes a function
+that is entered once only when its loop ends in an unconditional jump, which a `while condition` does not. That is a
+fifth of an exchange.
 """
 
 import json

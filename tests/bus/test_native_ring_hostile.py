@@ -177,7 +177,7 @@ def one_range(byte_count: int, byte_offset: int, pages: int) -> bytes:
         (one_range(4096, 0, 1), 2),
         (one_range(4096, 0, 1), 0xFFFFFFFF),
         (one_range(0, 0, 1), 1),  # an empty range
-        (one_range(16, 0x1000, 1), 1),  # starts behind its first page
+        (one_range(16, 0x1000, 2), 1),  # starts behind its first page
         (one_range(16, 0xFFFFFFFF, 1), 1),
         (one_range(4096, 1, 1), 1),  # needs two pages
         (one_range(0xFFFFFFFF, 0xFFF, 1), 1),  # the sum does not fit into 32 bits

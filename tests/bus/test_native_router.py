@@ -3,6 +3,9 @@
 import gc
 import mmap
 import os
+import random
+import signal
+import struct
 import time
 from collections.abc import Callable, Iterator
 
@@ -132,20 +135,49 @@ def test_hostile_holders_of_a_route_delay_nobody(router: Router, line: Callable[
 
 
 def test_a_doorbell_filled_between_look_and_ring_does_not_stop_the_ringer(line: Callable[[], int]) -> None:
-    """A process toggles the doorbell between full and empty, blocking: a plain write would soon stand still."""
-    doorbell = line()
+    """It is filled 300 times while we ring, at any instant, and stays full until we have gone on ringing."""
+    doorbell, calls, rng = line(), mmap.mmap(-1, PAGE_BYTES), random.Random(1)
     os.set_blocking(doorbell, True)
     child = os.fork()
     if child == 0:
-        while True:
-            os.eventfd_write(doorbell, 2**64 - 2 - os.eventfd_read(doorbell) % 2)
-    os.eventfd_write(doorbell, 1)
-    try:
-        for _ in range(20_000):
-            eventfd_signal(doorbell)
-    finally:
-        os.kill(child, 9)
-        os.waitpid(child, 0)
+        os._exit(fill_again_and_again(doorbell, calls))
+    finished = status = rings = 0
+    while not finished:
+        eventfd_signal(doorbell)
+        rings += 1
+        struct.pack_into("<Q", calls, 0, rings)
+        for _ in range(rng.randrange(200)):  # not all the time: the child needs a moment at which it is empty
+            pass
+        if rings % 100 == 0:
+            finished, status = os.waitpid(child, os.WNOHANG)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def fill_again_and_again(doorbell: int, calls: mmap.mmap) -> int:
+    """1: the ringer stopped when the doorbell was full."""
+
+    def too_late(*_: object) -> None:
+        raise InterruptedError
+
+    signal.signal(signal.SIGALRM, too_late)
+    filled = 0
+    while filled < 300:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.002)
+            os.eventfd_read(doorbell)  # comes back when it was rung
+            os.eventfd_write(doorbell, 2**64 - 2)  # blocks if it was rung again: once more
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except InterruptedError:
+            continue
+        filled += 1
+        seen = struct.unpack_from("<Q", calls)[0]
+        deadline = time.monotonic() + PATIENCE_S
+        while struct.unpack_from("<Q", calls)[0] < seen + 3:
+            if time.monotonic() > deadline:
+                os.eventfd_read(doorbell)
+                return 1
+    os.eventfd_read(doorbell)
+    return 0
 
 
 def test_a_closed_router_says_so_and_lets_go(line: Callable[[], int]) -> None:

@@ -68,7 +68,9 @@ class RunningMachine:
 
         with self._changed:
             self._changed.wait_for(lambda: find() or self.process.poll() is not None, PATIENCE_S)
-        event = find() or (self._readers[0].join(PATIENCE_S), find())[1]
+        if (event := find()) is None:
+            self._readers[0].join(PATIENCE_S)
+            event = find()
         assert event is not None, f"no {kind}; exit {self.process.poll()}\n{self.errors}\n{self.events}"
         self.remember()
         return event

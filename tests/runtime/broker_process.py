@@ -1,6 +1,7 @@
 """A real broker process, with the test as its platform and as its root partition.
 
 The test makes the root's hypercalls itself; the root's process is a mere `sleep`, there to be watched and killed.
+Its successors are processes of their own, `tests.runtime.standin_root`, which the test commands as their firmware.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,11 +31,16 @@ SINT: Final = 2
 
 
 class BrokerProcess:
-    def __init__(self, memory_pages: int = 4096) -> None:
+    def __init__(
+        self,
+        memory_pages: int = 4096,
+        on_root_failure: str = "halt",
+        args: Mapping[str, object] | None = None,
+    ) -> None:
         self.power, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.power.settimeout(DEADLINE_S)
         command = [sys.executable, "-m", "runtime.hypervisor", "--power-fd", str(theirs.fileno())]
-        command += ["--zygote-module", "tests.runtime.standin_zygote"]
+        command += ["--zygote-module", "tests.runtime.standin_zygote", "--on-root-failure", on_root_failure]
         self.process = subprocess.Popen(command, cwd=REPOSITORY, pass_fds=[theirs.fileno()])
         theirs.close()
         self.root_process = subprocess.Popen(["sleep", "600"])
@@ -43,10 +49,13 @@ class BrokerProcess:
         ours, hypercalls = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.root_socket = ours
         pidfd = os.pidfd_open(self.root_process.pid)
-        fds = [hypercalls.fileno(), pidfd, 2]
+        self.firmware, roots_firmware = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.firmware.settimeout(DEADLINE_S)
+        fds = [hypercalls.fileno(), pidfd, 2, roots_firmware.fileno()]
         adopt = {"name": "root", "memory_pages": memory_pages, "pid": self.root_process.pid}
-        self.adopted = self.request("adopt", adopt | {"args": {"colour": "blue"}}, fds)
+        self.adopted = self.request("adopt", adopt | {"args": dict(args or {"colour": "blue"})}, fds)
         hypercalls.close()
+        roots_firmware.close()
         os.close(pidfd)
         self.port = HypercallPort(ours)
         birth = self.port.get_birth()
@@ -63,7 +72,7 @@ class BrokerProcess:
         assert received is not None, "the broker hung up"
         message: Any = received[0]
         verb, fields = message
-        if verb == "partition.started":
+        if verb in ("partition.started", "root.standby"):
             self.pids.add(fields["pid"])
         return verb, fields
 
@@ -87,6 +96,27 @@ class BrokerProcess:
                     return fields
                 place += 1
             self.events.append(self._next())
+
+    # -- the root's successors
+
+    def successor(self) -> dict[str, Any]:
+        """The next root's first words. It was alone at that moment."""
+        verb, values = self._from_root()
+        assert (verb, values["alone"]) == ("born", True)
+        return values
+
+    def tell_root(self, verb: str, **values: object) -> Any:
+        """Have the successor make a hypercall."""
+        codec.send_message(self.firmware, [verb, values])
+        answer, result = self._from_root()
+        assert answer == "done"
+        return result["answer"]
+
+    def _from_root(self) -> tuple[str, dict[str, Any]]:
+        received = codec.receive_message(self.firmware)
+        assert received is not None
+        message: Any = received[0]
+        return message
 
     # -- the root's side
 
@@ -147,6 +177,7 @@ class BrokerProcess:
     def close(self) -> None:
         """However the test left it: afterwards nothing of the machine may be left."""
         self.power.close()
+        self.firmware.close()
         try:
             self.process.wait(DEADLINE_S)
         finally:
@@ -183,8 +214,10 @@ def is_alive(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def broker_process(memory_pages: int = 4096) -> Iterator[BrokerProcess]:
-    broker = BrokerProcess(memory_pages)
+def broker_process(
+    memory_pages: int = 4096, on_root_failure: str = "halt", args: Mapping[str, object] | None = None
+) -> Iterator[BrokerProcess]:
+    broker = BrokerProcess(memory_pages, on_root_failure, args)
     try:
         yield broker
     finally:

@@ -1,7 +1,7 @@
 """A world for the hypervisor's state machine: memory, lines and processes made of plain objects.
 
-It carries effects out and objects to any that makes no sense, such as closing what is not there. Descriptors
-and memory can be made to run out at any call.
+It carries effects out and objects to any that makes no sense, such as closing what is not there or a second
+root beside a first. Descriptors and memory can be made to run out at any call. Time passes when a test says so.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from runtime.abi import (
 from runtime.hypervisor.dispatch import Hypervisor
 from runtime.hypervisor.effects import (
     Announce,
+    CheckHeartbeat,
     CloseDoorbell,
     CloseSlot,
     CloseVp,
@@ -35,11 +36,13 @@ from runtime.hypervisor.effects import (
     RaiseLine,
     RaiseWatch,
     RemoveRoute,
+    ReplaceRoot,
     RingDoorbell,
     RouteSpec,
     SpawnPartition,
 )
 from runtime.hypervisor.invariants import check_invariants
+from runtime.hypervisor.machine import RootFailurePolicy
 from runtime.hypervisor.replies import (
     DoorbellHandle,
     FilesHandle,
@@ -91,7 +94,12 @@ def take_message(sim_page: Page, sint: int) -> tuple[int, int, bytes, bool] | No
 class World:
     """The hypervisor and everything that it believes in."""
 
-    def __init__(self, memory_pages: int = 4096) -> None:
+    def __init__(
+        self,
+        memory_pages: int = 4096,
+        on_root_failure: RootFailurePolicy = RootFailurePolicy.HALT,
+        successor_files: int = 0,
+    ) -> None:
         self.slots: dict[int, int] = {}  # id: pages
         self.vps: dict[tuple[int, int], tuple[bytearray, bytearray]] = {}
         self.doorbells: Counter[tuple[int, int]] = Counter()  # how often rung
@@ -107,9 +115,13 @@ class World:
         self.announced: list[Announce] = []
         self.halted: str | None = None
         self.fail_after: int | None = None  # how many more resources the host has
-        self.hypervisor = Hypervisor(self, PlainSynic())
+        self.now_ns = 0
+        self.timers_ns: dict[int, int] = {}  # by partition: when to look at its heartbeat
+        self.timers_set = 0  # how often
+        self.hypervisor = Hypervisor(self, PlainSynic(), on_root_failure)
         self.machine = self.hypervisor.machine
-        self.carry_out(self.hypervisor.adopt_root("root", memory_pages, {}, pid=100))
+        effects = self.hypervisor.adopt_root("root", memory_pages, {}, 100, successor_files=successor_files)
+        self.carry_out(effects)
 
     # -- Resources
 
@@ -192,6 +204,16 @@ class World:
             case KillPartition(partition):
                 assert partition in self.starting or partition in self.running
                 self.doomed.add(partition)
+            case ReplaceRoot():
+                assert ROOT_PARTITION not in self.starting
+                assert ROOT_PARTITION not in self.running
+                self.starting[ROOT_PARTITION] = "root"
+                if self.machine.root_files:
+                    assert ROOT_PARTITION not in self.files
+                    self.files[ROOT_PARTITION] = self.machine.root_files
+            case CheckHeartbeat(partition, after_ms):
+                self.timers_ns[partition] = self.now_ns + after_ms * 1_000_000
+                self.timers_set += 1
             case Announce():
                 self.announced.append(effect)
             case Halt(reason):
@@ -200,7 +222,7 @@ class World:
     def started(self, partition: int) -> None:
         del self.starting[partition]
         self.running.add(partition)
-        self.carry_out(self.hypervisor.process_started(partition, 1000 + partition))
+        self.carry_out(self.hypervisor.process_started(partition, 1000 + partition, self.now_ns))
         self.check()
 
     def ended(self, partition: int, code: int = 0) -> None:
@@ -208,9 +230,23 @@ class World:
         self.starting.pop(partition, None)
         self.running.discard(partition)
         self.doomed.discard(partition)
-        status = ExitStatus(code, None) if partition != ROOT_PARTITION else None
-        self.carry_out(self.hypervisor.process_exited(partition, status, "ended"))
+        is_first_root = partition == ROOT_PARTITION and self.machine.root_generation == 1
+        status = None if is_first_root else ExitStatus(code, None)  # that one is somebody else's child
+        self.carry_out(self.hypervisor.process_exited(partition, status, "ended", self.now_ns))
         self.check()
+
+    def advance(self, duration_ms: float) -> None:
+        """Let time pass; every timer that comes goes off, in order, when it is due."""
+        until_ns = self.now_ns + round(duration_ms * 1_000_000)
+        while self.timers_ns:
+            partition, when_ns = min(self.timers_ns.items(), key=lambda item: item[1])
+            if when_ns > until_ns:
+                break
+            del self.timers_ns[partition]
+            self.now_ns = when_ns
+            self.carry_out(self.hypervisor.heartbeat_due(partition, when_ns))
+            self.check()
+        self.now_ns = until_ns
 
     def bury(self) -> None:
         """Every doomed process ends."""
@@ -221,7 +257,7 @@ class World:
 
     def call(self, caller: int, code: object, args: object, files: int = 0) -> Reply:
         """Any call; checks what must hold after it, whatever it was."""
-        reply, effects = self.hypervisor.handle(caller, code, args, files)
+        reply, effects = self.hypervisor.handle(caller, code, args, files, self.now_ns)
         if reply.status:
             assert not reply.values
             assert not reply.handles
@@ -270,7 +306,7 @@ class World:
             machine.next_route,
         )
         world = (self.slots, self.live_doorbells, self.routes, self.watches, self.files, self.doomed)
-        return repr((state, world, self.lines, self.doorbells))
+        return repr((state, world, self.lines, self.doorbells, self.timers_ns))
 
     def check(self) -> None:
         """The machine's invariants, and that the world holds exactly what the machine thinks it does."""
@@ -290,6 +326,10 @@ class World:
             if connection.sender_route is not None
         }
         assert set(self.watches) == {each.id for each in everyone if each.watched_children}
+        timers = {
+            each.id: each.heartbeat_timer_ns for each in everyone if each.heartbeat_timer_ns is not None
+        }
+        assert timers.keys() == {partition for partition in self.timers_ns if partition in machine.partitions}
         assert self.files == {each.id: each.files for each in everyone if each.files}
 
     # -- shorthands

@@ -10,11 +10,13 @@ import os
 import socket
 import sys
 import traceback
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from runtime import codec
 from runtime.hypercalls import HypercallPort
 from runtime.lifeline import die_with_parent
+
+STANDINS: Final = {"partitions.root": "tests.runtime.standin_root"}
 
 
 def main() -> None:
@@ -29,7 +31,8 @@ def main() -> None:
             elif request["module"] == "kill.the.zygote":
                 os._exit(1)
             else:
-                pid = _fork_twice(sock, broker_pid, request["module"], fds)
+                module = STANDINS.get(request["module"], request["module"])
+                pid = _fork_twice(sock, broker_pid, module, fds)
                 codec.send_message(sock, ["spawned", {"id": request["id"], "pid": pid}])
             codec.close_all(fds)
 

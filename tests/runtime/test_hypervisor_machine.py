@@ -1,10 +1,12 @@
-"""Any history of calls, starts and deaths, over a growing and shrinking tree of partitions.
+"""Any history of calls, starts, promises and deaths, the root's too, over a growing and shrinking tree of partitions.
 
 After each step the world checks the machine's invariants (conserved pages, a consistent tree, no dangling route)
 and that every effect made sense; here we check what a history must lead to.
 """
 
-from collections import defaultdict
+import copy
+from collections import Counter, defaultdict
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import settings
@@ -13,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from runtime.abi import (
     ALL_PRIVILEGES,
+    EXIT_RETIRED,
     GUEST_PRIVILEGES,
     PARTITION_SELF,
     HvStatus,
@@ -22,7 +25,9 @@ from runtime.abi import (
     PortType,
     RegisterName,
 )
+from runtime.hypervisor.machine import ROOT_FAILURES_MAX, ROOT_FAILURES_WITHIN_MS, RootFailurePolicy
 from runtime.hypervisor.partitions import Partition
+from runtime.hypervisor.programs import Process
 from tests.runtime.hypervisor_world import World, take_message
 
 _C = HypercallCode
@@ -35,7 +40,9 @@ class HypervisorMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(memory_pages=2048)
+        self.world = World(2048, RootFailurePolicy.STANDBY, successor_files=1)
+        self.world.do(1, _C.HEARTBEAT, within_ms=0)
+        self.accepted = Counter[tuple[int, int]]()  # messages, by (owner, port)
         self.posted: dict[tuple[int, int], list[bytes]] = defaultdict(list)  # (owner, port), not yet received
         self.serial = 0
         # A family to begin with: two guests and a guest of a guest, with messages switched on.
@@ -95,10 +102,45 @@ class HypervisorMachine(RuleBasedStateMachine):
         partition = data.draw(st.sampled_from(sorted(self.world.starting)))
         if works:
             self.world.started(partition)
+        elif partition == 1:
+            self._end_root(127)
         else:
             self.world.ended(partition, 127)
 
-    @precondition(lambda self: len(self.world.running) > 1)
+    @precondition(lambda self: 1 in self.world.running)
+    @rule(code=st.sampled_from([1, EXIT_RETIRED]))
+    def root_dies(self, code: int) -> None:
+        """Its process is all that changes."""
+        before = self._all_but_the_roots_process()
+        self._end_root(code)
+        assert self._all_but_the_roots_process() == before
+        assert self.world.starting[1] == "root"
+
+    def _end_root(self, code: int) -> None:
+        """Not so often that the machine gives up."""
+        world = self.world
+        world.now_ns += ROOT_FAILURES_WITHIN_MS // (ROOT_FAILURES_MAX - 1) * 1_000_000
+        world.timers_ns = {key: max(when_ns, world.now_ns) for key, when_ns in world.timers_ns.items()}
+        world.ended(1, code)
+        assert world.halted is None
+
+    def _all_but_the_roots_process(self) -> object:
+        machine, world = self.world.machine, self.world
+        partitions = dict(machine.partitions)
+        root = replace(partitions[1], process=Process.NONE, pid=None, exit_status=None, failure=None, files=0)
+        partitions[1] = replace(root, heartbeat_due_ns=None, heartbeat_timer_ns=None, heartbeat_within_ms=0)
+        held = (world.slots, world.vps, world.live_doorbells, world.routes, world.watches)
+        return copy.deepcopy((partitions, machine.slots, held))
+
+    @rule(data=st.data(), within_ms=st.sampled_from([0, 50, 1000]))
+    def promise(self, data: st.DataObject, within_ms: int) -> None:
+        self._call(self._pick(data), _C.HEARTBEAT, within_ms=within_ms)
+
+    @rule(duration_ms=st.sampled_from([1, 30, 400, 11_000]))
+    def time_passes(self, duration_ms: int) -> None:
+        self.world.advance(duration_ms)
+
+    @precondition(lambda self: self.world.running - {1})
     @rule(data=st.data())
     def process_dies(self, data: st.DataObject) -> None:
         self.world.ended(data.draw(st.sampled_from(sorted(self.world.running - {1}))), 1)
@@ -106,7 +148,11 @@ class HypervisorMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.world.doomed & self.world.running)
     @rule(data=st.data())
     def killed_process_is_reaped(self, data: st.DataObject) -> None:
-        self.world.ended(data.draw(st.sampled_from(sorted(self.world.doomed & self.world.running))), 0)
+        partition = data.draw(st.sampled_from(sorted(self.world.doomed & self.world.running)))
+        if partition == 1:
+            self._end_root(0)
+        else:
+            self.world.ended(partition, 0)
 
     @rule(data=st.data(), code=st.sampled_from([_C.FINALIZE_PARTITION, _C.DELETE_PARTITION]))
     def end(self, data: st.DataObject, code: HypercallCode) -> None:
@@ -116,9 +162,7 @@ class HypervisorMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def platform_kills(self, data: st.DataObject) -> None:
-        partition = self._pick(data)
-        if partition.id != 1:
-            self.world.carry_out(self.world.hypervisor.kill(partition.id))
+        self.world.carry_out(self.world.hypervisor.kill(self._pick(data).id))
 
     # -- memory
 
@@ -182,6 +226,7 @@ class HypervisorMachine(RuleBasedStateMachine):
         owner = self._pick(data)
         if self._call(owner, _C.DELETE_PORT, port=port) == HvStatus.SUCCESS:
             self.posted.pop((owner.id, port), None)
+            self.accepted.pop((owner.id, port), None)
 
     @rule(data=st.data(), connection=_SMALL)
     def disconnect_port(self, data: st.DataObject, connection: int) -> None:
@@ -226,6 +271,7 @@ class HypervisorMachine(RuleBasedStateMachine):
         if self._call(sender, _C.POST_MESSAGE, **args) == HvStatus.SUCCESS:
             assert found is not None
             owner, port = found
+            self.accepted[owner.id, port.id] += 1
             if port.vp < 2**32 - 1:  # any VP: no order is promised
                 self.posted[owner.id, port.id].append(payload)
 
@@ -258,6 +304,16 @@ class HypervisorMachine(RuleBasedStateMachine):
         for key in [key for key in self.posted if not self._port_is_there(*key)]:
             del self.posted[key]
 
+    @invariant()
+    def a_port_counts_the_messages_that_it_accepted(self) -> None:
+        counted = {
+            (owner.id, port.id): port.posted
+            for owner in self.world.machine.partitions.values()
+            for port in owner.ports.values()
+            if port.posted
+        }
+        assert counted == {key: count for key, count in self.accepted.items() if self._port_is_there(*key)}
+
     def _port_is_there(self, owner: int, port: int) -> bool:
         partition = self.world.machine.partitions.get(owner)
         return partition is not None and port in partition.ports
@@ -273,6 +329,8 @@ class HypervisorMachine(RuleBasedStateMachine):
                 pages = world.machine.partitions[child].pool.available
                 if pages:
                     world.do(1, _C.WITHDRAW_MEMORY, partition=child, pages=pages)
+        if 1 in world.doomed:
+            self._end_root(0)
         world.bury()
         for child in list(world.machine.partitions[1].children):
             world.do(1, _C.DELETE_PARTITION, partition=child)
@@ -280,7 +338,7 @@ class HypervisorMachine(RuleBasedStateMachine):
         root = world.machine.partitions[1]
         assert root.pool.available + root.pool.in_use == 2048
         assert {owner for owner, _ in world.vps} <= {1}
-        assert not world.files
+        assert set(world.files) <= {1}
 
 
 TestHypervisorMachine = HypervisorMachine.TestCase

@@ -1,0 +1,36 @@
+"""A root that follows another: born of the zygote, and waiting until the hypervisor wants a new root."""
+
+import faulthandler
+import signal
+import socket
+import sys
+
+import trio
+
+from partitions.root import EXIT_HYPERVISOR_GONE, Root
+from runtime.abi import HypervisorGone
+from runtime.console import ConsoleWriter
+from runtime.firmware import PacketLink
+from runtime.hypercalls import adopt_socket
+
+
+def succeed(hypercall_fd: int, console_fd: int) -> int:
+    """A successor's life. Returns the exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()
+    hypercalls = adopt_socket(hypercall_fd)
+    console = ConsoleWriter(console_fd)
+    sys.stdout = console.stream("stdout")
+
+    async def live() -> int:
+        """A standby waits here, blocking: trio's own start is behind it, and it has no other task yet."""
+        birth = hypercalls.get_birth()  # answered when it becomes the root
+        (firmware_fd,) = birth.files
+        root = Root(hypercalls, PacketLink(socket.socket(fileno=firmware_fd)), console)
+        return await root.take_over(birth)
+
+    try:
+        return trio.run(live)
+    except* HypervisorGone:
+        pass
+    return EXIT_HYPERVISOR_GONE

@@ -1,0 +1,272 @@
+"""`scripts/kill-sweep`: kill the root at random instants and at every named step, under load, and judge the disk.
+
+Several boots of a machine, one or two guests each with the verified load, and one that opens and closes its channel all
+the time. The root is killed as soon as it has come back, again and again: from outside after a random time, which may
+fall into its recovery, or by itself at a step (bus.seam). A kill counts once the hypervisor has reaped its victim.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from bus.seam import Step
+from runtime.chaos.liveness import gaps_around
+from runtime.chaos.loaded_machine import Judged, Load, LoadedMachine, MachineEnded
+from runtime.chaos.registers import Kind
+from runtime.chaos.verdict import EXPLAINED_MAX
+from runtime.exits import ExitCode
+
+KILLS: Final = 1000
+BOOT_S: Final = 20.0  # of load in one boot
+PASSES_MAX: Final = {Step.SAVE_STATE: 6, Step.SAVED: 6, Step.CARRY_OUT: 6}
+DATA_PASSES_MAX: Final = 60
+STEP_PATIENCE_S: Final = 20.0  # for an armed step to be come to
+STEPS_EACH: Final = 0.02  # of the random kills, so many at each step, but at least STEPS_LEAST
+STEPS_LEAST: Final = 5
+EARLY: Final = 0.2  # of the random kills, so many hit the new root while it takes over
+EARLY_S: Final = 0.02
+LATE_S: Final = 0.15
+FAILURES_AT_ONCE: Final = 10  # a root that failed more often within FAILURES_WITHIN_S ends its machine
+FAILURES_WITHIN_S: Final = 2.1
+PERCENTS: Final = (50, 90, 99, 100)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Sums over all boots."""
+
+    kills: int = 0
+    takeovers: int = 0
+    struck: Counter[str] = field(default_factory=Counter)  # by step
+    not_come_to: Counter[str] = field(default_factory=Counter)
+    operations: int = 0
+    unfinished: int = 0
+    reopened: int = 0
+    violations: Counter[str] = field(default_factory=Counter)
+    explanations: list[str] = field(default_factory=list)
+    other_failures: list[str] = field(default_factory=list)  # the machine ended, something was left behind
+    outages_ns: list[int] = field(default_factory=list)
+    takeovers_ns: list[int] = field(default_factory=list)
+    boots: int = 0
+
+    @property
+    def passed(self) -> bool:
+        return not self.violations.total() and not self.other_failures and self.operations > 0
+
+
+class Killer:
+    """Kills one machine's root over and over, never faster than a machine puts up with."""
+
+    def __init__(self, machine: LoadedMachine, rng: random.Random, tally: Tally) -> None:
+        self._machine, self._rng, self._tally = machine, rng, tally
+        self._recent: deque[float] = deque(maxlen=FAILURES_AT_ONCE - 2)  # a step may kill two at once
+
+    def _pace(self) -> None:
+        if len(self._recent) == self._recent.maxlen:
+            time.sleep(max(self._recent[0] + FAILURES_WITHIN_S - time.monotonic(), 0))
+        self._recent.append(time.monotonic())
+
+    def kill_at_random(self) -> bool:
+        """False: the load is over."""
+        machine, rng = self._machine, self._rng
+        seen = len(machine.all_of("root.exited"))
+        self._pace()
+        time.sleep(rng.uniform(0, LATE_S))
+        machine.kill_root()
+        if rng.random() < EARLY:  # and its successor, while it takes over
+            self._pace()
+            if self._until(lambda: len(machine.all_of("root.started")) > seen + 1):
+                time.sleep(rng.uniform(0, EARLY_S))
+                machine.kill_root()
+        return self._settle(seen)
+
+    def kill_at(self, step: Step) -> bool:
+        """Arm it, wait until it has struck. False: the load is over."""
+        machine, rng = self._machine, self._rng
+        seen, restored = len(machine.all_of("root.exited")), machine.takeovers
+        deaths = rng.choice((1, 1, 2))
+        for _ in range(deaths):
+            self._pace()
+        if not machine.arm(step, rng.randint(1, PASSES_MAX.get(step, DATA_PASSES_MAX)), deaths):
+            return False
+
+        def struck() -> bool:
+            return machine.has_died_at(step, restored)
+
+        if machine.wait_until(lambda: struck() or machine.load_ended, STEP_PATIENCE_S) and struck():
+            self._tally.struck[step.text] += 1
+        elif not machine.load_ended:
+            self._tally.not_come_to[step.text] += 1
+        return self._settle(seen)
+
+    def _settle(self, seen: int) -> bool:
+        """Until the last of the dead has a successor that serves."""
+        machine = self._machine
+        return self._until(lambda: len(machine.all_of("root.exited")) > seen and machine.root_serves)
+
+    def _until(self, condition: Callable[[], bool]) -> bool:
+        machine = self._machine
+        if not machine.wait_until(lambda: condition() or machine.load_ended):
+            raise MachineEnded("the root did not come back")
+        return not machine.load_ended
+
+
+def sweep(options: argparse.Namespace, folder: Path) -> Tally:
+    """All boots."""
+    rng, tally = random.Random(options.seed), Tally()
+    each = max(int(options.kills * STEPS_EACH), STEPS_LEAST)
+    schedule: list[Step | None] = [*(step for step in Step for _ in range(each)), *([None] * options.kills)]
+    rng.shuffle(schedule)
+    while schedule:
+        _one_boot(options, folder / f"boot{tally.boots}", rng, tally, schedule)
+        tally.boots += 1
+        if not options.json:
+            print(_progress(tally, len(schedule)), file=sys.stderr, flush=True)
+    return tally
+
+
+def _one_boot(
+    options: argparse.Namespace, folder: Path, rng: random.Random, tally: Tally, schedule: list[Step | None]
+) -> None:
+    load = Load(
+        policy=options.policy,
+        seed=1 + 2 * tally.boots,
+        guests=1 + tally.boots % 2,
+        reopening=True,
+        seconds=min(BOOT_S, 3 + len(schedule) / 3),
+        settings={"signal_route": rng.choice(("direct", "broker"))},
+    )
+    with LoadedMachine(folder, load) as machine:
+        try:
+            machine.wait_for("guest.verified_progress")
+            killer = Killer(machine, rng, tally)
+            while schedule and not machine.load_ended:
+                step = schedule.pop()
+                if not (killer.kill_at_random() if step is None else killer.kill_at(step)):
+                    break
+            judged = machine.judge()
+        except (MachineEnded, TimeoutError) as error:
+            tally.other_failures.append(f"{folder.name}: {error}")
+        else:
+            _add(tally, folder.name, machine, judged)
+    if not options.keep:
+        shutil.rmtree(folder)
+
+
+def _add(tally: Tally, boot: str, machine: LoadedMachine, judged: Judged) -> None:
+    verdict = judged.verdict
+    exited = [event["fields"] for event in machine.all_of("root.exited")]
+    restored = machine.all_of("root.restored")
+    tally.kills += len(exited)
+    tally.takeovers += len(restored)
+    tally.operations += verdict.operations
+    tally.unfinished += verdict.unfinished
+    tally.reopened += judged.reopened
+    for kind, count in verdict.counts.items():
+        tally.violations[kind.value] += count
+    room = EXPLAINED_MAX - len(tally.explanations)
+    tally.explanations += [f"{boot}: {violation.text}" for violation in verdict.violations][:room]
+    if judged.exit_code:
+        tally.other_failures.append(f"{boot}: exit code {judged.exit_code}: {judged.errors.strip()[-300:]}")
+    if judged.left_behind:
+        tally.other_failures.append(f"{boot}: left behind: {judged.left_behind}")
+    ended = [fields["at_ns"] for fields in exited]
+    for history in judged.histories:
+        tally.outages_ns += [gap.length_ns for gap in gaps_around(history, ended) if gap is not None]
+    served = sorted(event["fields"]["serving_ns"] for event in restored)
+    for at_ns in ended:
+        tally.takeovers_ns += [next(ns for ns in served if ns > at_ns) - at_ns] if served[-1] > at_ns else []
+
+
+def _percentiles(values_ns: Sequence[int]) -> dict[str, float]:
+    """In ms."""
+    ordered = sorted(values_ns)
+    return {
+        f"p{percent}": round(ordered[min(len(ordered) * percent // 100, len(ordered) - 1)] / 1e6, 2)
+        for percent in PERCENTS
+        if ordered
+    }
+
+
+def summarize(tally: Tally, options: argparse.Namespace, seconds: float) -> dict[str, Any]:
+    return {
+        "policy": options.policy,
+        "seed": options.seed,
+        "passed": tally.passed,
+        "boots": tally.boots,
+        "seconds": round(seconds, 1),
+        "kills": tally.kills,
+        "takeovers": tally.takeovers,
+        "at_steps": {step.text: tally.struck[step.text] for step in Step},
+        "steps_not_come_to": dict(tally.not_come_to),
+        "operations": tally.operations,
+        "unfinished": tally.unfinished,
+        "channel_openings": tally.reopened,
+        "violations": {kind.value: tally.violations[kind.value] for kind in Kind},
+        "outage_ms": _percentiles(tally.outages_ns),
+        "takeover_ms": _percentiles(tally.takeovers_ns),
+        "explanations": tally.explanations,
+        "other_failures": tally.other_failures,
+    }
+
+
+def _progress(tally: Tally, left: int) -> str:
+    bad = tally.violations.total() + len(tally.other_failures)
+    return (
+        f"boot {tally.boots}: {tally.kills} kills, {tally.takeovers} takeovers, {tally.operations:,} operations,"
+        f" {bad} findings; {left} kills to go"
+    )
+
+
+def _print(summary: dict[str, Any]) -> None:
+    for name, value in summary.items():
+        if isinstance(value, dict):
+            value = "  ".join(f"{key} {number}" for key, number in value.items()) or "none"
+        elif isinstance(value, list):
+            value = "".join(f"\n  {line}" for line in value) or "none"
+        print(f"{name.replace('_', ' '):<18}{value}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="scripts/kill-sweep",
+        description="Kill the root at random instants and at every named step under the verified load; judge the disk.",
+        epilog="Example: scripts/kill-sweep --kills 100 --policy restart",
+    )
+    parser.add_argument(
+        "--kills", type=int, default=KILLS, metavar="N", help="at random instants (default 1000)"
+    )
+    parser.add_argument("--policy", choices=("standby", "restart"), default="standby")
+    parser.add_argument(
+        "--seed", type=int, default=1, metavar="S", help="the schedule follows from it (default 1)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON, and no progress")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep histories and images there")
+    options = parser.parse_args(arguments)
+    if options.kills < 0:
+        parser.error("--kills: want 0 or more")
+    folder = Path(tempfile.mkdtemp(prefix="partvisor-sweep-")) if options.keep is None else options.keep
+    began = time.monotonic()
+    try:
+        tally = sweep(options, folder)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    finally:
+        if options.keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    summary = summarize(tally, options, time.monotonic() - began)
+    print(json.dumps(summary)) if options.json else _print(summary)
+    return ExitCode.DONE if tally.passed else ExitCode.FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
