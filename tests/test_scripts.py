@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parent.parent
-SCRIPTS = ["scripts/setup", "scripts/demo", "scripts/test", ".ci/run"]
+SCRIPTS = ["scripts/setup", "scripts/demo", "scripts/test", "scripts/kill-sweep", ".ci/run"]
 TOOLS = ["ruff", "mypy", "pytest"]
 PATIENCE_SECONDS = 300  # making a venv takes seconds, on a busy host many
 

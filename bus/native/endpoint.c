@@ -252,7 +252,7 @@ enum wait_result endpoint_wait(struct endpoint *endpoint, enum wait_for what, ui
     const bool may_sleep = endpoint->wait_fd >= 0;
     const enum wait_mode mode = endpoint->policy.mode;
     const bool probing = tuning->waits % ENDPOINT_PROBE_WAITS == 0;
-    uint64_t now_ns = clock_now_ns();
+    uint64_t now_ns = mode == WAIT_BLOCK && may_sleep ? 0 : clock_now_ns(); /* who sleeps at once needs no clock */
     enum wait_result result = WAIT_NOT_YET;
     if (mode == WAIT_SPIN || (mode == WAIT_BLOCK && !may_sleep)) {
         const uint64_t slice_ns = now_ns + ENDPOINT_SLICE_NS;
@@ -265,7 +265,8 @@ enum wait_result endpoint_wait(struct endpoint *endpoint, enum wait_for what, ui
     }
     const uint32_t spin_ns = mode == WAIT_ADAPTIVE ? endpoint_spin_limit_ns(endpoint, what) : 0;
     if (spin_ns > progress->spun_ns) {
-        result = spin_until(endpoint, what, bytes, now_ns + (spin_ns - progress->spun_ns));
+        const uint64_t until_ns = now_ns + (spin_ns - progress->spun_ns);
+        result = spin_until(endpoint, what, bytes, until_ns < deadline_ns ? until_ns : deadline_ns);
         progress->spun_ns = spin_ns;
         if (result == WAIT_READY)
             spinning_paid(endpoint, tuning);

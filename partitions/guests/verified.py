@@ -19,6 +19,7 @@ percent; patience_s (how long it waits for an answer); history (the file's name)
 """
 
 import random
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -144,7 +145,11 @@ class VerifiedLoad:
         self._write_below = plan.read + plan.write
         self._discard_below = self._write_below + plan.discard
         self._suspects = self._failed = self._completed = 0
-        self._over = False
+        self._over = self._enough = False
+
+    def end_soon(self) -> None:
+        """Have `run` submit nothing more, and end when nothing is in flight. A signal handler may call it."""
+        self._enough = True
 
     def run(self) -> Result:
         """Until the plan is done or the disk no longer answers; whatever happens is in the history."""
@@ -174,7 +179,7 @@ class VerifiedLoad:
         for turn in range(self._plan.operations):
             if turn % TURNS_BETWEEN_LOOKS == 0:
                 now = time.monotonic()
-                if now >= ends:
+                if now >= ends or self._enough:
                     return
                 if now >= next_report and self._completed >= RUNNING_AFTER:
                     self._report("verified_progress", operations=self._completed, suspects=self._suspects)
@@ -278,7 +283,7 @@ class VerifiedLoad:
 
 
 def main(partition: Partition) -> int:
-    """1: a block was not what it should be, a request failed, or the disk stopped answering. See the module."""
+    """1: a block was not what it should be, a request failed, or the disk stopped answering. SIGTERM: enough."""
     plan = Plan.from_args(partition.args)
     data_bytes = plan.depth * plan.blocks_max * BLOCK_BYTES
     history_fd = partition.files[str(partition.args.get("history", "history"))]
@@ -293,6 +298,8 @@ def main(partition: Partition) -> int:
         ) as history,
         partition.open_disk(str(partition.args["device"]), data_bytes) as disk,
     ):
-        result = VerifiedLoad(disk, history, plan, partition.report).run()
+        load = VerifiedLoad(disk, history, plan, partition.report)
+        signal.signal(signal.SIGTERM, lambda *_: load.end_soon())
+        result = load.run()
     partition.report("verified", **asdict(result), operations_per_second=round(result.operations_per_second))
     return int(result.suspects > 0 or result.failed > 0 or result.gave_up)

@@ -33,7 +33,6 @@ from runtime.rundir import BASE_VARIABLE, MachineNotFound, find_machines
 
 PATIENCE_S: Final = 60.0  # for anything that must happen; a busy host is no finding
 BOUND_S: Final = 20.0  # of one request: beyond it counts as hung
-OPERATIONS_PER_S_MAX: Final = 20_000  # of one guest: its history has room for so many
 BLOCK_BYTES: Final = 4096
 DISK_BYTES: Final = 16 << 20
 REOPENED_BLOCK: Final = 3072  # where the reopening guest's own blocks begin
@@ -51,7 +50,8 @@ class Load:
     seed: int = 1  # the first guest's; the others count up
     guests: int = 1  # on one disk, all on the same blocks
     reopening: bool = False  # one more, that opens and closes its channel all the time
-    seconds: float = 5.0
+    seconds: float = 5.0  # at the most, and so many operations of each guest:
+    operations: int = 400_000
     blocks: int = 512
     depth: int = 32
     settings: Mapping[str, int | str] = field(default_factory=dict)  # of [machine]
@@ -128,7 +128,7 @@ class LoadedMachine:
             self.history_path(seed).touch()
             arguments = (
                 f'device = "disk0", seed = {seed}, blocks = {load.blocks}, depth = {load.depth}, '
-                f"seconds = {load.seconds}, operations = {int(load.seconds * OPERATIONS_PER_S_MAX) + 1}, "
+                f"seconds = {load.seconds}, operations = {load.operations}, "
                 f"patience_s = {2 * BOUND_S}"
             )
             lines += _partition(f"guest{seed}", "verified", arguments)
@@ -234,6 +234,17 @@ class LoadedMachine:
         with ManagementClient(folder) as client:
             return client.request(verb, **args)
 
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another partvisor command against it."""
+        return subprocess.run(
+            [sys.executable, "-m", "runtime.cli", *arguments],
+            capture_output=True,
+            text=True,
+            env=self._environment,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+
     def arm(self, step: Step, passes: int = 1, deaths: int = 1) -> bool:
         """Have the root die at that step. False: the machine has come to its end."""
         try:
@@ -245,6 +256,11 @@ class LoadedMachine:
         return True
 
     # -- the end
+
+    def finish(self) -> None:
+        """Have its guests ask for nothing more: they end, and it with them. Roots may go on dying."""
+        for event in self.all_of("partition.started"):
+            signal_process(event["fields"]["pid"], signal.SIGTERM)
 
     def judge(self, patience_s: float = PATIENCE_S) -> Judged:
         """Wait for the end, read what the guests saw. TimeoutError: it does not end."""

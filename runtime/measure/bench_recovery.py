@@ -119,6 +119,15 @@ class _Events:
                 found[event.kind] = event.fields
         return found
 
+    def forget(self) -> None:
+        """What has come so far. CommandError: a root has died, and nobody had asked for it."""
+        while not self._queue.empty():
+            event = self._queue.get()
+            if event is None:
+                raise _MachineEnded
+            if event.kind == "root.exited":
+                raise CommandError(f"a root died that nobody had killed: {event.fields.get('reason')}")
+
 
 class _Killer:
     """The thread that replaces roots while the main thread runs the machine."""
@@ -167,6 +176,7 @@ class _Killer:
             self.replacements.append(self._replace(request, pause_begins_ns))
 
     def _replace(self, request: Callable[..., object], pause_begins_ns: int) -> Replacement:
+        self.events.forget()
         killed_ns = time.monotonic_ns()
         match self._mode.how:
             case "service":

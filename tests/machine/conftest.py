@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -152,14 +153,23 @@ Boot = Callable[..., RunningMachine]
 
 
 @pytest.fixture
-def boot(tmp_path: Path) -> Iterator[Boot]:
+def runtime_dir() -> Iterator[Path]:
+    """Where machines put their sockets, whose paths the kernel limits to 107 bytes: pytest's own folders are too deep."""
+    folder = Path(tempfile.mkdtemp(prefix="pv-"))
+    yield folder / "run"
+    assert list(folder.rglob("*")) == []
+    folder.rmdir()
+
+
+@pytest.fixture
+def boot(tmp_path: Path, runtime_dir: Path) -> Iterator[Boot]:
     """boot(toml text, *overrides) -> a machine; every one is destroyed, and must have left nothing."""
     machines: list[RunningMachine] = []
 
     def start(text: str, *overrides: str) -> RunningMachine:
         config = tmp_path / f"machine{len(machines)}.toml"
         config.write_text(text)
-        machine = RunningMachine(config, tmp_path / "run", *overrides)
+        machine = RunningMachine(config, runtime_dir, *overrides)
         machines.append(machine)
         return machine
 

@@ -11,9 +11,9 @@ pytestmark = pytest.mark.machine
 
 
 def test_a_disk_load_reports_each_kind_once_and_no_wrong_block(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PARTVISOR_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("PARTVISOR_RUNTIME_DIR", str(runtime_dir))
     results = run_load(tmp_path, (0, 0), "adaptive", single=50, random=200, sequential=20)
     assert {result["operations"] for result in results.values()} == {50, 200, 20}
     assert all(result["mismatches"] == 0 and result["seconds"] > 0 for result in results.values())

@@ -56,7 +56,7 @@ def test_bytes_written_by_one_child_are_read_by_another_at_the_next_boot(
         assert machine.wait_for("partition.exited")["fields"]["code"] == 0
 
 
-def test_the_demo_compares_its_four_sums(tmp_path: Path) -> None:
+def test_the_demo_compares_its_four_sums(tmp_path: Path, runtime_dir: Path) -> None:
     (tmp_path / "source").write_bytes(os.urandom(1_234_567))
     demo = subprocess.run(
         [sys.executable, "-m", "runtime.demo", str(tmp_path / "source"), "--json"],
@@ -64,7 +64,7 @@ def test_the_demo_compares_its_four_sums(tmp_path: Path) -> None:
         text=True,
         timeout=PATIENCE_S,
         check=False,
-        env=os.environ | {"PARTVISOR_RUNTIME_DIR": str(tmp_path / "run"), "TMPDIR": str(tmp_path)},
+        env=os.environ | {"PARTVISOR_RUNTIME_DIR": str(runtime_dir), "TMPDIR": str(tmp_path)},
     )
     assert demo.returncode == 0, demo.stderr
     result = json.loads(demo.stdout)

@@ -149,9 +149,8 @@ class DyingRoot:
         """Roots die until that time; then one lives until the guests are done. AssertionError: a guest failed."""
         for line in self._lines:
             line.guest_end(reset=True).close()
-        guests = {
-            self._fork(lambda n=number: self._be_guest(n)): number for number in range(len(self._lines))
-        }
+        numbers = range(len(self._lines))
+        guests = {self._fork(partial(self._be_guest, number)): number for number in numbers}
         root = 0
         ends = time.monotonic() + PATIENCE_S
         try:

@@ -87,8 +87,9 @@ class BrokerProcess:
 
     def event(self, kind: str, **expected: object) -> dict[str, Any]:
         """Wait for an event with these fields; others are kept."""
-        place = 0
+        place, deadline = 0, time.monotonic() + 2 * DEADLINE_S
         while True:
+            assert time.monotonic() < deadline, f"no {kind} of {expected}, only others"
             while place < len(self.events):
                 found, fields = self.events[place]
                 if found == kind and expected.items() <= fields.items():
@@ -116,7 +117,8 @@ class BrokerProcess:
         received = codec.receive_message(self.firmware)
         assert received is not None
         message: Any = received[0]
-        return message
+        verb, values = message
+        return verb, values
 
     # -- the root's side
 
