@@ -76,7 +76,8 @@ class Channel:
         waiting: Waiting | None = None,
         flags: WriteableBuffer | None = None,  # our VP's SIEF page, if interrupts set a flag in it
         flag: int = -1,  # bit number in that page (sint * 2048 + relid), cleared before each last look at the ring
-        journal: WriteableBuffer | None = None,  # at least 16 bytes that outlive us; a successor attaches with them too
+        journal: WriteableBuffer
+        | None = None,  # at least 16 bytes that outlive us; a successor attaches with them too
         seam: WriteableBuffer | None = None,  # see bus.seam: where this process may be made to die
         reset: bool = False,  # zero both header pages (the side that allocated the rings), set feature bits
     ) -> None:

@@ -154,7 +154,7 @@ Boot = Callable[..., RunningMachine]
 
 @pytest.fixture
 def runtime_dir() -> Iterator[Path]:
-    """Where machines put their sockets, whose paths the kernel limits to 107 bytes: pytest's own folders are too deep."""
+    """Where machines put their sockets. A socket's path has at most 107 bytes: pytest's own folders are too deep."""
     folder = Path(tempfile.mkdtemp(prefix="pv-"))
     yield folder / "run"
     assert list(folder.rglob("*")) == []

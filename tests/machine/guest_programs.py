@@ -1,6 +1,6 @@
 """Guest programs that only tests need."""
 
-import os
+from pathlib import Path
 
 from partitions.child import Partition
 
@@ -8,9 +8,9 @@ from partitions.child import Partition
 def list_descriptors(partition: Partition) -> None:
     """Report what this process holds, as /proc says it."""
     links = []
-    for name in os.listdir("/proc/self/fd"):
+    for path in Path("/proc/self/fd").iterdir():
         try:
-            links.append(os.readlink(f"/proc/self/fd/{name}"))
+            links.append(str(path.readlink()))
         except FileNotFoundError:  # the directory's own
             continue
     partition.report("descriptors", links=sorted(links))
