@@ -326,7 +326,10 @@ class Root:
         """As long as this task gets its turn, the control plane is alive; the hypervisor wants to hear so."""
         hang_ms = self._machine["hang_ms"]
         if self._machine["on_root_failure"] == "halt":
-            return  # a machine that cannot do without its root is better off with a slow one
+            self._hypercalls.heartbeat(
+                0
+            )  # up, and no promise: a machine without successors is better off with a slow root
+            return
         while True:
             self._hypercalls.heartbeat(hang_ms)
             await trio.sleep(hang_ms / 1000 / HEARTBEATS_PER_PROMISE)

@@ -27,6 +27,10 @@ class Service(Protocol):
     def serve(self, stop: threading.Event) -> None:
         """Until `stop` is set or the channel is closed; RingCorrupt: the guest broke the ring."""
 
+    @property
+    def waits_for_guest(self) -> bool:
+        """Whether it can't go on before the guest has taken answers in."""
+
     def statistics(self) -> dict[str, int]: ...
 
 
@@ -116,11 +120,12 @@ class ServedChannel:
         self._thread.start()
 
     def is_stuck(self, stuck_ms: int) -> bool:
-        """Whether the ring has held work for so long without a packet leaving it."""
+        """Whether the ring has held work for so long without a packet leaving it, through no fault of the guest's."""
         received = self.channel.packets_received
         seen, since = self._seen
         now = time.monotonic()
-        if received != seen or not self.channel.has_work:
+        guests_turn = self._service is not None and self._service.waits_for_guest
+        if received != seen or guests_turn or not self.channel.has_work:
             self._seen = (received, now)
             return False
         return now - since > stuck_ms / 1000

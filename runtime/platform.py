@@ -227,7 +227,7 @@ class Platform:
                     except MachineFailed as failure:
                         self._end(str(failure), failed=True)
                 case "halting":
-                    self._end(self._halt_reason(str(values.get("reason"))), failed=True)
+                    self._end(self._root_end(str(values.get("reason"))), failed=True)
                 case "halt":
                     pass  # now every process is dead; its own end is seen by pidfd
                 case "partition.started":
@@ -246,7 +246,7 @@ class Platform:
                         **{key: value for key, value in values.items() if key != "name"},
                     )
 
-    def _halt_reason(self, reason: str) -> str:
+    def _root_end(self, reason: str) -> str:
         """The broker's, but for the first root, which is our child: only we can learn how it died."""
         if self._root is not None and self._root_pid == self._root.pid and self._root.poll() is not None:
             return reason.replace("its process ended", exit_text(self._root))
@@ -287,7 +287,8 @@ class Platform:
     def _partition_exited(self, values: Mapping[str, Any]) -> None:
         name = str(values["name"])
         if name == ROOT:
-            self.log.append("root.exited", ROOT, reason=values.get("reason"), at_ns=values.get("at_ns"))
+            reason = self._root_end(str(values.get("reason")))
+            self.log.append("root.exited", ROOT, reason=reason, at_ns=values.get("at_ns"))
             return
         status = ExitStatus(values.get("code"), values.get("signal"))
         self._console.drain()  # its last words come before its death

@@ -142,7 +142,14 @@ static PyObject *eventfd_signal(PyObject *module, PyObject *fd)
         return NULL;
     if (number < 0 || number > INT32_MAX)
         return PyErr_Format(PyExc_ValueError, "not a file descriptor: %ld", number);
-    return PyBool_FromLong(doorbell_ring(&module_state_of(module)->ringer, (int)number));
+    struct module_state *state = module_state_of(module);
+    if (!state->ringer_opened) {
+        /* Not at import: the exit of a process that holds an AIO context waits for a grace period of the kernel's, some
+         * 30 ms, and the machine waits for a root's exit. Only the broker rings this way. */
+        state->ringer_opened = true;
+        doorbell_ringer_open(&state->ringer);
+    }
+    return PyBool_FromLong(doorbell_ring(&state->ringer, (int)number));
 }
 
 static PyObject *crc32c_function(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -207,7 +214,6 @@ static int execute(PyObject *module)
 {
     struct module_state *state = module_state_of(module);
     crc32c_prepare();
-    doorbell_ringer_open(&state->ringer);
     state->ring_error = new_error(module, "RingError", NULL, "Base of what a ring can refuse.");
     if (!state->ring_error)
         return -1;
@@ -259,7 +265,7 @@ static void free_module(void *module)
 {
     struct module_state *state = module_state_of(module);
     clear(module);
-    if (state->waiting_type == NULL && state->ringer.null_fd > 0)
+    if (state->waiting_type == NULL && state->ringer_opened)
         doorbell_ringer_close(&state->ringer);
 }
 

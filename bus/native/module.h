@@ -12,7 +12,8 @@
 struct module_state {
     PyObject *ring_error, *ring_full, *ring_corrupt, *ring_closed;
     PyTypeObject *waiting_type, *histogram_type;
-    struct doorbell_ringer ringer; /* used under the GIL */
+    struct doorbell_ringer ringer; /* used under the GIL; opened by the first ring: see eventfd_signal() */
+    bool ringer_opened;
 };
 
 extern PyType_Spec channel_spec, gpa_map_spec, histogram_spec, router_spec, waiting_spec;

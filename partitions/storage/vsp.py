@@ -78,6 +78,7 @@ class StorageVsp:
                 self._lock,
             )
         self._owes_replay = False  # of a batch in whose midst a predecessor died
+        self.waits_for_guest = False  # to take answers in: no fault of ours
         self.dropped = 0  # packets that are no request: a guest's mistake
 
     def serve(self, stop: threading.Event) -> None:
@@ -125,9 +126,15 @@ class StorageVsp:
 
     def _wait_for_room(self, stop: threading.Event) -> bool:
         """False: told to stop while the guest left no room for an answer."""
-        while not self._channel.wait_writable(_COMPLETION_RING_BYTES, STOP_POLL_NS):
-            if stop.is_set():
-                return False
+        if self._channel.wait_writable(_COMPLETION_RING_BYTES, 0):
+            return True
+        self.waits_for_guest = True
+        try:
+            while not self._channel.wait_writable(_COMPLETION_RING_BYTES, STOP_POLL_NS):
+                if stop.is_set():
+                    return False
+        finally:
+            self.waits_for_guest = False
         return True
 
     def replay(self) -> None:

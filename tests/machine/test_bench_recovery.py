@@ -1,0 +1,26 @@
+"""`partvisor bench recovery` measures what it says. (How long anything takes is nobody's business here.)"""
+
+from pathlib import Path
+
+import pytest
+
+from runtime.measure.bench_recovery import MODES, Mode, measure_mode, rows_of
+from runtime.measure.outages import summarize
+
+pytestmark = pytest.mark.machine
+KILLS = 2
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name.replace(" ", "-"))
+def test_every_replacement_is_seen_from_the_kill_to_the_first_completion(
+    mode: Mode, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARTVISOR_RUNTIME_DIR", str(runtime_dir))
+    replacements = measure_mode(mode, KILLS)
+    assert len(replacements) == KILLS
+    for one in replacements:
+        assert all(duration >= 0 for duration in one.phases_ns.values()), one
+        if mode.how != "service":  # which goes on serving for a while
+            assert one.outage_ns >= one.completed_ns - one.exited_ns > 0, "the guest was served by nobody"
+    goals = rows_of(mode, summarize(replacements))
+    assert len(goals) == (mode.p50_ms_max is not None) + (mode.p99_ms_max is not None)
