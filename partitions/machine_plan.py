@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 from uuid import UUID, uuid5
 
-from runtime.abi import PAGE_BYTES, Route
+from runtime.abi import GUEST_PRIVILEGES, PAGE_BYTES, Privilege, Route
 
 _INSTANCE_NAMESPACE = UUID("6f6e6c79-7061-5274-a973-6f7273686f77")  # ours; never on a wire by itself
 
@@ -69,6 +69,16 @@ class PartitionPlan:
     attachments: tuple[AttachmentPlan, ...]
     boot: Mapping[str, Any]  # what the program finds in its birth
     files: tuple[int, ...]
+
+    @property
+    def privilege_mask(self) -> Privilege:
+        """As the config names them; what a VMBus guest needs, if it names none."""
+        if self.privileges is None:
+            return GUEST_PRIVILEGES
+        mask = Privilege(0)
+        for name in self.privileges:
+            mask |= Privilege[name.upper()]
+        return mask
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any], machine: Mapping[str, Any], files: list[int]) -> Self:

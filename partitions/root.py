@@ -28,12 +28,10 @@ from partitions.virtual_processor import VirtualProcessor
 from partitions.vmbus_ports import partition_of_message_port
 from runtime.abi import (
     EXIT_RETIRED,
-    GUEST_PRIVILEGES,
     PAGE_BYTES,
     HypercallError,
     HypervisorGone,
     PartitionState,
-    Privilege,
 )
 from runtime.console import ConsoleWriter
 from runtime.firmware import LinkMessage, PacketLink
@@ -241,7 +239,7 @@ class Root:
             )
         try:
             child = call.create_partition()
-            call.set_privileges(child, _privileges(plan))
+            call.set_privileges(child, plan.privilege_mask)
             call.deposit(child, plan.memory_bytes // PAGE_BYTES)
             call.initialize(child)
             for index in range(plan.vps):
@@ -381,15 +379,6 @@ class Root:
                     self._leave.set()
                 case verb:
                     self._console.emit("root.unknown_request", verb=verb)
-
-
-def _privileges(plan: PartitionPlan) -> Privilege:
-    if plan.privileges is None:
-        return GUEST_PRIVILEGES
-    mask = Privilege(0)
-    for name in plan.privileges:
-        mask |= Privilege[name.upper()]
-    return mask
 
 
 def main() -> NoReturn:
