@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -106,7 +107,10 @@ class ServedChannel:
             self.channel.kick()  # the predecessor may have died between publishing and signalling
 
     def start(self, name: str, on_failure: Callable[[str], None]) -> None:
-        """Serve in a thread of its own. `on_failure` is called from that thread when the guest broke the channel."""
+        """Serve in a thread of its own. `on_failure` is called from that thread when the guest broke the channel.
+
+        Or when the service itself failed: whatever a request of this guest does to it, nobody else is to pay for it.
+        """
         service = self._service
         assert service is not None
 
@@ -115,6 +119,11 @@ class ServedChannel:
                 service.serve(self._stop)
             except RingError as error:
                 on_failure(f"{type(error).__name__}: {error}")
+            except (
+                Exception
+            ) as error:  # a defect of ours or of a backend; the one who ran into it loses the channel
+                traceback.print_exc()
+                on_failure(f"the server failed: {type(error).__name__}: {error}")
 
         self._thread = threading.Thread(target=run, name=name, daemon=True)
         self._thread.start()

@@ -1,7 +1,10 @@
 """What counts as stuck: the root ends itself for it, so no guest may be able to make it look so."""
 
+import threading
 import time
 from collections.abc import Callable
+
+import pytest
 
 from bus.native import RingFull
 from partitions.served_channel import ServedChannel
@@ -63,3 +66,28 @@ def test_a_server_whose_device_is_held_by_nobody_who_lets_go_is_stuck() -> None:
             assert comes_true(lambda: served.is_stuck(20))
             assert comes_true(lambda: served.is_stuck(20))
         assert comes_true(lambda: not served.is_stuck(20))
+
+
+def test_a_service_that_fails_takes_its_own_channel_and_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not the process, and not in silence: a ring whose thread is gone would look stuck, and end the root."""
+    with MemoryBackend(1 << 20) as backend, connected(backend, ring_pages=1) as pair:
+        served = watched(pair)
+        served._stop, served._thread = threading.Event(), None
+        served._service = FailingService()
+        reasons: list[str] = []
+        served.start("failing", reasons.append)
+        assert comes_true(lambda: reasons != [])
+        assert reasons == ["the server failed: ZeroDivisionError: a defect"]
+        assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+class FailingService:
+    waits_for_guest = False
+
+    def replay(self) -> None: ...
+
+    def serve(self, stop: threading.Event) -> None:
+        raise ZeroDivisionError("a defect")
+
+    def statistics(self) -> dict[str, int]:
+        return {}
