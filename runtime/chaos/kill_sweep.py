@@ -194,6 +194,10 @@ def _add(tally: Tally, boot: str, machine: LoadedMachine, judged: Judged) -> Non
         reason = event["fields"]["reason"]
         if not _was_killed(reason) and reason not in POWERED_OFF:
             tally.own_deaths[reason] += 1
+    stuck = len(machine.all_of("root.stuck"))  # it kills itself, which looks like one of ours
+    if stuck:
+        tally.own_deaths["stuck"] += stuck
+        tally.kills -= stuck
     ended = [fields["at_ns"] for fields in killed]
     for history in judged.histories:
         tally.outages_ns += [gap.length_ns for gap in gaps_around(history, ended) if gap is not None]
@@ -203,8 +207,8 @@ def _add(tally: Tally, boot: str, machine: LoadedMachine, judged: Judged) -> Non
 
 
 def _was_killed(reason: str) -> bool:
-    """The first root is not the hypervisor's child, so how it ended is not known there."""
-    return reason in ("signal 9", "its process ended")
+    """The first root is the platform's child, which has words of its own for it; the others are the hypervisor's."""
+    return reason in ("signal 9", "signal SIGKILL")
 
 
 def _percentiles(values_ns: Sequence[int]) -> dict[str, float]:
