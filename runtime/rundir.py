@@ -119,7 +119,7 @@ def machine_folder(name: str) -> Iterator[MachineFolder]:
     """
     folder, lock_fd = _create(name)
     try:
-        with janitor(folder.path):
+        with janitor(folder.path, folder.path.parent):
             try:
                 yield folder
             finally:
@@ -276,13 +276,13 @@ def _read_live_lock(path: Path) -> LockRecord | None:
 
 
 @contextlib.contextmanager
-def janitor(path: Path) -> Iterator[None]:
-    """Run the process that removes `path` when we end, in whatever way."""
+def janitor(path: Path, around: Path | None = None) -> Iterator[None]:
+    """Run the process that removes `path` when we end, in whatever way; and `around`, if that is empty then."""
     read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
     try:
         try:
             process = subprocess.Popen(
-                ["/bin/sh", "-c", _JANITOR, "partvisor-janitor", str(path), str(path.parent)],
+                ["/bin/sh", "-c", _JANITOR, "partvisor-janitor", str(path), str(around or "")],
                 stdin=read_fd,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

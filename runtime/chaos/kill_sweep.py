@@ -6,6 +6,7 @@ fall into its recovery, or by itself at a step (bus.seam). A kill counts once th
 """
 
 import argparse
+import contextlib
 import json
 import random
 import shutil
@@ -25,6 +26,7 @@ from runtime.chaos.loaded_machine import Judged, Load, LoadedMachine, MachineEnd
 from runtime.chaos.registers import Kind
 from runtime.chaos.verdict import EXPLAINED_MAX
 from runtime.exits import ExitCode
+from runtime.rundir import janitor
 
 KILLS: Final = 1000
 BOOT_S: Final = 20.0  # of load in one boot
@@ -281,8 +283,10 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--kills: want 0 or more")
     folder = Path(tempfile.mkdtemp(prefix="partvisor-sweep-")) if options.keep is None else options.keep
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the machine under way must go, too
     try:
-        tally = sweep(options, folder)
+        with janitor(folder) if options.keep is None else contextlib.nullcontext():
+            tally = sweep(options, folder)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     finally:

@@ -3,12 +3,16 @@
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Final
 
+import psutil
 import pytest
 
-from tests.machine.conftest import Boot, idle_partition, machine_toml
+from tests.machine.conftest import PATIENCE_S, Boot, idle_partition, machine_toml
 
 pytestmark = pytest.mark.machine
 
@@ -94,3 +98,23 @@ def test_sigkill_at_a_random_instant_of_the_boot(boot: Boot, seed: int) -> None:
     time.sleep(0.3)
     machine.process.send_signal(signal.SIGTERM)
     assert machine.wait() in (0, 1, 130, -signal.SIGKILL, -signal.SIGTERM)
+
+
+def test_a_kill_sweep_that_is_terminated_takes_its_machine_and_its_folder_along(runtime_dir: Path) -> None:
+    runtime_dir.mkdir()
+    sweep = subprocess.Popen(
+        [sys.executable, "-m", "runtime.chaos.kill_sweep", "--kills", "50", "--json"],
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"TMPDIR": str(runtime_dir)},
+    )
+    deadline = time.monotonic() + PATIENCE_S
+    while not list(runtime_dir.rglob("management")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    machine = psutil.Process(sweep.pid).children(recursive=True)
+    assert len(machine) > 3
+    sweep.terminate()
+    assert sweep.wait(PATIENCE_S) == 130
+    _, alive = psutil.wait_procs(machine, PATIENCE_S)
+    assert alive == []
+    assert list(runtime_dir.iterdir()) == []
+    runtime_dir.rmdir()
