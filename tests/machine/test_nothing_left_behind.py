@@ -109,7 +109,9 @@ def test_a_kill_sweep_that_is_terminated_takes_its_machine_and_its_folder_along(
     )
     deadline = time.monotonic() + PATIENCE_S
     machine: list[psutil.Process] = []
-    while len(machine) < 4 and time.monotonic() < deadline:  # the command, its janitor, root and broker at least
+    while (
+        len(machine) < 4 and time.monotonic() < deadline
+    ):  # the command, its janitor, root and broker at least
         time.sleep(0.05)
         machine = psutil.Process(sweep.pid).children(recursive=True)
     sweep.terminate()
