@@ -5,6 +5,7 @@ zygote. The control plane is one trio task a concern; each open channel has a th
 """
 
 import argparse
+import contextlib
 import faulthandler
 import os
 import signal
@@ -21,11 +22,12 @@ from bus.seam import Step
 from bus.synic import CHANNEL_MESSAGE, VMBUS_SINT
 from partitions.guest_bus import GuestBus, RootResources
 from partitions.machine_plan import AttachmentPlan, DevicePlan, PartitionPlan, instance_guid
-from partitions.saved_state import SLOT_PAGES, SavedState
+from partitions.saved_state import SLOT_PAGES, SavedState, StateTooLarge, encoded_bytes
 from partitions.storage.backends import BackendError
 from partitions.storage.device import DiskDevice
 from partitions.virtual_processor import VirtualProcessor
 from partitions.vmbus_ports import partition_of_message_port
+from partitions.watchdog import send_heartbeats, watch_channels
 from runtime.abi import (
     EXIT_RETIRED,
     PAGE_BYTES,
@@ -40,7 +42,6 @@ from runtime.lifeline import die_with_parent, name_process
 
 SAVED_STATE_GPFN: Final = 0x1000
 MEMORY_DISKS_GPFN: Final = 0x1_0000  # one behind the other
-HEARTBEATS_PER_PROMISE: Final = 4  # so that three may be late
 EXIT_HYPERVISOR_GONE: Final = 3
 
 
@@ -68,6 +69,7 @@ class Root:
         self._last_message: list[Any] = []  # port and payload: what the newest saved state came from
         self._leave = trio.Event()
         self._retiring = False
+        self._resetting = False  # a guest whose state was too large
 
     async def boot(self) -> int:
         """The machine's first root: from the first instruction to power-off. Returns the exit code."""
@@ -90,7 +92,7 @@ class Root:
                 await self._firmware.send("failed", {"reason": str(error)})
             else:
                 self._save()
-                nursery.start_soon(self._send_heartbeats)
+                nursery.start_soon(send_heartbeats, self._hypercalls, self._machine)
                 await self._firmware.send("ready")
             await self._until_left(nursery)
         return self._end()
@@ -132,7 +134,7 @@ class Root:
                 if partition not in self._ended:
                     guest.resume()
             self._start_services(nursery, vp)
-            nursery.start_soon(self._send_heartbeats)
+            nursery.start_soon(send_heartbeats, self._hypercalls, self._machine)
             await self._firmware.send(
                 "restored",
                 {
@@ -164,9 +166,9 @@ class Root:
         for service in (
             self._await_power_off,
             self._serve_firmware,
-            self._watch_channels,
         ):
             nursery.start_soon(service)
+        nursery.start_soon(watch_channels, self._guests, self._machine, self._console.emit)
         nursery.start_soon(self._receive_messages, vp)
         nursery.start_soon(self._watch_children, self._hypercalls.watch_children())
 
@@ -261,6 +263,25 @@ class Root:
     # -- saved state
 
     def _save(self) -> None:
+        """Before a decision is carried out. Too much to save: the guest that takes most of it is reset."""
+        try:
+            self._save_all()
+        except StateTooLarge:
+            if (
+                self._resetting
+            ):  # what is being let go of is still there; what was saved before counts until then
+                return
+            self._resetting = True
+            by_size = sorted(self._guests.values(), key=lambda guest: -encoded_bytes(guest.to_state()))
+            for guest in by_size:
+                self._console.emit("vmbus.guest_state_too_large", guest=guest.name)
+                guest.disconnect()
+                with contextlib.suppress(StateTooLarge):
+                    self._save_all()
+                    break
+            self._resetting = False
+
+    def _save_all(self) -> None:
         assert self._saved is not None
         self._saved.save(
             {
@@ -319,28 +340,6 @@ class Root:
 
     def _has_ended(self, child: int) -> bool:
         return self._hypercalls.get_state(child) in (PartitionState.FINALIZING, PartitionState.FINALIZED)
-
-    async def _send_heartbeats(self) -> None:
-        """As long as this task gets its turn, the control plane is alive; the hypervisor wants to hear so."""
-        hang_ms = self._machine["hang_ms"]
-        if self._machine["on_root_failure"] == "halt":
-            self._hypercalls.heartbeat(
-                0
-            )  # up, and no promise: a machine without successors is better off with a slow root
-            return
-        while True:
-            self._hypercalls.heartbeat(hang_ms)
-            await trio.sleep(hang_ms / 1000 / HEARTBEATS_PER_PROMISE)
-
-    async def _watch_channels(self) -> None:
-        """Heartbeats say nothing of the channels' threads. One that does not move while it holds work ends us all."""
-        stuck_ms = self._machine["stuck_ms"]
-        while True:
-            await trio.sleep(stuck_ms / 1000 / 4)
-            for guest in self._guests.values():
-                if (device := guest.find_stuck(stuck_ms)) is not None:
-                    self._console.emit("root.stuck", guest=guest.name, device=device, stuck_ms=stuck_ms)
-                    os.kill(os.getpid(), signal.SIGKILL)  # our successor may be luckier
 
     def _arm_seam(self, values: Mapping[str, Any]) -> None:
         assert self._saved is not None

@@ -41,6 +41,10 @@ class SavedStateError(Exception):
     """There is no state that can be taken over: none was saved, both halves are torn, or the format is unknown."""
 
 
+class StateTooLarge(ValueError):
+    """More than VALUE_BYTES_MAX; nothing was saved, and what was saved before still counts."""
+
+
 class SavedState:
     """The slot's bytes, as writer and as reader. One process at a time."""
 
@@ -63,10 +67,10 @@ class SavedState:
         return self._memory[start : start + RECORD_BYTES]
 
     def save(self, value: Mapping[str, Any]) -> None:
-        """Replace what was saved before. ValueError: more than VALUE_BYTES_MAX; what was saved before still counts."""
+        """Replace what was saved before. Raises StateTooLarge."""
         data = msgpack.packb(value, use_bin_type=True)
         if len(data) > VALUE_BYTES_MAX:
-            raise ValueError(f"{len(data)} bytes of state; at most {VALUE_BYTES_MAX}")
+            raise StateTooLarge(f"{len(data)} bytes of state; at most {VALUE_BYTES_MAX}")
         sequence = self._sequence + 1
         at = _HALVES_AT + sequence % 2 * HALF_BYTES
         _HALF.pack_into(self._memory, at, 0, 0, 0)  # from here on this half does not count
@@ -109,3 +113,8 @@ class SavedState:
 
 def _checksum(sequence: int, data: bytes) -> int:
     return crc32c(data, crc32c(sequence.to_bytes(8, "little")))
+
+
+def encoded_bytes(value: Mapping[str, Any]) -> int:
+    """What a value takes of VALUE_BYTES_MAX."""
+    return len(msgpack.packb(value, use_bin_type=True))

@@ -96,3 +96,19 @@ def test_a_program_that_raises_ends_with_its_traceback_and_nothing_else_does(boo
     said = [event["fields"]["text"] for event in machine.events if event["kind"] == "output"]
     assert any("KeyError" in text for text in said)
     assert machine.process.poll() is None
+
+
+def test_a_guest_whose_lists_would_burst_the_saved_state_is_reset_and_the_root_lives(boot: Boot) -> None:
+    """The root saves what every guest has begun, in memory of a fixed size: whoever takes most of it loses it."""
+    machine = boot(
+        machine_toml(
+            idle_partition("one"),
+            '[[partition]]\nname = "greedy"\nprogram = "tests.machine.guest_programs:never_end_gpadls"\n'
+            'memory = "16MiB"\n[[partition.device]]\nname = "disk0"\n',
+            devices=disk("disk0", 'backend = "memory"\nsize = "1MiB"'),
+        )
+    )
+    machine.wait_for("guest.begun", "greedy")
+    machine.wait_for("vmbus.guest_state_too_large", "root")
+    assert machine.command("show", "one").returncode == 0
+    assert not [event for event in machine.events if event["kind"] == "root.exited"]
