@@ -24,6 +24,9 @@ assert _SLOT.size == SLOT_BYTES
 assert SINTS * SLOT_BYTES == SYNIC_PAGE_BYTES
 assert SINTS * FLAGS_PER_SINT == SYNIC_PAGE_BYTES * 8
 
+_TIMER_EXPIRED: Final = struct.Struct("<IIQQ")
+assert _TIMER_EXPIRED.size == 24
+
 _MESSAGE_PENDING: Final = 1  # slot flags, bit 0: more wait in the queue, so EOM is owed
 
 # -- VMBus's share of it
@@ -117,3 +120,22 @@ class SynicMessage:
         if size > MAX_PAYLOAD_BYTES:
             raise SynicError(f"payload of {size} bytes")
         return cls(message_type, sender, payload[:size], bool(flags & _MESSAGE_PENDING))
+
+
+@dataclass(frozen=True, slots=True)
+class TimerExpired:
+    """Payload of a TIMER_EXPIRED message. Times are the partition's reference time, in 100 ns."""
+
+    timer: int  # 0 to 3, of the VP whose slot it is in
+    expired: int  # when it should have come
+    delivered: int  # when it went into the slot
+
+    def encode(self) -> bytes:
+        return _TIMER_EXPIRED.pack(self.timer, 0, self.expired, self.delivered)
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        if len(payload) != _TIMER_EXPIRED.size:
+            raise SynicError(f"timer message of {len(payload)} bytes")
+        timer, _, expired, delivered = _TIMER_EXPIRED.unpack(payload)
+        return cls(timer, expired, delivered)

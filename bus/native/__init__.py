@@ -10,6 +10,8 @@ from bus.native._core import (
     RingError,
     RingFull,
     Router,
+    Timer,
+    Trace,
     Waiting,
     crc32c,
     eventfd_signal,
@@ -17,8 +19,12 @@ from bus.native._core import (
     flag_take,
     flags_take_all,
     monotonic_ns,
+    reference_page_write,
+    reference_time,
     synic_post,
     synic_take,
+    tsc_is_invariant,
+    tsc_sample,
 )
 
 __all__ = [
@@ -31,6 +37,8 @@ __all__ = [
     "RingError",
     "RingFull",
     "Router",
+    "Timer",
+    "Trace",
     "Waiting",
     "crc32c",
     "eventfd_signal",
@@ -38,6 +46,10 @@ __all__ = [
     "flag_take",
     "flags_take_all",
     "monotonic_ns",
+    "reference_page_write",
+    "reference_time",
     "synic_post",
     "synic_take",
+    "tsc_is_invariant",
+    "tsc_sample",
 ]

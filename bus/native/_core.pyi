@@ -4,7 +4,7 @@ A buffer argument named `memory` is a writable mapping that stays alive as long 
 is in nanoseconds: -1 waits for ever, 0 only looks. Every wait runs signal handlers, so Ctrl-C ends it.
 """
 
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 from _typeshed import ReadableBuffer, WriteableBuffer
 
@@ -79,13 +79,16 @@ class Channel:
         journal: WriteableBuffer
         | None = None,  # at least 16 bytes that outlive us; a successor attaches with them too
         seam: WriteableBuffer | None = None,  # see bus.seam: where this process may be made to die
+        trace: Trace | None = None,  # where the hops of requests are stamped
+        trace_channel: int = 0,  # this end's number there: see bus.trace
         reset: bool = False,  # zero both header pages (the side that allocated the rings), set feature bits
     ) -> None:
         """ValueError for rings that are not inside `memory`; RingCorrupt for impossible indexes in a header."""
     # -- sending: each writes whole packets, publishes once, signals at most once
     # RingFull: nothing was written. ValueError: larger than the ring can ever take.
     def send(self, payload: ReadableBuffer, transaction_id: int = 0, completion: bool = False) -> None: ...
-    def send_completion(self, payload: ReadableBuffer, transaction_id: int) -> None: ...
+    def send_completion(self, payload: ReadableBuffer, transaction_id: int, ring: bool = True) -> None:
+        """`ring` False: release() wakes the peer, where it must be woken: for who holds what others wait for."""
     def send_gpa_direct(
         self,
         payload: ReadableBuffer,
@@ -150,6 +153,8 @@ class Channel:
     def packets_received(self) -> int: ...
     @property
     def has_work(self) -> bool: ...  # the incoming ring holds what was not released; any thread may ask
+    @property
+    def is_closed(self) -> bool: ...  # close() was called here; any thread may ask
     # -- both at once, the shortest path for request and reply
     def exchange(self, payload: ReadableBuffer, transaction_id: int) -> bytes:
         """Send in-band with completion requested, wait for that id's completion, release, return its payload.
@@ -166,11 +171,25 @@ class Channel:
     def wait_writable(self, packet_bytes: int, timeout_ns: int = -1) -> bool:
         """Set pending_send_sz, re-check, wait for room for one packet of this total; clear it again."""
     def arm(self) -> bool:
-        """Unmask interrupts; True: nothing to read, the caller may sleep on wait_fd (event loops).
+        """Unmask interrupts; True: nothing to read, the caller may sleep on fileno() (event loops).
 
         Empties wait_fd first, so the loop need not read it; do not share that wait_fd with another channel.
         """
+    def fileno(self) -> int:
+        """For event loops: readable when our doorbell has rung since arm(), and for good once this end is closed.
+
+        Ours: never read or close it. ValueError for a channel without wait_fd.
+        """
     def disarm(self) -> None: ...
+    def aim(self, flags: WriteableBuffer) -> None:
+        """Interrupts go to another VP from now on: the same flag, in its page. Wakes who waits here, to look there.
+
+        ValueError for a channel without flags.
+        """
+    def stamp(self, hop: int, transaction_id: int = 0) -> None:
+        """Stamp a hop of a request into the channel's trace; nothing where it has none. ValueError: no such hop."""
+    @property
+    def is_traced(self) -> bool: ...  # whether stamp() does anything
     def kick(self) -> None:
         """Signal the peer unconditionally (a successor does so once)."""
     def close(self) -> None:
@@ -201,6 +220,21 @@ def flags_take_all(sief_page: WriteableBuffer, sint: int) -> list[int]:
     """Clear all flags of one SINT; the numbers (0..2047) of those that were set, ascending."""
 
 @final
+class Trace:
+    """One process's trace memory: where its threads stamp the hops of requests. See bus.trace for the layout."""
+
+    def __init__(self, memory: WriteableBuffer) -> None:
+        """ValueError: it is not the memory of a trace."""
+    def stamp(self, hop: int, channel: int, transaction_id: int = 0) -> None:
+        """ValueError: no such hop."""
+    def name(self, channel: int, port: int, text: str) -> bool:
+        """Say what a channel is, and the port (owner << 32 | port) of its interrupts. False: all names are in use."""
+    def time_stamps(self, count: int) -> float:
+        """Stamp so often; what one took, in ns. They push others out."""
+    @property
+    def enabled(self) -> bool: ...
+
+@final
 class Router:
     """The broker's interrupt router: one native thread, no GIL. kick eventfd -> flag in a SIEF page -> doorbell.
 
@@ -212,10 +246,47 @@ class Router:
         self, route_id: int, kick_fd: int, sief_page: WriteableBuffer, flag: int, doorbell_fd: int
     ) -> None:
         """`flag` is a bit number in the page. The descriptors are duplicated. ValueError if the route exists."""
+    def trace(self, trace: Trace) -> None:
+        """Stamp every kick from now on. ValueError: it is traced already."""
     def remove(self, route_id: int) -> None:
         """Returns once the thread can no longer touch the route. LookupError if there is none."""
+    def move(self, route_id: int, sief_page: WriteableBuffer, flag: int) -> None:
+        """Kicks set this flag from now on; nothing sets the one before any more. LookupError."""
+    def quiet(self, route_id: int, quiet: bool) -> None:
+        """A quiet route sets its flag and rings nothing. LookupError."""
     def statistics(self, route_id: int) -> dict[str, int]:
-        """sent (kicks seen), merged (flag was set already), delivered (doorbells rung), blocked (counter full)."""
+        """sent (kicks seen), merged (flag was set already), suppressed (quiet), delivered (doorbells rung), blocked
+        (counter full): sent is the sum of the others."""
+    def close(self) -> None: ...
+
+# -- reference time: 100 ns units, from a page that the hypervisor writes
+def reference_time(page: ReadableBuffer) -> int | None:
+    """The time now, by the TSC; never less than what it was before. None: the page is not valid, ask the register."""
+
+def reference_page_write(page: WriteableBuffer, scale: int, offset: int) -> None:
+    """The hypervisor's side: time = ((tsc * scale) >> 64) + offset. With scale 0 the page is not valid."""
+
+def tsc_is_invariant() -> bool:
+    """Whether the processor says that its TSC counts at one rate, whatever it does."""
+
+def tsc_sample() -> tuple[int, int]:
+    """The TSC, and CLOCK_MONOTONIC in ns, of one moment, as near as a few tries get. (0, now) without a TSC."""
+
+@final
+class Timer:
+    """A timerfd on CLOCK_MONOTONIC, for event loops that need better than epoll's milliseconds.
+
+    Readable from the moment that it was armed for, never before it, until take(). One thread uses it.
+    """
+
+    def __init__(self) -> None: ...
+    def arm(self, at_ns: int) -> None:
+        """In place of any earlier moment. One that is past goes off at once."""
+    def disarm(self) -> None:
+        """It goes off no more, and is not readable."""
+    def take(self) -> bool:
+        """Whether it went off since it was armed; it is then not readable any more. Never blocks."""
+    def fileno(self) -> int: ...
     def close(self) -> None: ...
 
 def eventfd_signal(fd: int) -> bool:
@@ -223,7 +294,9 @@ def eventfd_signal(fd: int) -> bool:
 
 @final
 class Histogram:
-    """Log-linear, 128 sub-buckets an octave, u64 values; mergeable."""
+    """Log-linear, 128 sub-buckets an octave, u64 values; mergeable. Equal by value, so not hashable."""
+
+    __hash__: ClassVar[None]  # type: ignore[assignment]
 
     def __init__(self) -> None: ...
     def record(self, value: int) -> None: ...
@@ -231,6 +304,14 @@ class Histogram:
     def percentile(self, percent: float) -> int:
         """The value that `percent` of all values do not exceed, at most 0.8 % too high; 0 when there are none."""
     def merge(self, other: Histogram) -> None: ...
+    def pack(self) -> bytes:
+        """For files: a few bytes for each occupied bucket. Layout: histogram.h."""
+    @classmethod
+    def unpack(cls, packed: ReadableBuffer) -> Histogram:
+        """ValueError: no histogram was packed into these bytes; says what is wrong with them."""
+    @property
+    def buckets(self) -> list[tuple[int, int]]:
+        """(the largest value of the bucket, its count) of each that is occupied, upwards."""
     @property
     def count(self) -> int: ...
     @property

@@ -7,6 +7,7 @@
 
 #include "clock.h"
 #include "synic.h"
+#include "trace_type.h"
 #include "waiting.h"
 
 int channel_refuse(struct channel *channel, enum wait_for side)
@@ -31,6 +32,9 @@ PyObject *channel_is_corrupt(struct channel *channel)
 void channel_last_leaves(struct channel *channel)
 {
     Py_CLEAR(channel->memory_view);
+    Py_CLEAR(channel->aimed_pages);
+    channel->endpoint.trace = NULL;
+    Py_CLEAR(channel->trace);
     if (channel->flags.obj)
         PyBuffer_Release(&channel->flags);
     if (channel->memory.obj)
@@ -109,7 +113,8 @@ static int check_ring(const Py_buffer *memory, Py_ssize_t offset, Py_ssize_t byt
 }
 
 struct channel_arguments {
-    PyObject *memory, *waiting, *flags, *journal, *seam;
+    PyObject *memory, *waiting, *flags, *journal, *seam, *trace;
+    unsigned long long trace_channel;
     Py_ssize_t outgoing_offset, outgoing_bytes, incoming_offset, incoming_bytes;
     int signal_fd, wait_fd, flag, reset;
 };
@@ -134,7 +139,7 @@ static int attach(struct channel *channel, const struct channel_arguments *given
         }
         if (writable_page_open(&channel->flags, given->flags, SYNIC_PAGE_BYTES, "flags") < 0)
             return -1;
-        channel->endpoint.flag_page = channel->flags.buf;
+        atomic_store(&channel->endpoint.flag_page, channel->flags.buf);
         channel->endpoint.flag = (uint32_t)given->flag;
     }
     PyObject *view = PyMemoryView_FromObject(given->memory);
@@ -166,6 +171,14 @@ static int attach(struct channel *channel, const struct channel_arguments *given
             return -1;
         channel->endpoint.seam = channel->seam.buf;
     }
+    if (given->trace != Py_None) {
+        channel->endpoint.trace = trace_of(channel->state, given->trace);
+        if (!channel->endpoint.trace)
+            return -1;
+        Py_INCREF(given->trace);
+        channel->trace = given->trace;
+        channel->endpoint.trace_channel = given->trace_channel;
+    }
     return 0;
 }
 
@@ -173,15 +186,15 @@ static PyObject *channel_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
 {
     static char *names[] = {"memory", "outgoing_offset", "outgoing_bytes", "incoming_offset", "incoming_bytes",
                             "signal_fd", "wait_fd", "waiting", "flags", "flag", "reset", "journal", "seam",
-                            NULL};
+                            "trace", "trace_channel", NULL};
     const Py_ssize_t missing = PY_SSIZE_T_MIN; /* the format cannot say that a named argument is required */
     struct channel_arguments given = {
-        .waiting = Py_None, .flags = Py_None, .journal = Py_None, .seam = Py_None, .flag = -1, .signal_fd = INT_MIN, .wait_fd = INT_MIN,
+        .waiting = Py_None, .flags = Py_None, .journal = Py_None, .seam = Py_None, .trace = Py_None, .flag = -1, .signal_fd = INT_MIN, .wait_fd = INT_MIN,
         .outgoing_offset = missing, .outgoing_bytes = missing, .incoming_offset = missing, .incoming_bytes = missing};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$nnnniiOOipOO:Channel", names, &given.memory, &given.outgoing_offset,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$nnnniiOOipOOOK:Channel", names, &given.memory, &given.outgoing_offset,
                                      &given.outgoing_bytes, &given.incoming_offset, &given.incoming_bytes,
                                      &given.signal_fd, &given.wait_fd, &given.waiting, &given.flags, &given.flag,
-                                     &given.reset, &given.journal, &given.seam))
+                                     &given.reset, &given.journal, &given.seam, &given.trace, &given.trace_channel))
         return NULL;
     if (given.outgoing_offset == missing || given.outgoing_bytes == missing || given.incoming_offset == missing
         || given.incoming_bytes == missing || given.signal_fd == INT_MIN || given.wait_fd == INT_MIN)
@@ -269,6 +282,16 @@ static PyObject *channel_arm(struct channel *channel, PyObject *unused)
     return result == WAIT_CORRUPT ? channel_is_corrupt(channel) : PyBool_FromLong(result == WAIT_NOT_YET);
 }
 
+static PyObject *channel_fileno(struct channel *channel, PyObject *unused)
+{
+    const int fd = channel->endpoint.wait_epoll_fd;
+    if (fd < 0) {
+        PyErr_SetString(PyExc_ValueError, "this end has no doorbell to wait for");
+        return NULL;
+    }
+    return PyLong_FromLong(fd);
+}
+
 static PyObject *channel_disarm(struct channel *channel, PyObject *unused)
 {
     if (channel_check(channel, WAIT_FOR_DATA) < 0)
@@ -287,6 +310,49 @@ static PyObject *channel_kick(struct channel *channel, PyObject *unused)
     channel_signal(channel);
     Py_INCREF(Py_None);
     return channel_leave(channel, Py_None);
+}
+
+/* Of no use to anyone but a reader of traces: a closed channel does not mind. */
+static PyObject *channel_stamp(struct channel *channel, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = {"hop", "transaction_id"};
+    PyObject *values[2];
+    uint32_t hop;
+    uint64_t transaction_id;
+    if (parse_arguments("stamp", names, 2, 1, args, nargs, kwnames, values) < 0 || to_u32(values[0], 0, &hop) < 0
+        || to_u64(values[1], 0, &transaction_id) < 0)
+        return NULL;
+    if (hop == 0 || hop >= TRACE_HOPS)
+        return PyErr_Format(PyExc_ValueError, "hop: %u is none", (unsigned)hop);
+    endpoint_stamp(&channel->endpoint, (enum trace_hop)hop, transaction_id);
+    Py_RETURN_NONE;
+}
+
+static PyObject *channel_aim(struct channel *channel, PyObject *flags)
+{
+    Py_buffer page;
+    if (channel->closed || channel->corrupt) {
+        channel_refuse(channel, WAIT_FOR_SPACE);
+        return NULL;
+    }
+    if (!channel->flags.obj) {
+        PyErr_SetString(PyExc_ValueError, "this channel's interrupts set no flag");
+        return NULL;
+    }
+    if (writable_page_open(&page, flags, SYNIC_PAGE_BYTES, "flags") < 0)
+        return NULL;
+    void *const memory = page.buf;
+    /* The pages before stay too, until nobody can be inside: a thread may be looking at one. */
+    PyObject *view = PyMemoryView_FromObject(flags);
+    PyBuffer_Release(&page);
+    if (view && !channel->aimed_pages)
+        channel->aimed_pages = PyList_New(0);
+    const int kept = view && channel->aimed_pages ? PyList_Append(channel->aimed_pages, view) : -1;
+    Py_XDECREF(view);
+    if (kept < 0)
+        return NULL;
+    endpoint_aim(&channel->endpoint, memory);
+    Py_RETURN_NONE;
 }
 
 static PyObject *channel_close(struct channel *channel, PyObject *unused)
@@ -337,6 +403,11 @@ static PyObject *channel_has_work(struct channel *channel, void *unused)
     return PyBool_FromLong(atomic_load_explicit(&reader->header->in, memory_order_relaxed) != reader->released_out);
 }
 
+static PyObject *channel_is_traced(struct channel *channel, void *unused)
+{
+    return PyBool_FromLong(channel->endpoint.trace != NULL);
+}
+
 static PyMethodDef channel_methods[] = {
     METHOD("send", channel_send, FAST),
     METHOD("send_completion", channel_send_completion, FAST),
@@ -355,14 +426,24 @@ static PyMethodDef channel_methods[] = {
     METHOD("wait_readable", channel_wait_readable, FAST),
     METHOD("wait_writable", channel_wait_writable, FAST),
     METHOD("arm", channel_arm, METH_NOARGS),
+    METHOD("fileno", channel_fileno, METH_NOARGS),
     METHOD("disarm", channel_disarm, METH_NOARGS),
+    METHOD("aim", channel_aim, METH_O),
     METHOD("kick", channel_kick, METH_NOARGS),
+    METHOD("stamp", channel_stamp, FAST),
     METHOD("close", channel_close, METH_NOARGS),
     METHOD("statistics", channel_statistics, METH_NOARGS),
     {NULL, NULL, 0, NULL},
 };
 
+static PyObject *channel_is_closed(struct channel *channel, void *unused)
+{
+    return PyBool_FromLong(channel->closed);
+}
+
 static PyGetSetDef channel_properties[] = {
+    {"is_closed", (getter)channel_is_closed, NULL, "Whether close() was called here.", NULL},
+    {"is_traced", (getter)channel_is_traced, NULL, "Whether stamp() does anything.", NULL},
     {"held", (getter)channel_held, NULL, "Packets peeked and not released.", NULL},
     {"packets_received", (getter)channel_packets_received, NULL, "As in statistics().", NULL},
     {"has_work", (getter)channel_has_work, NULL, "Whether the incoming ring holds what was not released.", NULL},

@@ -10,12 +10,14 @@ struct channel {
     struct endpoint endpoint;
     struct module_state *state;
     Py_buffer memory, flags, journal, seam; /* obj is NULL when not held */
+    PyObject *trace;         /* or NULL: nobody traces */
+    PyObject *aimed_pages;   /* list: the pages that aim() named; NULL before */
     PyObject *memory_view;   /* read-only, format B, of all of `memory` */
     Py_ssize_t reader_data_offset;
     uint32_t held;      /* packets peeked and not released */
     uint32_t inside;    /* calls under way that may run other Python code, or wait: close() leaves the memory to them */
     bool opened, closed, corrupt;
-    bool owes_signal;   /* the peer must be woken; left to the wait that follows at once, which drops the GIL anyway */
+    bool owes_signal;   /* the peer must be woken; left to the wait or release that follows at once */
     bool waits[2];      /* by enum wait_for: a thread is in that wait */
 };
 
@@ -59,8 +61,10 @@ void channel_signal(struct channel *channel);
 /* Between enter and leave. */
 static inline void channel_release(struct channel *channel)
 {
+    const bool owes_signal = endpoint_release(&channel->endpoint) || channel->owes_signal;
     channel->held = 0;
-    if (endpoint_release(&channel->endpoint))
+    channel->owes_signal = false;
+    if (owes_signal)
         channel_signal(channel);
 }
 

@@ -44,6 +44,8 @@ static PyObject *extra_of(struct channel *channel, const struct ring_packet *pac
 
 static void count_and_hold(struct channel *channel, const struct ring_packet *packet)
 {
+    endpoint_stamp(&channel->endpoint, packet->type == RING_PACKET_COMPLETION ? TRACE_RECEIVE : TRACE_TAKE,
+                   packet->transaction_id);
     ring_hold(&channel->endpoint.reader, packet);
     channel->held++;
     channel->endpoint.statistics.packets_received++;

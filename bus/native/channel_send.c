@@ -9,6 +9,7 @@ int channel_stage(struct channel *channel, uint16_t type, uint16_t flags, uint64
     struct endpoint *endpoint = &channel->endpoint;
     const uint32_t most = RING_MAX_LENGTH8 * 8; /* above, the narrowing below would lie */
     enum ring_status status = RING_TOO_LARGE;
+    endpoint_stamp_write(endpoint, type == RING_PACKET_COMPLETION ? TRACE_ANSWER : TRACE_WRITE, transaction_id);
     if (extra_bytes <= most && payload_bytes <= most)
         status = ring_write(&endpoint->writer, type, flags, transaction_id, extra, (uint32_t)extra_bytes, payload,
                             (uint32_t)payload_bytes);
@@ -77,15 +78,25 @@ PyObject *channel_send(struct channel *channel, PyObject *const *args, Py_ssize_
 
 PyObject *channel_send_completion(struct channel *channel, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const char *const names[] = {"payload", "transaction_id"};
-    PyObject *values[2];
+    static const char *const names[] = {"payload", "transaction_id", "ring"};
+    PyObject *values[3];
     uint64_t transaction_id;
     struct readable payload;
-    if (parse_arguments("send_completion", names, 2, 2, args, nargs, kwnames, values) < 0
-        || to_u64(values[1], ID_NONE, &transaction_id) < 0 || channel_check(channel, WAIT_FOR_SPACE) < 0
+    if (parse_arguments("send_completion", names, 3, 2, args, nargs, kwnames, values) < 0)
+        return NULL;
+    const int ring = to_flag(values[2], true);
+    if (ring < 0 || to_u64(values[1], ID_NONE, &transaction_id) < 0 || channel_check(channel, WAIT_FOR_SPACE) < 0
         || readable_open_briefly(&payload, values[0]) < 0)
         return NULL;
-    return send_one(channel, RING_PACKET_COMPLETION, 0, transaction_id, NULL, 0, &payload);
+    if (ring)
+        return send_one(channel, RING_PACKET_COMPLETION, 0, transaction_id, NULL, 0, &payload);
+    const int staged = channel_stage(channel, RING_PACKET_COMPLETION, 0, transaction_id, NULL, 0, payload.bytes,
+                                     (size_t)payload.length);
+    readable_close(&payload);
+    if (staged < 0)
+        return NULL;
+    channel->owes_signal |= endpoint_publish(&channel->endpoint); /* release() pays it */
+    Py_RETURN_NONE;
 }
 
 /* A packet with an extra header of a fixed part and a list of ranges or page numbers, each a multiple of 8 bytes. */
@@ -221,6 +232,7 @@ PyObject *channel_send_many(struct channel *channel, PyObject *const *args, Py_s
             return NULL;
         }
         const size_t length = (size_t)PyBytes_Size(payload);
+        endpoint_stamp_write(endpoint, TRACE_WRITE, first_id + (uint64_t)sent);
         status = length > RING_MAX_LENGTH8 * 8 ? RING_TOO_LARGE
                                                : ring_write(&endpoint->writer, RING_PACKET_IN_BAND, (uint16_t)completion,
                                                             first_id + (uint64_t)sent, NULL, 0,

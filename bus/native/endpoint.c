@@ -81,6 +81,7 @@ void endpoint_signal(struct endpoint *endpoint)
             return; /* full: the peer has been woken and has not looked yet */
     }
     endpoint->statistics.signals_sent++;
+    endpoint_stamp(endpoint, TRACE_SIGNAL, endpoint->traced_id);
     atomic_store(&endpoint->signalling, 1);
     while (!atomic_load(&endpoint->closed) && write(endpoint->signal_fd, &one, sizeof one) < 0 && errno == EINTR)
         continue;
@@ -201,8 +202,9 @@ static enum wait_result look_last(struct endpoint *endpoint, enum wait_for what,
 {
     /* The flag first: set again from here on, it raises the line again. Cleared after the look, it could take the news of
      * a packet with it. */
-    if (endpoint->flag_page)
-        synic_flag_take(endpoint->flag_page, endpoint->flag);
+    void *const flag_page = atomic_load(&endpoint->flag_page); /* ORDER aim */
+    if (flag_page)
+        synic_flag_take(flag_page, endpoint->flag);
     const enum ring_status status =
         what == WAIT_FOR_DATA ? ring_unmask(&endpoint->reader) : ring_want_space(&endpoint->writer, bytes);
     if (status == RING_CORRUPT)
@@ -228,6 +230,8 @@ static enum wait_result sleep_until(struct endpoint *endpoint, enum wait_for wha
             result = WAIT_TIMEOUT;
         if (result == WAIT_NOT_YET)
             error = leads ? sleep_on_doorbell(endpoint, deadline_ns) : sleep_on_generation(endpoint, generation, deadline_ns);
+        if (result == WAIT_NOT_YET)
+            endpoint_stamp(endpoint, TRACE_WAKE, 0);
         if (leads) {
             atomic_store(&endpoint->has_leader, 0);
             wake_followers(endpoint);
@@ -319,6 +323,20 @@ enum wait_result endpoint_arm(struct endpoint *endpoint)
     if (result != WAIT_NOT_YET)
         ring_mask(&endpoint->reader);
     return result;
+}
+
+/* ORDER aim: the new page first, then our own doorbell. A sleeper that looked at the page before is woken, looks again, and
+ *   loads the new one in look_last(). Without the ring the flag could stand in the new page, all that comes would merge
+ *   with it, and the sleeper would not be told. */
+void endpoint_aim(struct endpoint *endpoint, void *flag_page)
+{
+    const uint64_t one = 1;
+    atomic_store(&endpoint->flag_page, flag_page);
+    struct pollfd poll_fd = {.fd = endpoint->wait_fd, .events = POLLOUT};
+    if (endpoint->wait_fd < 0 || poll(&poll_fd, 1, 0) != 1)
+        return; /* full: it rings already */
+    while (write(endpoint->wait_fd, &one, sizeof one) < 0 && errno == EINTR)
+        continue;
 }
 
 void endpoint_close(struct endpoint *endpoint)

@@ -12,6 +12,7 @@
 
 #include "ring.h"
 #include "seam.h"
+#include "trace.h"
 
 #define ENDPOINT_FOREVER UINT64_MAX
 #define ENDPOINT_DEFAULT_SPIN_NS 2000u
@@ -76,7 +77,9 @@ struct endpoint {
     int wait_epoll_fd;
     struct endpoint_journal *journal; /* or NULL: nobody takes over */
     struct seam *seam;                /* or NULL: nobody tests that */
-    void *flag_page; /* our SIEF page, or NULL */
+    const struct trace *trace;        /* or NULL: nobody traces */
+    uint64_t trace_channel, traced_id; /* the channel's number there; the last request or answer that was written */
+    _Atomic(void *) flag_page; /* the SIEF page of the VP that our interrupts go to, or NULL */
     uint32_t flag;
     struct wait_policy policy;
     struct wait_tuning data_tuning, space_tuning;
@@ -98,6 +101,9 @@ void endpoint_destroy(struct endpoint *endpoint);
 /* Ends every wait, now and later; returns before the sleepers have left. Any thread. Sleeps, for a bounded time, only to
  * free a sender that the peer made block. */
 void endpoint_close(struct endpoint *endpoint);
+
+/* Our interrupts go to another VP: the same flag, in its page, which stays mapped as long as the endpoint. Any thread. */
+void endpoint_aim(struct endpoint *endpoint, void *flag_page);
 
 /* Ring the peer's doorbell. Never blocks on a doorbell that behaves. */
 void endpoint_signal(struct endpoint *endpoint);
@@ -138,12 +144,28 @@ static inline void endpoint_take_over(struct endpoint *endpoint, struct endpoint
     (void)ring_release(&endpoint->reader); /* whoever waits for it is kicked by the successor anyway */
 }
 
+/* A hop of one request. */
+static inline void endpoint_stamp(struct endpoint *endpoint, enum trace_hop hop, uint64_t transaction_id)
+{
+    trace_stamp(endpoint->trace, endpoint->trace_channel, hop, transaction_id);
+}
+
+/* The same, where it is about to be written: what is published and signalled next is for it. */
+static inline void endpoint_stamp_write(struct endpoint *endpoint, enum trace_hop hop, uint64_t transaction_id)
+{
+    if (TRACE_COMPILED && __builtin_expect(endpoint->trace != NULL, 0)) {
+        endpoint->traced_id = transaction_id;
+        endpoint_stamp(endpoint, hop, transaction_id);
+    }
+}
+
 /* Publish what is staged; true: endpoint_signal() is owed. It is a system call on something that the peer holds too, so the
  * caller lets go of its locks first. */
 static inline bool endpoint_publish(struct endpoint *endpoint)
 {
     endpoint_commit(endpoint);
     seam_pass(endpoint->seam, SEAM_COMMIT);
+    endpoint_stamp(endpoint, TRACE_PUBLISH, endpoint->traced_id);
     const bool owed = ring_publish(&endpoint->writer);
     seam_pass(endpoint->seam, SEAM_PUBLISH);
     endpoint->statistics.signals_suppressed += !owed;
@@ -169,6 +191,7 @@ static inline bool endpoint_publish_and_release(struct endpoint *endpoint)
 {
     endpoint_commit(endpoint);
     seam_pass(endpoint->seam, SEAM_COMMIT);
+    endpoint_stamp(endpoint, TRACE_PUBLISH, endpoint->traced_id);
     const uint32_t previous_in = ring_publish_index(&endpoint->writer);
     seam_pass(endpoint->seam, SEAM_PUBLISH);
     const uint32_t previous_out = ring_release_index(&endpoint->reader);

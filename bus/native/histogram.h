@@ -2,6 +2,7 @@
 #ifndef PARTVISOR_HISTOGRAM_H
 #define PARTVISOR_HISTOGRAM_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #define HISTOGRAM_SUB_BITS 7u
@@ -44,5 +45,17 @@ static inline void histogram_record(struct histogram *histogram, uint64_t value)
 uint64_t histogram_percentile(const struct histogram *histogram, double percent);
 
 void histogram_merge(struct histogram *into, const struct histogram *from);
+
+/* Packed, for files: a version byte, then varints (LEB128, shortest form): minimum, maximum, and for each occupied
+ * bucket how many empty ones stand before it and its count. */
+#define HISTOGRAM_PACK_VERSION 1u
+#define HISTOGRAM_VARINT_BYTES_MAX 10u
+#define HISTOGRAM_PACKED_BYTES_MAX (1u + HISTOGRAM_VARINT_BYTES_MAX * 2u * (1u + HISTOGRAM_BUCKETS))
+
+/* into: HISTOGRAM_PACKED_BYTES_MAX of room. Returns how many bytes it took. */
+size_t histogram_pack(const struct histogram *histogram, uint8_t *into);
+
+/* The bytes are anybody's: NULL, or what is wrong with them; `into` is then unusable. Each histogram has one packing. */
+const char *histogram_unpack(struct histogram *into, const uint8_t *bytes, size_t length);
 
 #endif

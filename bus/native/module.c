@@ -6,6 +6,7 @@
 #include "clock.h"
 #include "core_api.h"
 #include "crc32c.h"
+#include "reference_time.h"
 #include "ring.h"
 #include "synic.h"
 
@@ -177,6 +178,53 @@ static PyObject *monotonic_ns(PyObject *module, PyObject *unused)
     return PyLong_FromUnsignedLongLong(clock_now_ns());
 }
 
+static PyObject *reference_time(PyObject *module, PyObject *object)
+{
+    struct readable page;
+    if (readable_open_briefly(&page, object) < 0)
+        return NULL;
+    PyObject *result = NULL;
+    uint64_t time;
+    if (page.length < (Py_ssize_t)sizeof(struct reference_page) || (uintptr_t)page.bytes % 8 != 0) {
+        PyErr_SetString(PyExc_ValueError, "page: too short, or not 8-aligned");
+    } else if (!reference_time_read(page.bytes, &time)) {
+        Py_INCREF(Py_None);
+        result = Py_None;
+    } else {
+        result = PyLong_FromUnsignedLongLong(time);
+    }
+    readable_close(&page);
+    return result;
+}
+
+static PyObject *reference_page_write(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = {"page", "scale", "offset"};
+    PyObject *values[3];
+    uint64_t scale;
+    int64_t offset;
+    Py_buffer page;
+    if (parse_arguments("reference_page_write", names, 3, 3, args, nargs, kwnames, values) < 0
+        || to_u64(values[1], 0, &scale) < 0 || to_i64(values[2], 0, &offset) < 0
+        || writable_page_open(&page, values[0], SYNIC_PAGE_BYTES, "page") < 0)
+        return NULL;
+    reference_time_write(page.buf, scale, offset);
+    PyBuffer_Release(&page);
+    Py_RETURN_NONE;
+}
+
+static PyObject *tsc_is_invariant(PyObject *module, PyObject *unused)
+{
+    return PyBool_FromLong(reference_tsc_is_invariant());
+}
+
+static PyObject *tsc_sample(PyObject *module, PyObject *unused)
+{
+    uint64_t tsc, now_ns;
+    reference_tsc_sample(&tsc, &now_ns);
+    return Py_BuildValue("(KK)", (unsigned long long)tsc, (unsigned long long)now_ns);
+}
+
 #define FAST (METH_FASTCALL | METH_KEYWORDS)
 #define FUNCTION(name, function, how, doc) {name, (PyCFunction)(void (*)(void))(function), how, doc}
 
@@ -187,6 +235,10 @@ static PyMethodDef functions[] = {
     FUNCTION("flag_take", flag_take, FAST, "Clear an event flag; True: it was set."),
     FUNCTION("flags_take_all", flags_take_all, FAST, "Clear all flags of a SINT; which were set."),
     FUNCTION("eventfd_signal", eventfd_signal, METH_O, "Add 1 to an eventfd, never blocking; False: it is full."),
+    FUNCTION("reference_time", reference_time, METH_O, "Time by a reference TSC page, in 100 ns; None: not valid."),
+    FUNCTION("reference_page_write", reference_page_write, FAST, "Write a reference TSC page; scale 0: not valid."),
+    FUNCTION("tsc_is_invariant", tsc_is_invariant, METH_NOARGS, "Whether the TSC counts at one rate."),
+    FUNCTION("tsc_sample", tsc_sample, METH_NOARGS, "(TSC, CLOCK_MONOTONIC in ns) of one moment."),
     FUNCTION("crc32c", crc32c_function, FAST, "CRC-32C of data, going on from value."),
     FUNCTION("monotonic_ns", monotonic_ns, METH_NOARGS, "CLOCK_MONOTONIC in nanoseconds."),
     {NULL, NULL, 0, NULL},
@@ -223,14 +275,16 @@ static int execute(PyObject *module)
     state->ring_closed = new_error(module, "RingClosed", state->ring_error, "close() was called here; no data was lost.");
     state->waiting_type = new_type(module, &waiting_spec);
     state->histogram_type = new_type(module, &histogram_spec);
-    PyType_Spec *const others[] = {&channel_spec, &gpa_map_spec, &router_spec};
+    state->trace_type = new_type(module, &trace_spec);
+    PyType_Spec *const others[] = {&channel_spec, &gpa_map_spec, &router_spec, &timer_spec};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
         PyTypeObject *type = new_type(module, others[i]);
         if (!type)
             return -1;
         Py_DECREF((PyObject *)type); /* the module holds it */
     }
-    if (!state->ring_full || !state->ring_corrupt || !state->ring_closed || !state->waiting_type || !state->histogram_type)
+    if (!state->ring_full || !state->ring_corrupt || !state->ring_closed || !state->waiting_type || !state->histogram_type
+        || !state->trace_type)
         return -1;
     if (core_api_add(module) < 0)
         return -1;
@@ -246,6 +300,7 @@ static int traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->ring_closed);
     Py_VISIT(state->waiting_type);
     Py_VISIT(state->histogram_type);
+    Py_VISIT(state->trace_type);
     return 0;
 }
 
@@ -258,6 +313,7 @@ static int clear(PyObject *module)
     Py_CLEAR(state->ring_closed);
     Py_CLEAR(state->waiting_type);
     Py_CLEAR(state->histogram_type);
+    Py_CLEAR(state->trace_type);
     return 0;
 }
 

@@ -11,12 +11,13 @@
 
 #include "doorbell.h"
 #include "synic.h"
+#include "trace.h"
 
 #define EVENTS_AT_ONCE 64
 #define STOP_TOKEN UINT64_MAX
 
 struct route {
-    bool in_use;
+    bool in_use, quiet;
     uint32_t generation; /* counts the uses of this slot: an event fetched before a removal finds another number */
     uint64_t id;
     int kick_fd, doorbell_fd;
@@ -32,6 +33,7 @@ struct router {
     int epoll_fd, stop_fd;
     pthread_t thread;
     pid_t pid; /* a forked child has the structure, but not the thread */
+    const struct trace *trace; /* or NULL: nobody traces */
     struct doorbell_ringer ringer;
 };
 
@@ -48,8 +50,13 @@ static void deliver(struct router *router, uint64_t token)
     struct route *route = &router->routes[slot];
     if (!route->in_use || route->generation != token >> 32)
         return;
+    trace_stamp(router->trace, TRACE_ROUTE | route->id, TRACE_BROKER_WAKE, 0);
     route->statistics.sent++;
-    if (!synic_flag_set(route->sief_page, route->flag))
+    const bool fresh = synic_flag_set(route->sief_page, route->flag);
+    trace_stamp(router->trace, TRACE_ROUTE | route->id, TRACE_FLAG_SET, 0);
+    if (route->quiet)
+        route->statistics.suppressed++;
+    else if (!fresh)
         route->statistics.merged++;
     else if (doorbell_ring(&router->ringer, route->doorbell_fd))
         route->statistics.delivered++;
@@ -212,6 +219,39 @@ int router_remove(struct router *router, uint64_t route_id)
     }
     pthread_mutex_unlock(&router->lock);
     return route ? 0 : ENOENT;
+}
+
+/* ORDER move: deliver() sets flags under the lock. Who takes the flag out of the page before, after this returned, finds
+ *   all that was ever set there. */
+int router_move(struct router *router, uint64_t route_id, void *sief_page, uint32_t flag)
+{
+    pthread_mutex_lock(&router->lock);
+    struct route *route = find(router, route_id);
+    if (route) {
+        route->sief_page = sief_page;
+        route->flag = flag;
+    }
+    pthread_mutex_unlock(&router->lock);
+    return route ? 0 : ENOENT;
+}
+
+/* ORDER quiet: deliver() looks at `quiet` and writes the flag under the lock. A flag that was set while the route was
+ *   quiet is visible to who looks after router_quiet(false) returned, and rings for it. */
+int router_quiet(struct router *router, uint64_t route_id, bool quiet)
+{
+    pthread_mutex_lock(&router->lock);
+    struct route *route = find(router, route_id);
+    if (route)
+        route->quiet = quiet;
+    pthread_mutex_unlock(&router->lock);
+    return route ? 0 : ENOENT;
+}
+
+void router_trace(struct router *router, const struct trace *trace)
+{
+    pthread_mutex_lock(&router->lock);
+    router->trace = trace;
+    pthread_mutex_unlock(&router->lock);
 }
 
 int router_statistics_of(struct router *router, uint64_t route_id, struct router_statistics *statistics)

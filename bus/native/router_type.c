@@ -2,12 +2,14 @@
 #include "router.h"
 #include "module.h"
 #include "synic.h"
+#include "trace_type.h"
 
 #include <errno.h>
 
 struct router_object {
     PyObject_HEAD
     struct router *router; /* NULL: closed */
+    PyObject *trace;       /* or NULL */
     PyObject *pages;       /* {route id: memoryview of its SIEF page} */
 };
 
@@ -45,6 +47,7 @@ static void router_dealloc(struct router_object *self)
 {
     stop(self);
     Py_XDECREF(self->pages); /* only now: the thread is gone */
+    Py_XDECREF(self->trace);
     free_instance((PyObject *)self);
 }
 
@@ -77,6 +80,19 @@ static int to_fd(PyObject *object, int *fd)
     }
     *fd = (int)value;
     return 0;
+}
+
+static PyObject *router_trace_method(struct router_object *self, PyObject *object)
+{
+    const struct trace *trace = trace_of(state_of(Py_TYPE((PyObject *)self)), object);
+    if (!trace || check_open(self) < 0)
+        return NULL;
+    if (self->trace)
+        return PyErr_Format(PyExc_ValueError, "this router is traced already");
+    Py_INCREF(object);
+    self->trace = object;
+    router_trace(self->router, trace);
+    Py_RETURN_NONE;
 }
 
 static PyObject *router_add_method(struct router_object *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -134,9 +150,62 @@ static PyObject *router_remove_method(struct router_object *self, PyObject *id)
     Py_RETURN_NONE;
 }
 
+static PyObject *router_move_method(struct router_object *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = {"route_id", "sief_page", "flag"};
+    PyObject *values[3];
+    uint64_t route_id;
+    uint32_t flag;
+    Py_buffer page;
+    if (parse_arguments("move", names, 3, 3, args, nargs, kwnames, values) < 0 || to_u64(values[0], 0, &route_id) < 0
+        || to_u32(values[2], 0, &flag) < 0 || check_open(self) < 0)
+        return NULL;
+    if (flag >= SYNIC_FLAGS)
+        return PyErr_Format(PyExc_ValueError, "flag: %u is not a bit of a SIEF page", (unsigned)flag);
+    if (writable_page_open(&page, values[1], SYNIC_PAGE_BYTES, "sief_page") < 0)
+        return NULL;
+    void *const memory = page.buf;
+    PyObject *view = PyMemoryView_FromObject(values[1]);
+    PyBuffer_Release(&page);
+    PyObject *key = view ? PyLong_FromUnsignedLongLong(route_id) : NULL;
+    PyObject *before = key ? PyDict_GetItemWithError(self->pages, key) : NULL;
+    PyObject *result = NULL;
+    if (key && !before && !PyErr_Occurred()) {
+        refuse(ENOENT, route_id);
+    } else if (before) {
+        Py_INCREF(before); /* until the thread is off its page */
+        if (PyDict_SetItem(self->pages, key, view) == 0) {
+            router_move(self->router, route_id, memory, flag);
+            Py_INCREF(Py_None);
+            result = Py_None;
+        }
+        Py_DECREF(before);
+    }
+    Py_XDECREF(key);
+    Py_XDECREF(view);
+    return result;
+}
+
+static PyObject *router_quiet_method(struct router_object *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = {"route_id", "quiet"};
+    PyObject *values[2];
+    uint64_t route_id;
+    if (parse_arguments("quiet", names, 2, 2, args, nargs, kwnames, values) < 0 || to_u64(values[0], 0, &route_id) < 0
+        || check_open(self) < 0)
+        return NULL;
+    const int quiet = PyObject_IsTrue(values[1]);
+    if (quiet < 0)
+        return NULL;
+    const int error = router_quiet(self->router, route_id, quiet);
+    if (error)
+        return refuse(error, route_id);
+    Py_RETURN_NONE;
+}
+
 static PyObject *router_statistics_method(struct router_object *self, PyObject *id)
 {
-    static const char *const names[] = {"sent", "merged", "delivered", "blocked", NULL};
+    static const char *const names[] = {"sent", "merged", "suppressed", "delivered", "blocked", NULL};
     uint64_t route_id;
     struct router_statistics counted;
     if (to_u64(id, 0, &route_id) < 0 || check_open(self) < 0)
@@ -144,7 +213,7 @@ static PyObject *router_statistics_method(struct router_object *self, PyObject *
     const int error = router_statistics_of(self->router, route_id, &counted);
     if (error)
         return refuse(error, route_id);
-    const uint64_t values[] = {counted.sent, counted.merged, counted.delivered, counted.blocked};
+    const uint64_t values[] = {counted.sent, counted.merged, counted.suppressed, counted.delivered, counted.blocked};
     return dict_of_u64s(names, values);
 }
 
@@ -158,6 +227,9 @@ static PyObject *router_close_method(struct router_object *self, PyObject *unuse
 static PyMethodDef router_methods[] = {
     {"add", (PyCFunction)(void (*)(void))router_add_method, METH_FASTCALL | METH_KEYWORDS, NULL},
     {"remove", (PyCFunction)router_remove_method, METH_O, NULL},
+    {"move", (PyCFunction)(void (*)(void))router_move_method, METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"trace", (PyCFunction)router_trace_method, METH_O, NULL},
+    {"quiet", (PyCFunction)(void (*)(void))router_quiet_method, METH_FASTCALL | METH_KEYWORDS, NULL},
     {"statistics", (PyCFunction)router_statistics_method, METH_O, NULL},
     {"close", (PyCFunction)router_close_method, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

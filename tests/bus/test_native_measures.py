@@ -109,3 +109,70 @@ def test_impossible_values_are_refused() -> None:
 def test_the_clock_is_pythons() -> None:
     before, here, after = time.monotonic_ns(), monotonic_ns(), time.monotonic_ns()
     assert before <= here <= after
+
+
+@given(st.lists(U64, max_size=200))
+def test_a_packed_histogram_comes_back_the_same(values: list[int]) -> None:
+    histogram = filled(values)
+    packed = histogram.pack()
+    back = Histogram.unpack(packed)
+    assert back == histogram
+    assert back.pack() == packed
+    assert (back.count, back.minimum, back.maximum) == (histogram.count, histogram.minimum, histogram.maximum)
+
+
+@given(st.lists(U64, max_size=30), st.data())
+def test_other_bytes_are_refused_or_are_the_packing_of_what_they_say(
+    values: list[int], data: st.DataObject
+) -> None:
+    """Whatever happens to the bytes: a ValueError, or a histogram that packs to these very bytes."""
+    packed = bytearray(filled(values).pack())
+    for _ in range(data.draw(st.integers(1, 3))):
+        packed[data.draw(st.integers(0, len(packed) - 1))] = data.draw(st.integers(0, 255))
+    packed = packed[: data.draw(st.integers(0, len(packed)))]
+    try:
+        back = Histogram.unpack(packed)
+    except ValueError:
+        return
+    assert back.pack() == packed
+    assert sum(count for _, count in back.buckets) == back.count
+    assert back.minimum <= back.maximum
+
+
+@pytest.mark.parametrize(
+    ("packed", "message"),
+    [
+        (b"", "version"),
+        (b"\x02\x00\x00", "version"),
+        (b"\x01\x00", "number"),
+        (b"\x01\x00\x80\x00", "number"),  # a longer form than need be
+        (b"\x01\x00" + b"\xff" * 9 + b"\x02", "number"),  # 65 bits
+        (b"\x01\x05\x05\x05\x00", "count"),
+        (b"\x01\x05\x05\x05" + b"\xff" * 9 + b"\x01" + b"\x00" + b"\x01", "sum"),
+        (b"\x01\x05\x05\x80\x3a\x01", "bucket"),  # 7424, one beyond the last
+        (b"\x01\x05\x06\x05\x01", "minimum"),
+        (b"\x01\x01\x00", "minimum"),
+    ],
+)
+def test_bad_packings_are_refused(packed: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Histogram.unpack(packed)
+
+
+@given(st.lists(U64, max_size=100))
+def test_buckets_hold_every_value_once(values: list[int]) -> None:
+    histogram = filled(values)
+    buckets = histogram.buckets
+    assert [top for top, _ in buckets] == sorted({top for top, _ in buckets})
+    for limit in values:
+        at_or_below = sum(count for top, count in buckets if top <= limit + limit // 128)
+        assert at_or_below >= sum(value <= limit for value in values)
+    assert sum(count for _, count in buckets) == len(values)
+
+
+def test_histograms_are_equal_by_value_and_not_hashable() -> None:
+    assert filled([1, 2]) == filled([2, 1])
+    assert filled([1, 2]) != filled([1, 3])
+    assert filled([]) != object()
+    with pytest.raises(TypeError):
+        hash(filled([]))

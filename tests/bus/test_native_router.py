@@ -207,3 +207,54 @@ def test_a_forked_child_can_throw_its_copy_away(line: Callable[[], int]) -> None
         os._exit(0 if ok else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     router.close()
+
+
+def test_a_route_that_moved_sets_its_flag_in_the_other_page_and_counts_on() -> None:
+    router, kick, doorbell = Router(), os.eventfd(0), os.eventfd(0)
+    pages = [mmap.mmap(-1, 4096), mmap.mmap(-1, 4096)]
+    router.add(1, kick, pages[0], 70, doorbell)
+    eventfd_signal(kick)
+    os.eventfd_read(doorbell)
+    router.move(1, pages[1], 71)
+    eventfd_signal(kick)
+    os.eventfd_read(doorbell)
+    assert [flag_take(page, flag) for page in pages for flag in (70, 71)] == [True, False, False, True]
+    assert router.statistics(1)["sent"] == router.statistics(1)["delivered"] == 2
+    with pytest.raises(LookupError):
+        router.move(2, pages[1], 71)
+    with pytest.raises(ValueError, match="flag"):
+        router.move(1, pages[1], 16 * 2048)
+    router.remove(1)
+    pages[0].close()  # nothing holds it any more
+    router.close()
+    pages[1].close()
+    os.close(kick)
+    os.close(doorbell)
+
+
+def test_a_quiet_route_sets_its_flag_and_rings_nothing() -> None:
+    router, kick, doorbell = Router(), os.eventfd(0), os.eventfd(0, os.EFD_NONBLOCK)
+    page = mmap.mmap(-1, 4096)
+    router.add(1, kick, page, 70, doorbell)
+    router.quiet(1, True)
+    for sent in (1, 2):
+        eventfd_signal(kick)
+        deadline = time.monotonic() + 20
+        while router.statistics(1)["sent"] < sent:
+            assert time.monotonic() < deadline
+    with pytest.raises(BlockingIOError):
+        os.eventfd_read(doorbell)
+    assert flag_take(page, 70)
+    counts = router.statistics(1)
+    assert counts == {"sent": 2, "merged": 0, "suppressed": 2, "delivered": 0, "blocked": 0}
+    router.quiet(1, False)
+    eventfd_signal(kick)
+    while router.statistics(1)["delivered"] < 1:
+        assert time.monotonic() < deadline
+    assert os.eventfd_read(doorbell) == 1
+    with pytest.raises(LookupError):
+        router.quiet(2, True)
+    router.close()
+    page.close()
+    os.close(kick)
+    os.close(doorbell)

@@ -250,6 +250,32 @@ def test_arm_is_for_event_loops() -> None:
         assert rung(pair.host_doorbell) == 0
 
 
+def test_an_event_loop_is_woken_by_the_doorbell_and_for_good_by_a_close() -> None:
+    with ring_pair() as pair:
+        loop = select.poll()
+        loop.register(pair.host.fileno(), select.POLLIN)
+        for _ in range(3):
+            assert pair.host.arm()
+            assert loop.poll(0) == []
+            pair.guest.send(b"x")
+            assert loop.poll(PATIENCE_S * 1000) == [(pair.host.fileno(), select.POLLIN)]
+            assert pair.host.receive(0) is not None
+            pair.host.release()
+        assert pair.host.arm()
+        assert loop.poll(0) == []
+        closer = threading.Timer(0.05, pair.host.close)
+        closer.start()
+        assert loop.poll(PATIENCE_S * 1000) != []
+        closer.join()
+        rung(pair.host_doorbell)  # a peer that takes the ring out of the doorbell does not undo the close
+        assert loop.poll(0) != []
+
+
+def test_an_end_without_a_doorbell_has_nothing_for_event_loops() -> None:
+    with ring_pair(bells=False) as pair, pytest.raises(ValueError, match="doorbell"):
+        pair.host.fileno()
+
+
 def test_kick_rings_whatever_the_mask_says() -> None:
     with ring_pair() as pair:
         pair.guest.kick()
