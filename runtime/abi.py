@@ -15,6 +15,12 @@ import enum
 from dataclasses import dataclass
 from typing import Final
 
+from runtime.privileges import ALL_PRIVILEGES as ALL_PRIVILEGES
+from runtime.privileges import DEFAULT_PRIVILEGES as DEFAULT_PRIVILEGES
+from runtime.privileges import GUEST_PRIVILEGES as GUEST_PRIVILEGES
+from runtime.privileges import PARENT_PRIVILEGES as PARENT_PRIVILEGES
+from runtime.privileges import Privilege as Privilege
+
 PAGE_BYTES: Final = 4096
 EXIT_RETIRED: Final = 75  # a root's exit code when it makes room for its successor, as asked
 
@@ -28,6 +34,10 @@ VP_SELF: Final = 0xFFFF_FFFE
 MESSAGE_PAYLOAD_BYTES_MAX: Final = 240
 MESSAGE_BUFFERS_PER_PORT: Final = 16
 SINTS_PER_VP: Final = 16
+VECTORS: Final = 256  # of a VP's interrupts; those below VECTOR_MIN are exceptions
+VECTOR_MIN: Final = 16
+TIMERS_PER_VP: Final = 4
+TIMER_PERIOD_MIN_100NS: Final = 1_000  # a shorter period is taken for this one
 FLAGS_PER_SINT: Final = 2048
 ID_24_BIT_MAX: Final = 0xFF_FFFF  # port and connection ids
 VPS_PER_PARTITION_MAX: Final = 64
@@ -37,8 +47,16 @@ GPFN_MAX: Final = 2**40 - 1  # 52 address bits
 SLOT_PAGES_MAX: Final = 2**22  # 16 GiB
 SLOTS_PER_PARTITION_MAX: Final = 512  # entries in one partition's GPA table, its own and mapped ones
 SLOTS_PER_CALL_MAX: Final = 16  # a call that would map or hand over more is refused
+ADDRESS_BITS_MIN: Final = 32  # of a partition's guest physical addresses
+ADDRESS_BITS_MAX: Final = 52
+GPA_ACCESS_BYTES_MAX: Final = 16  # of one ReadGpa or WriteGpa
+STATS_PAGES_PER_PARTITION_MAX: Final = 64  # that one partition has mapped
+APIC_IDS_PER_CALL_MAX: Final = 64
 HEARTBEAT_MS_MAX: Final = 3_600_000
 REGISTERS_PER_CALL_MAX: Final = 64
+INTERCEPTS_PER_PARTITION_MAX: Final = 64
+STRING_ELEMENTS_MAX: Final = 65_536  # of one repeated port access
+TRACE_FILE: Final = ".trace"  # of a traced program's birth: no config can give a file that name
 FILES_PER_PROGRAM_MAX: Final = 16
 NAME_CHARACTERS_MAX: Final = 64
 MODULE_CHARACTERS_MAX: Final = 256
@@ -50,12 +68,18 @@ INITIALIZE_PARTITION_PAGES: Final = 4  # the partition's own pool, as all that f
 VP_PAGES: Final = 4  # SIM page, SIEF page, registers and queues
 PORT_PAGES: Final = 2  # one page of message buffers, one for the rest
 CONNECTION_PAGES: Final = 1
+INTERCEPT_PAGES: Final = 1  # the table of what is intercepted of a partition, while anything is
+STATS_PAGE_PAGES: Final = 1  # the mapper pays
+DEVICE_DOMAIN_PAGES: Final = 1  # and MAPPING_PAGES for each slot in it
 MAPPING_PAGES: Final = 1  # an entry for another partition's slot; a slot of one's own costs its own pages
 
 
 class HypercallCode(enum.IntEnum):
     """Call codes that this hypervisor answers."""
 
+    GET_LOGICAL_PROCESSOR_RUN_TIME = 0x04
+    NOTIFY_LONG_SPIN_WAIT = 0x08
+    SEND_SYNTHETIC_CLUSTER_IPI = 0x0B
     CREATE_PARTITION = 0x40
     INITIALIZE_PARTITION = 0x41
     FINALIZE_PARTITION = 0x42
@@ -69,26 +93,53 @@ class HypercallCode(enum.IntEnum):
     GET_MEMORY_BALANCE = 0x4A
     MAP_GPA_PAGES = 0x4B
     UNMAP_GPA_PAGES = 0x4C
+    INSTALL_INTERCEPT = 0x4D
     CREATE_VP = 0x4E
     DELETE_VP = 0x4F
     GET_VP_REGISTERS = 0x50
     SET_VP_REGISTERS = 0x51
+    READ_GPA = 0x53
+    WRITE_GPA = 0x54
+    CREATE_PORT_DEPRECATED = 0x57
     DELETE_PORT = 0x58
+    CONNECT_PORT_DEPRECATED = 0x59
     GET_PORT_PROPERTY = 0x5A
     DISCONNECT_PORT = 0x5B
     POST_MESSAGE = 0x5C
     SIGNAL_EVENT = 0x5D
+    MAP_STATS_PAGE = 0x6C
+    UNMAP_STATS_PAGE = 0x6D
+    MAP_SPARSE_GPA_PAGES = 0x6E
+    SET_PORT_PROPERTY = 0x70
+    REGISTER_INTERCEPT_RESULT = 0x91
+    ASSERT_VIRTUAL_INTERRUPT = 0x94
     CREATE_PORT = 0x95
     CONNECT_PORT = 0x96
     START_VIRTUAL_PROCESSOR = 0x99
+    GET_VP_INDEX_FROM_APIC_ID = 0x9A
+    CREATE_DEVICE_DOMAIN = 0xB1
+    ATTACH_DEVICE_DOMAIN = 0xB2
+    MAP_DEVICE_GPA_PAGES = 0xB3
+    UNMAP_DEVICE_GPA_PAGES = 0xB4
+    SIGNAL_EVENT_DIRECT = 0xC0
+    POST_MESSAGE_DIRECT = 0xC1
+    DETACH_DEVICE_DOMAIN = 0xC4
+    DELETE_DEVICE_DOMAIN = 0xC5
     GET_PARTITION_PROPERTY_EX = 0x101
     SET_PARTITION_PROPERTY_EX = 0x10A
+    QUERY_EXTENDED_CAPABILITIES = 0x8001
     # ours
     GET_BIRTH = 0x8F00
     CLAIM_DOORBELL = 0x8F01
     WATCH_CHILDREN = 0x8F02
     CLAIM_GPA_PAGES = 0x8F03
     HEARTBEAT = 0x8F04
+    ACCESS_PORT = 0x8F05
+    ACCESS_MEMORY = 0x8F06
+    CLAIM_OVERLAY_PAGE = 0x8F07
+    GET_PORT_COUNTS = 0x8F08
+    CLAIM_ENDPOINT = 0x8F09
+    LOAD_DRIVER = 0x8F0A
 
 
 class HvStatus(enum.IntEnum):
@@ -146,71 +197,47 @@ class HvStatus(enum.IntEnum):
     UNKNOWN_REGISTER_NAME = 0x87
 
 
-class Privilege(enum.IntFlag):
-    """A partition's privilege mask: CPUID leaf 0x40000003, EAX low, EBX high."""
-
-    ACCESS_VP_RUNTIME = 1 << 0
-    ACCESS_REFERENCE_COUNTER = 1 << 1
-    ACCESS_SYNIC = 1 << 2
-    ACCESS_SYNTHETIC_TIMERS = 1 << 3
-    ACCESS_APIC = 1 << 4
-    ACCESS_HYPERCALL_MSRS = 1 << 5
-    ACCESS_VP_INDEX = 1 << 6
-    ACCESS_RESET = 1 << 7
-    ACCESS_STATS = 1 << 8
-    ACCESS_REFERENCE_TSC = 1 << 9
-    ACCESS_GUEST_IDLE = 1 << 10
-    ACCESS_FREQUENCY = 1 << 11
-    ACCESS_REENLIGHTENMENT = 1 << 13
-    ACCESS_TSC_INVARIANT = 1 << 15
-    CREATE_PARTITIONS = 1 << 32
-    ACCESS_PARTITION_ID = 1 << 33
-    ACCESS_MEMORY_POOL = 1 << 34
-    ADJUST_MESSAGE_BUFFERS = 1 << 35
-    POST_MESSAGES = 1 << 36
-    SIGNAL_EVENTS = 1 << 37
-    CREATE_PORT = 1 << 38
-    CONNECT_PORT = 1 << 39
-    ACCESS_STATS_CALLS = 1 << 40
-    DEBUGGING = 1 << 43
-    CPU_MANAGEMENT = 1 << 44
-    ACCESS_VSM = 1 << 48
-    ACCESS_VP_REGISTERS = 1 << 49
-    FAST_HYPERCALL_OUTPUT = 1 << 51
-    EXTENDED_HYPERCALLS = 1 << 52
-    START_VIRTUAL_PROCESSOR = 1 << 53
-    ISOLATION = 1 << 54
-
-
-_MSRS: Final = Privilege(0x1FF) | Privilege.ACCESS_GUEST_IDLE
-ALL_PRIVILEGES: Final = Privilege(sum(Privilege))
-# What a new child starts with: no hypercall at all but the ones that every partition has.
-DEFAULT_PRIVILEGES: Final = _MSRS
-# What a VMBus guest needs: messages, events, its own id, and its own pages mapped from its own pool.
-GUEST_PRIVILEGES: Final = (
-    _MSRS
-    | Privilege.ACCESS_REFERENCE_TSC
-    | Privilege.ACCESS_PARTITION_ID
-    | Privilege.ACCESS_MEMORY_POOL
-    | Privilege.POST_MESSAGES
-    | Privilege.SIGNAL_EVENTS
-)
+WHOLE_PROCESSOR: Final = 0x10000  # CPU_RESERVE and CPU_CAP are fractions of one processor, for each VP
+CPU_WEIGHT_MAX: Final = 10_000
+CPU_WEIGHT_DEFAULT: Final = 100
 
 
 class PartitionProperty(enum.IntEnum):
     """Property codes. The last group is ours."""
 
     PRIVILEGE_FLAGS = 0x10000
+    SYNTHETIC_PROCESSOR_FEATURES = 0x10001  # another view of some privileges; early
+    SUSPEND = 0x20000
     CPU_RESERVE = 0x20001
     CPU_CAP = 0x20002
     CPU_WEIGHT = 0x20003
+    CPU_GROUP_ID = 0x20004  # 0: there are no other groups
+    TIME_FREEZE = 0x30003
+    REFERENCE_TIME = 0x30005  # set only while it stands still
+    VIRTUAL_TLB_PAGES = 0x50000  # 0: the processor has the only TLB
+    PROCESSOR_VENDOR = 0x60000  # 0 AMD, 1 Intel, 2 Hygon, 2**16 another; read only
+    COMPATIBILITY_VERSION = 0x60005  # 0: this one
+    PHYSICAL_ADDRESS_WIDTH = 0x60006  # in bits; early
+    GUEST_OS_ID = 0x70000  # as the guest wrote it into its register; read only
+    VMM_CAPABILITIES = 0x90007  # Ex calls only; read only
     PROGRAM = 0x8F00_0000  # Ex calls only: {"module", "name", "args"}; the program's files ride along
     STATE = 0x8F00_0001  # a PartitionState; read only
     EXIT_STATUS = 0x8F00_0002  # see `ExitStatus`; read only; NO_DATA before the process has ended
+    OUTLIVES_PROCESS = 0x8F00_0003  # 1: stays ACTIVE when its process ends, and its parent may start another
 
 
 class PortProperty(enum.IntEnum):
     POST_COUNT = 0  # messages that were ever posted to it
+    TARGET_VP = 1  # where its interrupts go; can be set
+
+
+class AccessGpaResult(enum.IntEnum):
+    """How an access to guest memory ended. Source: TLFS 2.0, HV_ACCESS_GPA_RESULT_CODE."""
+
+    SUCCESS = 0
+    UNMAPPED = 1
+    READ_INTERCEPT = 2  # there is no right to read
+    WRITE_INTERCEPT = 3
 
 
 class PartitionState(enum.IntEnum):
@@ -261,27 +288,94 @@ class Route(enum.IntEnum):
 
 
 class RegisterName(enum.IntEnum):
-    """Registers of a VP that this hypervisor keeps. SINTn is SINT0 + n: `sint_register`."""
+    """Registers of a VP that this hypervisor keeps. There are 16 SINTs and 4 timers: `sint_register`,
+    `timer_config_register`, `timer_count_register`. The last group is ours."""
 
     EXPLICIT_SUSPEND = 0x0  # read only: 1 until the VP is started
+    INTERCEPT_SUSPEND = 0x1  # 1 while the VP waits for its parent to answer an intercept; 0 lets it go on
+    # Of a process these are what an intercept shows and its answer sets; nothing else runs on them.
+    RAX = 0x2_0000
+    RCX = 0x2_0001
+    RDX = 0x2_0002
+    RSI = 0x2_0006
+    RDI = 0x2_0007
+    R15 = 0x2_000F
+    RIP = 0x2_0010  # counts the bytes of the instructions that its accesses stand for
+    RFLAGS = 0x2_0011
+    CRASH_P0 = 0x210  # the guest's own words about its crash, up to CRASH_P4
+    CRASH_CTL = 0x215
+    TSC_FREQUENCY = 0x240  # Hz; 0: there is no TSC to be relied on
+    APIC_FREQUENCY = 0x241  # Hz, of the clock behind the timers
+    VP_RUNTIME = 0x9_0000  # 100 ns of processor time: see VP_THREAD
+    GUEST_OS_ID = 0x9_0002
     VP_INDEX = 0x9_0003
     TIME_REF_COUNT = 0x9_0004  # 100 ns units since the partition was created
+    REFERENCE_TSC = 0x9_0017
     SINT0 = 0xA_0000
     SCONTROL = 0xA_0010
     SVERSION = 0xA_0011
     SIEFP = 0xA_0012
     SIMP = 0xA_0013
     EOM = 0xA_0014
+    SIRBP = 0xA_0015
+    STIMER0_CONFIG = 0xB_0000
+    STIMER0_COUNT = 0xB_0001
+    VP_THREAD = 0x8F00_0000  # thread id of who runs this VP; 0: not told, VP_RUNTIME is the whole process's
+
+
+class InterceptType(enum.IntEnum):
+    """What InstallIntercept's parameter is."""
+
+    IO_PORT = 0x0  # bits 15:0 the port
+    MMIO = 0x5  # ours: bits 39:0 the first page number, 63:40 how many more
+    IO_PORT_RANGE = 0x11  # bits 15:0 the first port, 31:16 the last
+
+
+class InterceptMask(enum.IntFlag):
+    """InstallIntercept's access mask; 0 removes."""
+
+    READ = 0x1
+    WRITE = 0x2
 
 
 SINT_MASKED: Final = 1 << 16
 SINT_AUTO_EOI: Final = 1 << 17
 SINT_POLLING: Final = 1 << 18
 
+TIMER_ENABLE: Final = 1 << 0
+TIMER_PERIODIC: Final = 1 << 1
+TIMER_LAZY: Final = 1 << 2
+TIMER_AUTO_ENABLE: Final = 1 << 3
+TIMER_VECTOR_SHIFT: Final = 4
+TIMER_DIRECT: Final = 1 << 12
+TIMER_SINT_SHIFT: Final = 16
+TIMER_EXPIRED_MESSAGE: Final = 0x8000_0010
+
+CRASH_REGISTERS: Final = 5
+CRASH_MESSAGE: Final = 1 << 62  # P3 and P4 are a message's GPA and length
+CRASH_NOTIFY: Final = 1 << 63
+
+
+class OverlayPage(enum.IntEnum):
+    """Pages that the hypervisor lays over a guest's memory. A process is handed their descriptors."""
+
+    REFERENCE_TSC = 0  # of the partition, read only
+    INTERRUPTS = 1  # of a VP: bit n says that vector n was requested
+
 
 def sint_register(sint: int) -> int:
     assert 0 <= sint < SINTS_PER_VP
     return RegisterName.SINT0 + sint
+
+
+def timer_config_register(timer: int) -> int:
+    assert 0 <= timer < TIMERS_PER_VP
+    return RegisterName.STIMER0_CONFIG + 2 * timer
+
+
+def timer_count_register(timer: int) -> int:
+    assert 0 <= timer < TIMERS_PER_VP
+    return RegisterName.STIMER0_COUNT + 2 * timer
 
 
 class HypercallError(Exception):

@@ -12,10 +12,14 @@ from types import MappingProxyType
 from typing import Final
 
 from runtime.abi import (
+    APIC_IDS_PER_CALL_MAX,
+    GPA_ACCESS_BYTES_MAX,
     HEARTBEAT_MS_MAX,
     MESSAGE_PAYLOAD_BYTES_MAX,
     PARTITION_SELF,
     REGISTERS_PER_CALL_MAX,
+    SLOTS_PER_CALL_MAX,
+    STRING_ELEMENTS_MAX,
     HypercallCode,
     Route,
 )
@@ -101,6 +105,15 @@ ARGUMENTS: Final[Mapping[HypercallCode, tuple[Argument, ...]]] = MappingProxyTyp
         HypercallCode.START_VIRTUAL_PROCESSOR: (_TARGET, _VP),
         # -> {"values": [u64]}
         HypercallCode.GET_VP_REGISTERS: (_TARGET, _VP, Argument("names", Kind.UINTS, REGISTERS_PER_CALL_MAX)),
+        # type: 0, a fixed vector, is the only one
+        HypercallCode.ASSERT_VIRTUAL_INTERRUPT: (
+            _TARGET,
+            _VP,
+            _uint("vector", _U32),
+            _uint("type", _U32, default=0),
+        ),
+        # page: an OverlayPage, of the caller itself -> {}, descriptor [page]
+        HypercallCode.CLAIM_OVERLAY_PAGE: (_uint("page", _U32), _uint("vp", _U32, default=0)),
         # registers: [[name, value]]; all or none
         HypercallCode.SET_VP_REGISTERS: (
             _TARGET,
@@ -129,13 +142,100 @@ ARGUMENTS: Final[Mapping[HypercallCode, tuple[Argument, ...]]] = MappingProxyTyp
         ),
         # -> {"value": u64}
         HypercallCode.GET_PORT_PROPERTY: (_TARGET, _uint("port", _U32), _PROPERTY),
+        HypercallCode.SET_PORT_PROPERTY: (_TARGET, _uint("port", _U32), _PROPERTY, _uint("value")),
+        # -> {"sent", "merged", "suppressed", "delivered", "pending"}: see `hypervisor.interrupt_counts`
+        HypercallCode.GET_PORT_COUNTS: (_TARGET, _uint("port", _U32)),
         HypercallCode.DISCONNECT_PORT: (_TARGET, _uint("connection", _U32)),
+        # `vp`: of the caller, where this partition's intercept messages go from now on
+        HypercallCode.INSTALL_INTERCEPT: (
+            _TARGET,
+            _uint("access", _U32),
+            _uint("type", _U32),
+            _uint("parameter"),
+            _uint("vp", _U32, default=0),
+        ),
+        # answers the intercept that the VP waits for, in one call: `value` for A, past the instruction, go on
+        HypercallCode.REGISTER_INTERCEPT_RESULT: (_TARGET, _VP, _uint("type", _U32), _uint("value")),
         HypercallCode.POST_MESSAGE: (
             _uint("connection", _U32),
             _uint("type", _U32),
             Argument("payload", Kind.BYTES, MESSAGE_PAYLOAD_BYTES_MAX),
         ),
         HypercallCode.SIGNAL_EVENT: (_uint("connection", _U32), _uint("flag", _U16, default=0)),
+        # -> {"global_time", "local_run_time"}: 100 ns units of the host's clock, and of what this processor ran
+        HypercallCode.GET_LOGICAL_PROCESSOR_RUN_TIME: (_uint("lp", _U32),),
+        HypercallCode.NOTIFY_LONG_SPIN_WAIT: (_uint("vp", _U32, default=0), _uint("spins", default=0)),
+        # processors: bit n for VP n of the caller
+        HypercallCode.SEND_SYNTHETIC_CLUSTER_IPI: (_uint("vector", _U32), _uint("processors")),
+        # -> {"vps": [index]}
+        HypercallCode.GET_VP_INDEX_FROM_APIC_ID: (
+            _TARGET,
+            Argument("apic_ids", Kind.UINTS, APIC_IDS_PER_CALL_MAX),
+        ),
+        # -> {"capabilities": 0}
+        HypercallCode.QUERY_EXTENDED_CAPABILITIES: (),
+        # -> {"result": AccessGpaResult, "data": bytes}; within one page
+        HypercallCode.READ_GPA: (_TARGET, _VP, _uint("gpa"), _uint("size")),
+        # -> {"result": AccessGpaResult}
+        HypercallCode.WRITE_GPA: (
+            _TARGET,
+            _VP,
+            _uint("gpa"),
+            Argument("data", Kind.BYTES, GPA_ACCESS_BYTES_MAX),
+        ),
+        # As CREATE_PORT and CONNECT_PORT: what newer forms say beside, a partition of ours has not.
+        HypercallCode.CREATE_PORT_DEPRECATED: (
+            _TARGET,
+            _uint("port", _U32),
+            _uint("connection_partition"),
+            _uint("type", _U32),
+            _uint("sint", _U32),
+            _VP,
+            _uint("base_flag", _U16, default=0),
+            _uint("flag_count", _U16, default=0),
+        ),
+        HypercallCode.CONNECT_PORT_DEPRECATED: (
+            _TARGET,
+            _uint("connection", _U32),
+            _uint("port_partition"),
+            _uint("port", _U32),
+        ),
+        # type: StatsObject; `partition` and `index` (of a VP or logical processor) where it has them
+        # -> {"interval_ms"}, descriptor [one page, read only]; again, if it is mapped already
+        HypercallCode.MAP_STATS_PAGE: (_TARGET, _uint("type", _U32), _uint("index", _U32, default=0)),
+        HypercallCode.UNMAP_STATS_PAGE: (_TARGET, _uint("type", _U32), _uint("index", _U32, default=0)),
+        # pages: [[gpfn, source_gpfn]], each for the whole slot that source_gpfn lies in; all or none.
+        # -> {"slots"}, as MAP_GPA_PAGES
+        HypercallCode.MAP_SPARSE_GPA_PAGES: (
+            _TARGET,
+            _uint("flags", _U32),
+            _uint("source_partition"),
+            Argument("pages", Kind.PAIRS, SLOTS_PER_CALL_MAX),
+        ),
+        # `partition` owns the pages; `device` is the partition that drives the device
+        HypercallCode.CREATE_DEVICE_DOMAIN: (_TARGET, _uint("domain", _U32)),
+        HypercallCode.ATTACH_DEVICE_DOMAIN: (_TARGET, _uint("domain", _U32), _uint("device")),
+        # -> {"slots": how many the range touched}
+        HypercallCode.MAP_DEVICE_GPA_PAGES: (
+            _TARGET,
+            _uint("domain", _U32),
+            _uint("gpfn"),
+            _uint("pages"),
+            _uint("flags", _U32),
+        ),
+        # -> {"slots": how many went}
+        HypercallCode.UNMAP_DEVICE_GPA_PAGES: (_TARGET, _uint("domain", _U32), _uint("gpfn"), _uint("pages")),
+        HypercallCode.DETACH_DEVICE_DOMAIN: (_TARGET, _uint("device")),
+        HypercallCode.DELETE_DEVICE_DOMAIN: (_TARGET, _uint("domain", _U32)),
+        # -> {"newly_signaled": 0 or 1}
+        HypercallCode.SIGNAL_EVENT_DIRECT: (_TARGET, _VP, _uint("sint", _U32), _uint("flag", _U16)),
+        HypercallCode.POST_MESSAGE_DIRECT: (
+            _TARGET,
+            _VP,
+            _uint("sint", _U32),
+            _uint("type", _U32),
+            Argument("payload", Kind.BYTES, MESSAGE_PAYLOAD_BYTES_MAX),
+        ),
         # -> {"partition", "name", "program", "args", "vps": [index], "files": how many},
         # descriptors: SIM page, SIEF page and line of each VP in turn, then the files, which are handed over
         # once.
@@ -147,12 +247,42 @@ ARGUMENTS: Final[Mapping[HypercallCode, tuple[Argument, ...]]] = MappingProxyTyp
             Argument("connection", Kind.UINT, _U32, optional=True),
             _uint("flag", _U16, default=0),
         ),
+        # exactly one of the two -> {}, descriptor [socket]: for messages between a connection's owner and its event
+        # port's, who is signalled and claims the other end. NO_DATA: no end waits. Claimed again, the waiting end is
+        # closed.
+        HypercallCode.CLAIM_ENDPOINT: (
+            Argument("port", Kind.UINT, _U32, optional=True),
+            Argument("connection", Kind.UINT, _U32, optional=True),
+        ),
+        # as START_VIRTUAL_PROCESSOR for VP 0, but its program runs inside the hypervisor's own process;
+        # OPERATION_DENIED where the machine was not configured so
+        HypercallCode.LOAD_DRIVER: (_TARGET,),
         # -> {}, descriptor [eventfd], raised when a child's process starts or ends or its state changes
         HypercallCode.WATCH_CHILDREN: (),
         # the caller's own slots that the range touches, as MAP_GPA_PAGES replies
         HypercallCode.CLAIM_GPA_PAGES: (_uint("gpfn"), _uint("pages")),
         # a promise to call again within so long; whoever breaks it is taken for hung, and killed. 0: no promise
         HypercallCode.HEARTBEAT: (_uint("within_ms", HEARTBEAT_MS_MAX),),
+        # IN, OUT; with a count REP INS, REP OUTS between the port and the caller's memory at `gpa`.
+        # -> {"value": what was read, "left": elements that were not moved; those read as `value`}. The reply
+        # comes when the parent has answered.
+        HypercallCode.ACCESS_PORT: (
+            _VP,
+            _uint("port", _U16),
+            _uint("size", _U16),
+            _uint("write", 1, default=0),
+            _uint("value", _U32, default=0),
+            _uint("count", STRING_ELEMENTS_MAX, default=0),
+            _uint("gpa", default=0),
+        ),
+        # a load or store where the caller has no memory -> as ACCESS_PORT
+        HypercallCode.ACCESS_MEMORY: (
+            _VP,
+            _uint("gpa"),
+            _uint("size", _U16),
+            _uint("write", 1, default=0),
+            _uint("value", default=0),
+        ),
     }
 )
 

@@ -24,6 +24,8 @@ DEPTH_MAX: Final = 32
 DESCRIPTORS_PER_PACKET_MAX: Final = 224  # 64 VPs x 3 + files; below the kernel's SCM_MAX_FD of 253
 
 _DESCRIPTOR_BYTES: Final = array.array("i").itemsize
+_LEAVES: Final = frozenset((int, str, bytes, bool, float, type(None)))  # types without elements
+_TRUNCATED: Final = socket.MSG_TRUNC | socket.MSG_CTRUNC
 
 
 class DecodeError(ValueError):
@@ -81,15 +83,18 @@ def _check(value: object, depth_left: int) -> None:
     """What msgpack's options leave open: bytes as keys, deep nesting, extension objects of zero bytes."""
     if depth_left == 0:
         raise DecodeError(f"nested deeper than {DEPTH_MAX}")
-    if isinstance(value, dict):
+    if type(value) is dict:
         for key, element in value.items():
-            if not isinstance(key, str):
+            if type(key) is not str:
                 raise DecodeError("a map key is not text")
-            _check(element, depth_left - 1)
-    elif isinstance(value, list):
+            # Most are leaves: a call for each would be dear.
+            if type(element) not in _LEAVES or depth_left == 1:
+                _check(element, depth_left - 1)
+    elif type(value) is list:
         for element in value:
-            _check(element, depth_left - 1)
-    elif not isinstance(value, str | bytes | int | float | None):
+            if type(element) not in _LEAVES or depth_left == 1:
+                _check(element, depth_left - 1)
+    elif type(value) not in _LEAVES:
         raise DecodeError(f"type {type(value).__name__} is not allowed")
 
 
@@ -113,13 +118,15 @@ def receive_packet(sock: socket.socket, fds_max: int = DESCRIPTORS_PER_PACKET_MA
     """
     space = socket.CMSG_SPACE(fds_max * _DESCRIPTOR_BYTES) if fds_max else 0
     data, ancillary, flags, _ = sock.recvmsg(PACKET_BYTES_MAX, space, socket.MSG_CMSG_CLOEXEC)
+    if data and not ancillary and not flags & _TRUNCATED:  # as nearly all are
+        return Packet(data, [])
     fds = array.array("i")
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(payload[: len(payload) - len(payload) % _DESCRIPTOR_BYTES])
     received = list(fds)
     # MSG_CTRUNC: the kernel had more descriptors than room (it rounds room up, so count as well)
-    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(received) > fds_max:
+    if flags & _TRUNCATED or len(received) > fds_max:
         close_all(received)
         what = "data" if flags & socket.MSG_TRUNC else "descriptors"
         raise DecodeError(f"more {what} than this end takes")

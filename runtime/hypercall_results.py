@@ -51,6 +51,17 @@ class Doorbell:
 
 
 @dataclass(frozen=True, slots=True)
+class PortCounts:
+    """sent = merged + suppressed + delivered + pending. By the direct route nothing is sent through us."""
+
+    sent: int
+    merged: int  # shared an interrupt that the receiver had not looked at yet
+    suppressed: int  # no interrupt: its SINT is masked or polled
+    delivered: int
+    pending: int  # messages that wait for a slot
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryBalance:
     available_pages: int
     in_use_pages: int

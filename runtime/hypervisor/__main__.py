@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 import signal
 import sys
@@ -15,6 +16,11 @@ _DEFAULTS: Final = {
     "--power-fd": "",
     "--zygote-module": "partitions.zygote",
     "--on-root-failure": "halt",
+    "--scheduler": "auto",
+    "--recorder-fd": "",  # memory that outlives us, for the flight recorder; else it is our own
+    "--driver-module": "",  # of a monolithic machine: what drivers are loaded with; else none is
+    "--trace-fd": "",  # memory that outlives us, to stamp every kick into; else nobody traces
+    "--debug-fd": "",  # a listening socket for the debug port; else there is none
 }
 
 
@@ -24,9 +30,9 @@ def main(arguments: list[str]) -> int:
     if set(options) != set(_DEFAULTS) or len(arguments) % 2 or not options["--power-fd"].isdecimal():
         print(f"usage: python -m runtime.hypervisor {' '.join(f'{name} ...' for name in _DEFAULTS)}")
         return 2
-    os.set_inheritable(
-        int(options["--power-fd"]), False
-    )  # before any process of ours: it commands the machine
+    for option in ("--power-fd", "--recorder-fd", "--trace-fd", "--debug-fd"):
+        if options[option].isdecimal():  # before any process of ours: they are the machine's, and its owner's
+            os.set_inheritable(int(options[option]), False)
     die_with_parent(os.getppid())
     adopt_orphans()
     name_process("pv-hypervisor")
@@ -36,11 +42,24 @@ def main(arguments: list[str]) -> int:
     from runtime.hypervisor.broker import Broker
     from runtime.hypervisor.machine import RootFailurePolicy
     from runtime.hypervisor.power import STOPPED, serve
+    from runtime.hypervisor.recorder import RECORDER_BYTES, Recorder
+    from runtime.hypervisor.scheduling_mechanisms import SchedulerKind
 
-    broker = Broker(zygote, RootFailurePolicy(options["--on-root-failure"]))
+    memory = mmap.mmap(int(options["--recorder-fd"] or -1), RECORDER_BYTES)
+    policy, driver_module = RootFailurePolicy(options["--on-root-failure"]), options["--driver-module"]
+    if driver_module:
+        from runtime.hypervisor.monolithic import MonolithicBroker
+
+        broker: Broker = MonolithicBroker(zygote, Recorder(memory), policy, driver_module)
+    else:
+        broker = Broker(zygote, Recorder(memory), policy)
+    if options["--trace-fd"]:
+        broker.host.trace(int(options["--trace-fd"]))
     gc.collect()
     gc.freeze()  # what is here now stays: later collections need not look at it
-    return 0 if serve(int(options["--power-fd"]), broker) == STOPPED else 1
+    debug_fd = int(options["--debug-fd"]) if options["--debug-fd"] else None
+    reason = serve(int(options["--power-fd"]), broker, SchedulerKind(options["--scheduler"]), debug_fd)
+    return 0 if reason == STOPPED else 1
 
 
 if __name__ == "__main__":

@@ -17,22 +17,29 @@ from typing import Final
 from bus import native
 from runtime import codec
 from runtime.abi import ROOT_PARTITION, ExitStatus, HvStatus
-from runtime.hypervisor.dispatch import Hypervisor
+from runtime.hypervisor.clockwork import Clockwork
 from runtime.hypervisor.effects import (
     Announce,
+    ArmTimers,
     CheckHeartbeat,
+    CompleteCall,
     Effect,
     Halt,
     KeepFiles,
     KillPartition,
+    RefreshStatistics,
     ReplaceRoot,
     SpawnPartition,
+    SuspendPartition,
 )
 from runtime.hypervisor.host import Host
 from runtime.hypervisor.loop import Loop, now_ns
 from runtime.hypervisor.machine import RootFailurePolicy
 from runtime.hypervisor.processes import WatchedProcess, sweep_orphans
-from runtime.hypervisor.replies import Reply
+from runtime.hypervisor.recorded import RecordedHypervisor
+from runtime.hypervisor.recorder import Recorder
+from runtime.hypervisor.replies import DONE, Reply
+from runtime.hypervisor.sockets import PartitionSockets
 from runtime.hypervisor.standby import STANDBY_ID, Standby
 from runtime.hypervisor.zygote import Spawned, SpawnFailed, Zygote, ZygoteLost
 
@@ -44,20 +51,24 @@ EXIT_GRACE_MS: Final = 500  # from the end of a partition's socket to that of it
 HALT_GRACE_MS: Final = 2_000  # for killed processes to be reaped, before the broker leaves them to the kernel
 ROOT_MODULE: Final = "partitions.root"
 _SPAWN_FAILED: Final = ExitStatus(127, None)  # as a shell reports it
+_DONE: Final = codec.encode([int(DONE.status), DONE.values])
 
 
 class Broker:
     """Owns all sockets, processes and memory of the machine below the platform."""
 
-    def __init__(self, zygote: Zygote, on_root_failure: RootFailurePolicy = RootFailurePolicy.HALT) -> None:
+    def __init__(self, zygote: Zygote, recorder: Recorder, on_root_failure: RootFailurePolicy) -> None:
         self._zygote: Zygote | None = zygote
         self._zygote_module: Final = zygote.module
         self._zygotes_started = 1
         self.host: Final = Host()
-        self.hypervisor: Final = Hypervisor(self.host, native, on_root_failure)
+        self.hypervisor: Final = RecordedHypervisor(recorder, self.host, native, on_root_failure)
         self.loop: Final = Loop()
+        self._clockwork: Final = Clockwork(
+            self.loop, self.hypervisor, self.host.clock, self._serve_last_calls, self._carry_out
+        )
         self.standby: Final = Standby(self, self.loop)
-        self._sockets: dict[int, socket.socket] = {}  # hypercalls, by partition
+        self._sockets: Final = PartitionSockets(self.loop, self._serve)
         self._processes: dict[int, WatchedProcess] = {}
         self._spawning: set[int] = set()  # partitions asked for, not answered yet
         self._doomed: set[int] = set()  # of those: to be killed when they appear
@@ -89,7 +100,7 @@ class Broker:
         self.host.lend_files(ROOT_PARTITION, lent)
         self._console_fd = console_fd
         self._add_process(WatchedProcess(ROOT_PARTITION, pid, pidfd))
-        self._add_socket(ROOT_PARTITION, sock)
+        self._sockets.add(ROOT_PARTITION, sock)
 
     def kill(self, partition: int) -> None:
         self._carry_out(self.hypervisor.kill(partition))
@@ -123,23 +134,9 @@ class Broker:
 
     # -- hypercalls ----------------------------------------------------------------------------------------
 
-    def _add_socket(self, partition: int, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self._sockets[partition] = sock
-        self.loop.watch(sock.fileno(), lambda events: self._serve_one(partition))
-
-    def _close_socket(self, partition: int) -> None:
-        if (sock := self._sockets.pop(partition, None)) is not None:
-            self.loop.drop(sock.fileno())
-            sock.close()
-
-    def _serve_one(self, partition: int) -> None:
-        self._serve(partition)
-
     def _serve(self, partition: int) -> bool:
         """One request and its reply. False: nothing there, or the connection is over."""
-        sock = self._sockets.get(partition)
-        if sock is None:
+        if (sock := self._sockets.readable(partition)) is None:
             return False
         try:
             packet = codec.receive_packet(sock, REQUEST_DESCRIPTORS_MAX)
@@ -150,7 +147,7 @@ class Broker:
         except OSError:
             packet = None
         if packet is None:
-            self._close_socket(partition)
+            self._sockets.close(partition)
             self._kill_soon(partition)
             return False
         kept = False
@@ -160,6 +157,10 @@ class Broker:
         finally:
             if not kept:
                 codec.close_all(packet.fds)
+        if reply.status is HvStatus.CALL_PENDING:
+            if partition in self._sockets:
+                self._sockets.hold(partition)
+            return False
         return self._reply(partition, sock, reply)
 
     def _serve_last_calls(self, partition: int) -> None:
@@ -192,11 +193,15 @@ class Broker:
 
     def _reply(self, partition: int, sock: socket.socket, reply: Reply) -> bool:
         try:
-            with self.host.descriptors(reply.handles) as fds:
-                codec.send_message(sock, [int(reply.status), reply.values], fds)
+            if reply.handles:
+                with self.host.descriptors(reply.handles) as fds:
+                    codec.send_message(sock, [int(reply.status), reply.values], fds)
+            else:
+                packet = _DONE if reply is DONE else codec.encode([int(reply.status), reply.values])
+                codec.send_packet(sock, packet)
         except BlockingIOError:  # it asks, and does not read the answers
             self.signal(partition, signal.SIGKILL)
-            self._close_socket(partition)
+            self._sockets.close(partition)
             return False
         except OSError:  # gone; its end of file is next
             pass
@@ -209,6 +214,9 @@ class Broker:
         kept = False
         for effect in effects:
             match effect:
+                case CompleteCall(partition, reply):
+                    if (sock := self._sockets.let_go(partition)) is not None:
+                        self._reply(partition, sock, reply)
                 case KeepFiles(partition):
                     assert fds
                     self.host.keep_files(partition, fds)
@@ -220,8 +228,14 @@ class Broker:
                 case ReplaceRoot():
                     self._spawning.add(ROOT_PARTITION)
                     self.standby.want()
+                case ArmTimers(when_ns):
+                    self._clockwork.arm(when_ns)
                 case CheckHeartbeat(partition, after_ms):
-                    self._check_heartbeat(partition, after_ms)
+                    self._clockwork.check_heartbeat(partition, after_ms)
+                case SuspendPartition(partition, suspended):
+                    self.signal(partition, signal.SIGSTOP if suspended else signal.SIGCONT)
+                case RefreshStatistics(after_ms):
+                    self._clockwork.refresh_statistics(after_ms)
                 case Announce(kind, fields):
                     self._announce(kind, fields)
                 case Halt(reason):
@@ -230,19 +244,12 @@ class Broker:
                     self.host.carry_out(effect)
         return kept
 
-    def _check_heartbeat(self, partition: int, after_ms: int) -> None:
-        def look() -> None:
-            self._serve_last_calls(partition)  # it may have called in time, and we were slow
-            self._carry_out(self.hypervisor.heartbeat_due(partition, now_ns()))
-
-        self.loop.alarm(partition, after_ms, look)
-
     def _kill(self, partition: int) -> None:
         if (process := self._processes.get(partition)) is not None:
             process.kill()
         else:
             self._doomed.add(partition)
-        self._close_socket(partition)
+        self._sockets.close(partition)
 
     # -- processes -----------------------------------------------------------------------------------------
 
@@ -255,7 +262,7 @@ class Broker:
             return
         partition = process.partition
         self._serve_last_calls(partition)
-        self._close_socket(partition)
+        self._sockets.close(partition)
         status = process.reap()
         self.loop.drop(process.pidfd)
         process.close()
@@ -330,7 +337,7 @@ class Broker:
         except OSError as error:
             self._spawn_fails(partition, f"it cannot be spawned: {error}")
         else:
-            self._add_socket(partition, sock)
+            self._sockets.add(partition, sock)
 
     def _ask_zygote(self, spawn_id: int, path: str, module: str) -> socket.socket:
         """Our end of the hypercall socket; the answer comes later. Raises: OSError."""
@@ -384,7 +391,7 @@ class Broker:
         if partition in self._spawning:
             self._spawning.discard(partition)
             self._doomed.discard(partition)
-            self._close_socket(partition)
+            self._sockets.close(partition)
             self._carry_out(self.hypervisor.process_exited(partition, _SPAWN_FAILED, reason, now_ns()))
 
     # -- the root's successor ------------------------------------------------------------------------------
@@ -403,7 +410,7 @@ class Broker:
     def standby_takes_over(self, process: WatchedProcess, sock: socket.socket) -> None:
         """From here on its calls are answered, the first of which has been waiting."""
         self._spawning.discard(ROOT_PARTITION)
-        self._add_socket(ROOT_PARTITION, sock)
+        self._sockets.add(ROOT_PARTITION, sock)
         self._started(process)
 
     def standby_lost(self, reason: str) -> None:

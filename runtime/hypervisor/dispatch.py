@@ -23,8 +23,29 @@ from runtime.abi import (
     PartitionState,
     Privilege,
 )
-from runtime.hypervisor import arguments, gpa, heartbeat, partitions, pools, ports, properties, synic, vps
-from runtime.hypervisor.effects import Effect, KillPartition, Resources, SynicOperations
+from runtime.hypervisor import (
+    arguments,
+    device_domains,
+    direct_delivery,
+    endpoints,
+    gpa,
+    guest_memory,
+    heartbeat,
+    intercepts,
+    interrupts,
+    partitions,
+    pools,
+    ports,
+    processors,
+    properties,
+    reboot,
+    registers,
+    statistics,
+    synic,
+    timer_expiry,
+    vps,
+)
+from runtime.hypervisor.effects import ArmTimers, Effect, KillPartition, Resources, SynicOperations
 from runtime.hypervisor.machine import Call, Machine, RootFailurePolicy
 from runtime.hypervisor.partitions import Partition
 from runtime.hypervisor.programs import Process, Program
@@ -90,23 +111,74 @@ RULES: Final[Mapping[HypercallCode, Rule]] = MappingProxyType(
             pools.get_memory_balance, _P.ACCESS_MEMORY_POOL, _CREATE, _CREATE, states=_ANY
         ),
         _C.MAP_GPA_PAGES: Rule(gpa.map_gpa_pages, _P.ACCESS_MEMORY_POOL, _CREATE, _CREATE),
+        _C.MAP_SPARSE_GPA_PAGES: Rule(gpa.map_sparse_gpa_pages, _P.ACCESS_MEMORY_POOL, _CREATE, _CREATE),
         _C.UNMAP_GPA_PAGES: Rule(gpa.unmap_gpa_pages, _P.ACCESS_MEMORY_POOL, _CREATE, _CREATE),
         _C.CLAIM_GPA_PAGES: Rule(gpa.claim_gpa_pages, _NONE),
         # virtual processors
         _C.CREATE_VP: Rule(vps.create_vp, _CREATE, _CREATE),
         _C.DELETE_VP: Rule(vps.delete_vp, _CREATE, _CREATE),
         _C.START_VIRTUAL_PROCESSOR: Rule(vps.start_virtual_processor, _P.START_VIRTUAL_PROCESSOR, _CREATE),
-        _C.GET_VP_REGISTERS: Rule(vps.get_vp_registers, _P.ACCESS_SYNIC, _CREATE, _CREATE),
-        _C.SET_VP_REGISTERS: Rule(vps.set_vp_registers, _P.ACCESS_SYNIC, _CREATE, _CREATE),
+        _C.LOAD_DRIVER: Rule(vps.load_driver, None, _CREATE),
+        # of one's own: each register has a privilege
+        _C.GET_VP_REGISTERS: Rule(registers.get_vp_registers, _NONE, _CREATE, _CREATE),
+        _C.SET_VP_REGISTERS: Rule(registers.set_vp_registers, _NONE, _CREATE, _CREATE),
+        _C.ASSERT_VIRTUAL_INTERRUPT: Rule(interrupts.assert_virtual_interrupt, None, _CREATE),
+        _C.CLAIM_OVERLAY_PAGE: Rule(interrupts.claim_overlay_page, _NONE),
+        # intercepts: a parent's of its child; an access is anyone's own
+        _C.INSTALL_INTERCEPT: Rule(intercepts.install_intercept, None, _CREATE),
+        _C.REGISTER_INTERCEPT_RESULT: Rule(intercepts.register_intercept_result, None, _CREATE),
+        _C.ACCESS_PORT: Rule(intercepts.access_port, _NONE),
+        _C.ACCESS_MEMORY: Rule(intercepts.access_memory, _NONE),
         # ports: of one's own, or made for anyone below
         _C.CREATE_PORT: Rule(ports.create_port, _P.CREATE_PORT, _P.CREATE_PORT, _P.CREATE_PORT),
         _C.DELETE_PORT: Rule(ports.delete_port, _P.CREATE_PORT, _P.CREATE_PORT, _P.CREATE_PORT),
         _C.GET_PORT_PROPERTY: Rule(ports.get_port_property, _P.CREATE_PORT, _P.CREATE_PORT, _P.CREATE_PORT),
+        _C.SET_PORT_PROPERTY: Rule(ports.set_port_property, _P.CREATE_PORT, _P.CREATE_PORT, _P.CREATE_PORT),
+        _C.GET_PORT_COUNTS: Rule(ports.get_port_counts, _P.CREATE_PORT, _P.CREATE_PORT, _P.CREATE_PORT),
         _C.CONNECT_PORT: Rule(ports.connect_port, _P.CONNECT_PORT, _P.CONNECT_PORT, _P.CONNECT_PORT),
         _C.DISCONNECT_PORT: Rule(ports.disconnect_port, _P.CONNECT_PORT, _P.CONNECT_PORT, _P.CONNECT_PORT),
         _C.POST_MESSAGE: Rule(synic.post_message, _P.POST_MESSAGES),
         _C.SIGNAL_EVENT: Rule(synic.signal_event, _P.SIGNAL_EVENTS),
         _C.CLAIM_DOORBELL: Rule(ports.claim_doorbell, _P.SIGNAL_EVENTS),
+        _C.CREATE_PORT_DEPRECATED: Rule(ports.create_port, _P.CREATE_PORT, _P.CREATE_PORT, _P.CREATE_PORT),
+        _C.CONNECT_PORT_DEPRECATED: Rule(
+            ports.connect_port_deprecated, _P.CONNECT_PORT, _P.CONNECT_PORT, _P.CONNECT_PORT
+        ),
+        _C.CLAIM_ENDPOINT: Rule(endpoints.claim_endpoint, _P.SIGNAL_EVENTS),
+        # what a parent does to its children's memory and VPs, in the place of their devices
+        _C.READ_GPA: Rule(guest_memory.read_gpa, None, _CREATE, _CREATE),
+        _C.WRITE_GPA: Rule(guest_memory.write_gpa, None, _CREATE, _CREATE),
+        _C.SIGNAL_EVENT_DIRECT: Rule(direct_delivery.signal_event_direct, None, _CREATE, _CREATE),
+        _C.POST_MESSAGE_DIRECT: Rule(direct_delivery.post_message_direct, None, _CREATE, _CREATE),
+        # which pages a device may touch: whoever could map them into its driver says so
+        _C.CREATE_DEVICE_DOMAIN: Rule(device_domains.create_device_domain, _CREATE, _CREATE, _CREATE),
+        _C.ATTACH_DEVICE_DOMAIN: Rule(device_domains.attach_device_domain, _CREATE, _CREATE, _CREATE),
+        _C.MAP_DEVICE_GPA_PAGES: Rule(device_domains.map_device_gpa_pages, _CREATE, _CREATE, _CREATE),
+        _C.UNMAP_DEVICE_GPA_PAGES: Rule(device_domains.unmap_device_gpa_pages, _CREATE, _CREATE, _CREATE),
+        _C.DETACH_DEVICE_DOMAIN: Rule(
+            device_domains.detach_device_domain, _CREATE, _CREATE, _CREATE, states=_ANY
+        ),
+        _C.DELETE_DEVICE_DOMAIN: Rule(device_domains.delete_device_domain, _CREATE, _CREATE, _CREATE),
+        # processors and statistics
+        _C.GET_LOGICAL_PROCESSOR_RUN_TIME: Rule(processors.get_logical_processor_run_time, _P.CPU_MANAGEMENT),
+        _C.NOTIFY_LONG_SPIN_WAIT: Rule(processors.notify_long_spin_wait, _NONE),
+        _C.SEND_SYNTHETIC_CLUSTER_IPI: Rule(processors.send_synthetic_cluster_ipi, _NONE),
+        _C.GET_VP_INDEX_FROM_APIC_ID: Rule(processors.get_vp_index_from_apic_id, _NONE, _CREATE, _CREATE),
+        _C.QUERY_EXTENDED_CAPABILITIES: Rule(processors.query_extended_capabilities, _P.EXTENDED_HYPERCALLS),
+        _C.MAP_STATS_PAGE: Rule(
+            statistics.map_stats_page,
+            _P.ACCESS_STATS_CALLS,
+            _P.ACCESS_STATS_CALLS,
+            _P.ACCESS_STATS_CALLS,
+            states=_ANY,
+        ),
+        _C.UNMAP_STATS_PAGE: Rule(
+            statistics.unmap_stats_page,
+            _P.ACCESS_STATS_CALLS,
+            _P.ACCESS_STATS_CALLS,
+            _P.ACCESS_STATS_CALLS,
+            states=_ANY,
+        ),
     }
 )
 
@@ -184,6 +256,7 @@ class Hypervisor:
             reply = Reply(refused.status)
         except OSError:  # from Resources: the host has no more
             reply = Reply(HvStatus.INSUFFICIENT_MEMORY)
+        self._count(caller_id, reply.status)
         return reply, self._effects()
 
     def _handle(self, caller_id: int, code: object, args: object, files: int) -> Reply:
@@ -204,7 +277,8 @@ class Hypervisor:
             raise Refused(HvStatus.INVALID_PARTITION_STATE)
         target = machine.partition(caller, cast(int, values.pop("partition", PARTITION_SELF)))
         needed = self._needed(rule, caller, target)
-        if needed is None or needed & ~int(caller.privileges):
+        # Flags as plain numbers: each operation on an enum is a call of Python's, and this is on every call's way.
+        if needed is None or int(needed) & ~int(caller.privileges):
             raise Refused(HvStatus.ACCESS_DENIED)
         if target.state not in rule.states:
             raise Refused(HvStatus.INVALID_PARTITION_STATE)
@@ -217,6 +291,17 @@ class Hypervisor:
         if target.parent == caller.id:
             return rule.on_child
         return rule.on_deeper if self.machine.is_below(target, caller) else None
+
+    def _count(self, caller_id: int, status: HvStatus) -> None:
+        machine = self.machine
+        is_refused = status is not HvStatus.SUCCESS and status is not HvStatus.CALL_PENDING
+        machine.calls.made += 1
+        machine.calls.refused += is_refused
+        if caller_id in machine.partitions:
+            if (count := machine.calls_of.get(caller_id)) is None:
+                count = machine.calls_of[caller_id] = statistics.CallCount()
+            count.made += 1
+            count.refused += is_refused
 
     def process_started(self, partition_id: int, pid: int, now_ns: int = 0) -> list[Effect]:
         """The spawn that was asked for succeeded."""
@@ -236,6 +321,7 @@ class Hypervisor:
         self.machine.now_ns = now_ns
         partition = self.machine.partitions[partition_id]
         partitions.process_exited(self.machine, partition, status, reason)
+        reboot.settle(self.machine)
         return self._effects()
 
     def heartbeat_due(self, partition_id: int, now_ns: int) -> list[Effect]:
@@ -245,9 +331,27 @@ class Hypervisor:
             heartbeat.check(self.machine, partition)
         return self._effects()
 
+    def statistics_due(self, now_ns: int) -> list[Effect]:
+        """The interval that an effect named is over."""
+        self.machine.now_ns = now_ns
+        statistics.refresh(self.machine)
+        return self._effects()
+
+    def timers_due(self, now_ns: int) -> list[Effect]:
+        """The moment has come that an ArmTimers named."""
+        self.machine.now_ns = now_ns
+        self.machine.timers_armed_ns = None
+        timer_expiry.expire_due(self.machine)
+        return self._effects()
+
     def stop(self) -> None:
         """The machine is being stopped: from now on the root's end is no failure to be mended."""
         self.machine.on_root_failure = RootFailurePolicy.HALT
+        self.machine.rebooting = False
+
+    def begin_reboot(self) -> None:
+        """Every partition is about to be ended: when the last one is, a new root begins."""
+        self.machine.rebooting = True
 
     def kill(self, partition_id: int) -> list[Effect]:
         """The platform pulls the plug of one partition. What follows, follows from its process's end."""
@@ -257,5 +361,8 @@ class Hypervisor:
         return self._effects()
 
     def _effects(self) -> list[Effect]:
+        if (due_ns := self.machine.timers.earliest_ns()) != self.machine.timers_armed_ns:
+            self.machine.timers_armed_ns = due_ns
+            self.machine.effects.insert(0, ArmTimers(due_ns))  # nothing follows a Halt
         effects, self.machine.effects = self.machine.effects, []
         return effects

@@ -10,9 +10,21 @@ from __future__ import annotations
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from runtime.hypervisor.interrupt_counts import InterruptCounts
+    from runtime.hypervisor.replies import Reply
 
 Page = bytearray | mmap.mmap | memoryview  # 4096 writable bytes, shared with the VP
+
+
+@dataclass(frozen=True, slots=True)
+class HostProcessor:
+    """What the machine has underneath."""
+
+    logical_processors: int = 1
+    vendor: int = 2**16  # as PartitionProperty.PROCESSOR_VENDOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +49,47 @@ class Resources(Protocol):
     def create_route(self, spec: RouteSpec) -> None:
         """The kick and its route. The port's doorbell exists."""
 
+    def move_route(self, spec: RouteSpec) -> None:
+        """From now on its kicks set this VP's flag. Cannot fail: both exist."""
+
+    def route_counts(self, route: int) -> InterruptCounts:
+        """What came of its kicks so far."""
+
+    def create_interrupt_page(self, partition: int, vp: int) -> Page:
+        """Zeroed. It goes with its VP."""
+
+    def create_reference_page(self, partition: int, created_ns: int | None) -> None:
+        """created_ns: as SetReferencePage has it."""
+
+    @property
+    def tsc_hz(self) -> int:
+        """0: there is no TSC to be relied on."""
+
+    def processor_time_ns(self, pid: int, thread: int) -> int:
+        """Of one thread, or, with 0, of the whole process."""
+
+    def has_thread(self, pid: int, thread: int) -> bool: ...
+    def read_slot(self, slot: int, byte_offset: int, byte_count: int) -> bytes:
+        """Fewer bytes if the host cannot read them."""
+
     def create_watch(self, partition: int) -> None: ...
+    def create_statistics_page(self, page: int) -> Page:
+        """Zeroed; only we write it."""
+
+    def create_endpoint(self, endpoint: int) -> None:
+        """A connected pair of sockets: one end for who asks, one that waits to be claimed."""
+
+    def write_slot(self, slot: int, byte_offset: int, data: bytes) -> None: ...
+
+    # What only the host can measure. None of these fails; what is not known is 0.
+
+    @property
+    def processor(self) -> HostProcessor: ...
+    def processor_times_ns(self, lp: int) -> tuple[int, int]:
+        """Run and idle time of a logical processor since the host booted."""
+
+    def own_time_ns(self) -> int:
+        """CPU time that the hypervisor itself has used."""
 
 
 class SynicOperations(Protocol):
@@ -47,6 +99,7 @@ class SynicOperations(Protocol):
         self, sim_page: Page, sint: int, message_type: int, sender: int, payload: bytes, /
     ) -> bool: ...
     def flag_set(self, sief_page: Page, flag: int, /) -> bool: ...
+    def flag_take(self, sief_page: Page, flag: int, /) -> bool: ...
 
 
 # -- effects -----------------------------------------------------------------------------------------------
@@ -77,8 +130,63 @@ class RemoveRoute:
 
 
 @dataclass(frozen=True, slots=True)
+class QuietRoute:
+    """Whether a route sets its flag without ringing, because the target's SINT is masked or polled."""
+
+    route: int
+    quiet: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CloseReferencePage:
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetReferencePage:
+    """Its partition's time has another beginning, by CLOCK_MONOTONIC. None: it stands still."""
+
+    partition: int
+    created_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ArmTimers:
+    """Call `timers_due` at this moment of CLOCK_MONOTONIC, and not at one named before. None: not at all."""
+
+    when_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class CloseWatch:
     partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseStatisticsPage:
+    page: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseEndpoint:
+    """Whatever end of it has not been handed out."""
+
+    endpoint: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshStatistics:
+    """Call `statistics_due` after this time. Never asked for again before it has been called."""
+
+    after_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SuspendPartition:
+    """Stop its process, or let it go on."""
+
+    partition: int
+    suspended: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +228,11 @@ class SpawnPartition:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadDriver(SpawnPartition):
+    """The same, into this very process. It has none of its own that could be killed."""
+
+
+@dataclass(frozen=True, slots=True)
 class KillPartition:
     """Answered by `process_exited`, also when it was still being spawned."""
 
@@ -132,6 +245,14 @@ class ReplaceRoot:
 
     What the first root was adopted with for its successors is kept for the new one's birth.
     """
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteCall:
+    """Send this reply to the partition whose call was left pending."""
+
+    partition: int
+    reply: Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +283,29 @@ HostEffect = (  # on memory, lines and routes, by their ids alone
     | CloseVp
     | CloseDoorbell
     | RemoveRoute
+    | QuietRoute
+    | CloseReferencePage
+    | SetReferencePage
     | CloseWatch
+    | CloseStatisticsPage
+    | CloseEndpoint
     | DropFiles
     | RaiseLine
     | RingDoorbell
     | RaiseWatch
 )
 Effect = (
-    HostEffect | KeepFiles | SpawnPartition | KillPartition | ReplaceRoot | CheckHeartbeat | Announce | Halt
+    HostEffect
+    | KeepFiles
+    | SpawnPartition
+    | LoadDriver
+    | KillPartition
+    | ReplaceRoot
+    | CompleteCall
+    | CheckHeartbeat
+    | ArmTimers
+    | Announce
+    | Halt
+    | RefreshStatistics
+    | SuspendPartition
 )

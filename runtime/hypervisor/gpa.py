@@ -8,117 +8,75 @@ Source: TLFS, HvCallMapGpaPages, HvCallUnmapGpaPages.
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
-from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from runtime.abi import (
     GPFN_MAX,
     MAPPING_PAGES,
-    SLOT_PAGES_MAX,
+    PAGE_BYTES,
     SLOTS_PER_CALL_MAX,
     SLOTS_PER_PARTITION_MAX,
     HvStatus,
     MapFlags,
     PartitionState,
 )
+from runtime.hypervisor import device_domains
 from runtime.hypervisor.effects import CloseSlot
+from runtime.hypervisor.gpa_space import Entry, Slot, check_access, check_range
 from runtime.hypervisor.replies import Refused, Reply, SlotHandle
 
 if TYPE_CHECKING:
     from runtime.hypervisor.machine import Call, Machine
     from runtime.hypervisor.partitions import Partition
 
-_ACCESS: Final = MapFlags.READ | MapFlags.WRITE
-
-
-@dataclass(slots=True)
-class Slot:
-    """One memfd of whole pages."""
-
-    id: int
-    owner: int  # partition that pays
-    pages: int
-    mappers: list[tuple[int, int]] = field(default_factory=list)  # (partition, gpfn) of each foreign entry
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One row of a partition's table."""
-
-    gpfn: int
-    pages: int
-    slot: int
-    access: MapFlags
-    own: bool  # the entry that the owner's pool pays for, rather than a mapping of it
-
-    @property
-    def end(self) -> int:
-        return self.gpfn + self.pages
-
-
-@dataclass(slots=True)
-class GpaSpace:
-    """Entries by GPFN, without overlaps."""
-
-    entries: dict[int, Entry] = field(default_factory=dict)
-    bases: list[int] = field(default_factory=list)  # sorted keys of `entries`
-
-    def add(self, entry: Entry) -> None:
-        insort(self.bases, entry.gpfn)
-        self.entries[entry.gpfn] = entry
-
-    def remove(self, gpfn: int) -> Entry:
-        self.bases.remove(gpfn)
-        return self.entries.pop(gpfn)
-
-    def touching(self, gpfn: int, pages: int) -> list[Entry]:
-        """Every entry that shares a page with the range, ascending."""
-        place = max(bisect_right(self.bases, gpfn) - 1, 0)
-        found = []
-        for base in self.bases[place:]:
-            if base >= gpfn + pages:
-                break
-            if self.entries[base].end > gpfn:
-                found.append(self.entries[base])
-        return found
-
-    def covering(self, gpfn: int, pages: int) -> list[Entry]:
-        """As `touching`. Refused if one page of the range is not mapped."""
-        found, reached = self.touching(gpfn, pages), gpfn
-        for entry in found:
-            if entry.gpfn > reached:
-                break
-            reached = entry.end
-        if reached < gpfn + pages:
-            raise Refused(HvStatus.INVALID_PARAMETER)
-        return found
+PAGE_BITS: Final = PAGE_BYTES.bit_length() - 1
 
 
 def map_gpa_pages(
     call: Call, *, gpfn: int, pages: int, flags: int, source_partition: int | None, source_gpfn: int | None
 ) -> Reply:
-    _check_range(gpfn, pages)
-    if flags & ~int(_ACCESS | MapFlags.ZEROED) or not flags & MapFlags.READ:
-        raise Refused(HvStatus.INVALID_PARAMETER)
-    access = MapFlags(flags) & _ACCESS
+    check_range(gpfn, pages)
+    access = check_access(flags & ~int(MapFlags.ZEROED))
+    _check_width(call.target, gpfn + pages)
     if source_partition is None:
         if source_gpfn is not None or not flags & MapFlags.ZEROED:
             raise Refused(HvStatus.INVALID_PARAMETER)
         return _map_new(call, gpfn, pages, access)
     if source_gpfn is None or flags & MapFlags.ZEROED:
         raise Refused(HvStatus.INVALID_PARAMETER)
-    _check_range(source_gpfn, pages)
+    check_range(source_gpfn, pages)
+    source = _source(call, source_partition)
+    return _map_from(call, source, source_gpfn, pages, gpfn, access)
+
+
+def map_sparse_gpa_pages(
+    call: Call, *, flags: int, source_partition: int, pages: list[tuple[int, int]]
+) -> Reply:
+    """Slots from anywhere to anywhere; all or none."""
+    access = check_access(flags)
+    if not pages:
+        raise Refused(HvStatus.INVALID_PARAMETER)
+    source = _source(call, source_partition)
+    plan = []
+    for gpfn, source_gpfn in pages:
+        check_range(gpfn, 1)
+        check_range(source_gpfn, 1)
+        plan += _plan(call, source, source_gpfn, 1, gpfn, access)
+    return _map_planned(call, plan)
+
+
+def _source(call: Call, source_partition: int) -> Partition:
     source = call.machine.partition(call.caller, source_partition)
     if source is not call.caller and not call.machine.is_below(source, call.caller):
         raise Refused(HvStatus.ACCESS_DENIED)
     if source.state is not PartitionState.ACTIVE:
         raise Refused(HvStatus.INVALID_PARTITION_STATE)
-    return _map_from(call, source, source_gpfn, pages, gpfn, access)
+    return source
 
 
-def _check_range(gpfn: int, pages: int) -> None:
-    if not 0 < pages <= SLOT_PAGES_MAX or gpfn > GPFN_MAX - pages + 1:
+def _check_width(partition: Partition, end: int) -> None:
+    if end > 1 << partition.address_bits - PAGE_BITS:
         raise Refused(HvStatus.INVALID_PARAMETER)
 
 
@@ -142,6 +100,13 @@ def _map_new(call: Call, gpfn: int, pages: int, access: MapFlags) -> Reply:
 def _map_from(
     call: Call, source: Partition, source_gpfn: int, pages: int, gpfn: int, access: MapFlags
 ) -> Reply:
+    return _map_planned(call, _plan(call, source, source_gpfn, pages, gpfn, access))
+
+
+def _plan(
+    call: Call, source: Partition, source_gpfn: int, pages: int, gpfn: int, access: MapFlags
+) -> list[tuple[Entry, int]]:
+    """New entries, with where the source has each. Nothing is changed yet."""
     machine, target = call.machine, call.target
     found = source.gpa.covering(source_gpfn, pages)
     if len(found) > SLOTS_PER_CALL_MAX:
@@ -150,19 +115,30 @@ def _map_from(
     first, end = found[0].gpfn + shift, found[-1].end + shift
     if first < 0 or end > GPFN_MAX + 1 or any(access & ~int(entry.access) for entry in found):
         raise Refused(HvStatus.INVALID_PARAMETER)
+    _check_width(target, end)
+    if not all(device_domains.allows(machine, target, entry, access) for entry in found):
+        raise Refused(HvStatus.ACCESS_DENIED)
     if target.gpa.touching(first, end - first):
         raise Refused(HvStatus.OBJECT_IN_USE)
-    if len(target.gpa.bases) + len(found) > SLOTS_PER_PARTITION_MAX:
+    return [
+        (Entry(theirs.gpfn + shift, theirs.pages, theirs.slot, access, own=False), theirs.gpfn)
+        for theirs in found
+    ]
+
+
+def _map_planned(call: Call, plan: list[tuple[Entry, int]]) -> Reply:
+    machine, target = call.machine, call.target
+    ascending = sorted((entry for entry, _ in plan), key=lambda entry: entry.gpfn)
+    if any(before.end > after.gpfn for before, after in pairwise(ascending)):
+        raise Refused(HvStatus.OBJECT_IN_USE)
+    if len(target.gpa.bases) + len(plan) > SLOTS_PER_PARTITION_MAX:
         raise Refused(HvStatus.NO_RESOURCES)
-    target.pool.require(MAPPING_PAGES * len(found))
-    mapped = []
-    for theirs in found:
-        entry = Entry(theirs.gpfn + shift, theirs.pages, theirs.slot, access, own=False)
+    target.pool.require(MAPPING_PAGES * len(plan))
+    for entry, _ in plan:
         target.pool.charge(MAPPING_PAGES)
         target.gpa.add(entry)
         machine.slots[entry.slot].mappers.append((target.id, entry.gpfn))
-        mapped.append((entry, theirs.gpfn))
-    return _reply(call, mapped)
+    return _reply(call, plan)
 
 
 def _reply(call: Call, mapped: list[tuple[Entry, int]]) -> Reply:
@@ -176,7 +152,7 @@ def _reply(call: Call, mapped: list[tuple[Entry, int]]) -> Reply:
 
 
 def claim_gpa_pages(call: Call, *, gpfn: int, pages: int) -> Reply:
-    _check_range(gpfn, pages)
+    check_range(gpfn, pages)
     found = call.target.gpa.touching(gpfn, pages)
     if not found:
         raise Refused(HvStatus.NOT_FOUND)
@@ -202,6 +178,7 @@ def _drop(machine: Machine, partition: Partition, entry: Entry) -> None:
     partition.gpa.remove(entry.gpfn)
     if entry.own:
         assert not machine.slots[entry.slot].mappers
+        device_domains.forget_slot(partition, entry.slot)
         del machine.slots[entry.slot]
         partition.pool.refund(entry.pages)
         machine.effects.append(CloseSlot(entry.slot))

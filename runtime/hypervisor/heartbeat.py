@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     from runtime.hypervisor.machine import Call, Machine
     from runtime.hypervisor.partitions import Partition
 
+HELD_LOOK_MS: Final = 50  # until the next look at one that is late because the scheduler holds it
 TAKE_OVER_MS_MAX: Final = 10_000  # a new root's first promise is made for it
 
 
 def heartbeat(call: Call, *, within_ms: int) -> Reply:
+    had_promised = call.caller.heartbeat_within_ms > 0
     promise(call.machine, call.caller, within_ms)
     if call.caller.id == ROOT_PARTITION:
         call.machine.root_is_up = True
+        call.machine.root_leaves = had_promised and within_ms == 0
     return DONE
 
 
@@ -49,14 +52,32 @@ def check(machine: Machine, partition: Partition) -> None:
     due_ns = partition.heartbeat_due_ns
     if due_ns is None:
         return
+    if partition.suspended:  # it cannot call; its promise begins anew when it goes on
+        partition.heartbeat_due_ns = None
+        return
     if machine.now_ns < due_ns:
         _arm(machine, partition, due_ns)
+        return
+    if partition.held_since_ns is not None:  # it cannot call either; `let` will move its promise
+        _arm(machine, partition, machine.now_ns + HELD_LOOK_MS * 1_000_000)
         return
     partition.heartbeat_due_ns = None
     if partition.process not in (Process.STARTING, Process.RUNNING):
         return
     partition.failure = f"hung: no heartbeat for {partition.heartbeat_within_ms} ms"
     machine.effects.append(KillPartition(partition.id))
+
+
+def hold(partition: Partition, now_ns: int) -> None:
+    """The scheduler stops it."""
+    partition.held_since_ns = now_ns
+
+
+def let(partition: Partition, now_ns: int) -> None:
+    """It goes on. In the time between it could not keep a promise, so that time does not count."""
+    if partition.held_since_ns is not None and partition.heartbeat_due_ns is not None:
+        partition.heartbeat_due_ns += now_ns - partition.held_since_ns
+    partition.held_since_ns = None
 
 
 def _arm(machine: Machine, partition: Partition, due_ns: int) -> None:

@@ -8,11 +8,13 @@ from typing import Final
 
 from runtime.abi import PARTITION_SELF, ROOT_PARTITION, HvStatus
 from runtime.hypervisor.effects import DropFiles, Effect, Halt, ReplaceRoot, Resources, SynicOperations
-from runtime.hypervisor.gpa import Slot
+from runtime.hypervisor.gpa_space import Slot
 from runtime.hypervisor.partitions import Partition
 from runtime.hypervisor.ports import Connection, Port
 from runtime.hypervisor.programs import Process
 from runtime.hypervisor.replies import Refused
+from runtime.hypervisor.statistics import CallCount
+from runtime.hypervisor.synthetic_timers import TimerQueue
 
 ROOT_FAILURES_MAX: Final = 10  # unplanned ones, within
 ROOT_FAILURES_WITHIN_MS: Final = 2_000  # a root that fails as fast as it starts is not worth another try
@@ -36,13 +38,24 @@ class Machine:
     partitions: dict[int, Partition] = field(default_factory=dict)
     slots: dict[int, Slot] = field(default_factory=dict)
     effects: list[Effect] = field(default_factory=list)  # of the event being handled
+    timers: TimerQueue = field(default_factory=TimerQueue)  # of all VPs
+    timers_armed_ns: int | None = None  # what the loop was last told
     # ids are never used twice, so a stale one names nothing
     next_partition: int = ROOT_PARTITION
     next_slot: int = 1
     next_route: int = 1
+    next_stats_page: int = 1
+    next_endpoint: int = 1
+    loads_drivers: bool = False  # into the hypervisor itself: a monolithic machine
+    scheduling_version: int = 0  # counts changes of what the scheduler looks at: properties, processes
+    statistics_timer: bool = False  # runs, because somebody has a statistics page
+    calls: CallCount = field(default_factory=CallCount)
+    calls_of: dict[int, CallCount] = field(default_factory=dict)  # by partition
     root_generation: int = 1  # counts the root's processes
     root_files: int = 0  # descriptors that each but the first is born with
+    root_leaves: bool = False  # it has taken its promise back: it ends, as it was asked to
     root_is_up: bool = False  # it has given a first heartbeat, so it has saved what a successor needs
+    rebooting: bool = False  # every partition is to end, and a new root to begin
     root_failures_ns: list[int] = field(default_factory=list)  # when, of the last few
 
     def partition(self, caller: Partition, partition_id: int) -> Partition:
@@ -81,6 +94,8 @@ class Machine:
 
     def root_failed(self, reason: str, *, planned: bool) -> None:
         """Its process has been reaped, so nothing of that generation can touch anything any more."""
+        if self.rebooting:  # that is no failure; `reboot.settle` goes on
+            return
         if self.on_root_failure is RootFailurePolicy.HALT or not self.root_is_up:
             while_booting = "" if self.root_is_up else " while it booted"
             self.effects.append(Halt(f"the root partition died{while_booting} ({reason})"))
@@ -92,7 +107,7 @@ class Machine:
         if len(self.root_failures_ns) > ROOT_FAILURES_MAX:
             within_s = ROOT_FAILURES_WITHIN_MS // 1000
             self.effects.append(
-                Halt(f"the root failed {ROOT_FAILURES_MAX} times in {within_s} s, at last: {reason}")
+                Halt(f"the root failed {len(self.root_failures_ns)} times in {within_s} s, at last: {reason}")
             )
             return
         self.root_generation += 1

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from runtime.abi import (
+    ADDRESS_BITS_MAX,
     CREATE_PARTITION_PAGES,
     DEFAULT_PRIVILEGES,
     EXIT_RETIRED,
@@ -28,14 +29,27 @@ from runtime.abi import (
     PartitionState,
     Privilege,
 )
-from runtime.hypervisor import heartbeat
-from runtime.hypervisor.effects import Announce, CloseWatch, DropFiles, KillPartition, RaiseWatch
-from runtime.hypervisor.gpa import GpaSpace, release_space
+from runtime.hypervisor import heartbeat, intercept_delivery, intercepts
+from runtime.hypervisor.device_domains import DeviceDomain, detach, release_domains
+from runtime.hypervisor.effects import (
+    Announce,
+    CloseReferencePage,
+    CloseWatch,
+    DropFiles,
+    KillPartition,
+    RaiseWatch,
+    SuspendPartition,
+)
+from runtime.hypervisor.gpa import release_space
+from runtime.hypervisor.gpa_space import GpaSpace
+from runtime.hypervisor.intercept_state import Intercepts
 from runtime.hypervisor.pools import Pool
 from runtime.hypervisor.ports import Connection, Port, release_connection, release_port
 from runtime.hypervisor.programs import Process, Program
 from runtime.hypervisor.replies import DONE, FilesHandle, Refused, Reply, VpHandle, WatchHandle
-from runtime.hypervisor.vps import VirtualProcessor, release_vp
+from runtime.hypervisor.statistics import StatsKey, StatsPage, release_pages_about, release_pages_of
+from runtime.hypervisor.synthetic_timers import TIMER_BURST, TIMER_GRID_NS, TIMER_SPACING_NS, Pace
+from runtime.hypervisor.vps import GuestRegisters, VirtualProcessor, process_ended, release_vp
 
 if TYPE_CHECKING:
     from runtime.hypervisor.machine import Call, Machine
@@ -65,15 +79,36 @@ class Partition:
     heartbeat_within_ms: int = 0
     heartbeat_due_ns: int | None = None  # None: nothing was promised
     heartbeat_timer_ns: int | None = None  # when its one timer comes; None: there is none
+    held_since_ns: int | None = None  # the scheduler has stopped it until it is its turn
     watched_children: bool = False  # has claimed the eventfd of WATCH_CHILDREN
     gpa: GpaSpace = field(default_factory=GpaSpace)
     vps: dict[int, VirtualProcessor] = field(default_factory=dict)
+    guest: GuestRegisters = field(default_factory=GuestRegisters)
+    has_reference_page: bool = False
+    timer_pace: Pace = field(default_factory=lambda: Pace(TIMER_SPACING_NS, TIMER_BURST, TIMER_GRID_NS))
+    intercepts: Intercepts = field(default_factory=Intercepts)
     ports: dict[int, Port] = field(default_factory=dict)
     connections: dict[int, Connection] = field(default_factory=dict)
+    suspended: bool = False  # its process is stopped until the parent lets it go on
+    frozen_ns: int | None = None  # since when its reference time stands still
+    address_bits: int = ADDRESS_BITS_MAX
+    device_domains: dict[int, DeviceDomain] = field(default_factory=dict)
+    device_domain: tuple[int, int] | None = None  # (owner, domain) that it is attached to as a device
+    stats_pages: dict[StatsKey, StatsPage] = field(default_factory=dict)  # that it has mapped
 
     @property
     def name(self) -> str:
         return self.program.name if self.program is not None else f"partition-{self.id}"
+
+    @property
+    def outlives_process(self) -> bool:
+        """Its memory, ports and connections stay where they are for the next process, as the root's do."""
+        return bool(self.properties.get(PartitionProperty.OUTLIVES_PROCESS))
+
+    @property
+    def may_start(self) -> bool:
+        """Whether VP 0 can be given a process."""
+        return self.process is Process.NONE or (self.process is Process.ENDED and self.outlives_process)
 
 
 def create_partition(call: Call, *, flags: int) -> Reply:
@@ -156,12 +191,17 @@ def get_birth(call: Call) -> Reply:
 def process_started(machine: Machine, partition: Partition, pid: int) -> None:
     assert partition.process is Process.STARTING
     partition.process, partition.pid = Process.RUNNING, pid
+    machine.scheduling_version += 1
     partition.exit_status = partition.failure = None
     fields = {"id": partition.id, "name": machine.path(partition), "pid": pid, "at_ns": machine.now_ns}
     if partition.id == ROOT_PARTITION:
+        machine.root_leaves = False
         fields["generation"] = machine.root_generation
+    if partition.id == ROOT_PARTITION or partition.outlives_process:
         heartbeat.promise(machine, partition, heartbeat.TAKE_OVER_MS_MAX)
     machine.effects.append(Announce("partition.started", fields))
+    if partition.suspended:
+        machine.effects.append(SuspendPartition(partition.id, True))
     _tell_parent(machine, partition)
 
 
@@ -169,7 +209,11 @@ def process_exited(machine: Machine, partition: Partition, status: ExitStatus | 
     """Its process is reaped, or never came to be. status None: another process is its parent (the root)."""
     assert partition.process in _ALIVE
     partition.process, partition.pid, partition.exit_status = Process.ENDED, None, status
+    partition.held_since_ns = None
+    machine.scheduling_version += 1
     heartbeat.forget(partition)
+    process_ended(machine, partition)
+    intercept_delivery.forget(machine, partition)
     reason = partition.failure or reason
     fields: dict[str, object] = {
         "id": partition.id,
@@ -181,7 +225,16 @@ def process_exited(machine: Machine, partition: Partition, status: ExitStatus | 
         fields |= {"code": status.code, "signal": status.signal}
     machine.effects.append(Announce("partition.exited", fields))
     if partition.id == ROOT_PARTITION:
-        machine.root_failed(reason, planned=status is not None and status.code == EXIT_RETIRED)
+        # Of the first root, the platform's child, we never see the exit code: its last word must do.
+        planned = machine.root_leaves if status is None else status.code == EXIT_RETIRED
+        machine.root_failed(reason, planned=planned)
+        if partition.process is Process.STARTING:
+            intercept_delivery.deliver_again(machine, partition)
+        return
+    if partition.outlives_process and partition.state is PartitionState.ACTIVE:
+        _drop_files(machine, partition)  # this process did not ask for them; the next one gets its own
+        intercept_delivery.deliver_again(machine, partition)
+        _tell_parent(machine, partition)
         return
     _begin_finalizing(machine, partition)
     _settle(machine, partition)
@@ -190,12 +243,17 @@ def process_exited(machine: Machine, partition: Partition, status: ExitStatus | 
 # -- the way down ------------------------------------------------------------------------------------------
 
 
-def _begin_finalizing(machine: Machine, partition: Partition) -> None:
-    """Cut it and all below off from everyone else, and have their processes killed."""
+def finalize_children(machine: Machine, partition: Partition) -> None:
+    """Nobody will delete them: each goes by itself once its process is reaped."""
     for child in [machine.partitions[child] for child in partition.children]:
         child.orphaned = True
         _begin_finalizing(machine, child)
         _settle(machine, child)
+
+
+def _begin_finalizing(machine: Machine, partition: Partition) -> None:
+    """Cut it and all below off from everyone else, and have their processes killed."""
+    finalize_children(machine, partition)
     if partition.state in (PartitionState.FINALIZING, PartitionState.FINALIZED):
         return
     partition.state = PartitionState.FINALIZING
@@ -203,6 +261,8 @@ def _begin_finalizing(machine: Machine, partition: Partition) -> None:
         release_connection(machine, partition, connection)
     for port in list(partition.ports):
         release_port(machine, partition, port)
+    process_ended(machine, partition)
+    intercept_delivery.forget(machine, partition)
     if partition.process in _ALIVE:
         machine.effects.append(KillPartition(partition.id))
     _tell_parent(machine, partition)
@@ -225,18 +285,30 @@ def _settle(machine: Machine, partition: Partition) -> None:
 
 def _release(machine: Machine, partition: Partition) -> None:
     """Nothing runs any more: everything it had becomes pages of its parent."""
-    release_space(machine, partition)
+    release_objects(machine, partition)
     for vp in list(partition.vps):
         release_vp(machine, partition, vp)
-    _drop_files(machine, partition)
-    if partition.watched_children:
-        machine.effects.append(CloseWatch(partition.id))
-        partition.watched_children = False
     assert partition.parent is not None
     if partition.pool.in_use:  # 0: it was never initialized
         partition.pool.refund(INITIALIZE_PARTITION_PAGES)
     assert partition.pool.in_use == 0
     partition.pool.give(machine.partitions[partition.parent].pool, partition.pool.available)
+
+
+def release_objects(machine: Machine, partition: Partition) -> None:
+    """All but its VPs, ports and connections."""
+    detach(machine, partition)
+    release_domains(partition)
+    release_space(machine, partition)
+    release_pages_of(machine, partition)
+    intercepts.release(partition)
+    _drop_files(machine, partition)
+    if partition.has_reference_page:
+        machine.effects.append(CloseReferencePage(partition.id))
+        partition.has_reference_page = False
+    if partition.watched_children:
+        machine.effects.append(CloseWatch(partition.id))
+        partition.watched_children = False
 
 
 def _remove(machine: Machine, partition: Partition) -> None:
@@ -245,6 +317,9 @@ def _remove(machine: Machine, partition: Partition) -> None:
     assert not partition.children
     fields = {"id": partition.id, "name": machine.path(partition)}
     _drop_files(machine, partition)
+    detach(machine, partition)
+    release_pages_about(machine, partition.id)
+    machine.calls_of.pop(partition.id, None)
     parent = machine.partitions[partition.parent]
     parent.children.remove(partition.id)
     parent.pool.refund(CREATE_PARTITION_PAGES)

@@ -9,7 +9,7 @@ Source: TLFS, HvCallCreatePort, HvCallConnectPort, HvCallDeletePort, HvCallDisco
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from runtime.abi import (
@@ -27,12 +27,15 @@ from runtime.abi import (
     Route,
 )
 from runtime.hypervisor import synic
-from runtime.hypervisor.effects import CloseDoorbell, RemoveRoute, RingDoorbell, RouteSpec
+from runtime.hypervisor.effects import CloseDoorbell, CloseEndpoint, QuietRoute, RemoveRoute, RouteSpec
+from runtime.hypervisor.interrupt_counts import InterruptCounts
+from runtime.hypervisor.interrupts import QUIET, is_loud
 from runtime.hypervisor.replies import DONE, DoorbellHandle, KickHandle, Refused, Reply
 
 if TYPE_CHECKING:
     from runtime.hypervisor.machine import Call, Machine
     from runtime.hypervisor.partitions import Partition
+    from runtime.hypervisor.vps import VirtualProcessor
 
 
 @dataclass(slots=True)
@@ -48,8 +51,9 @@ class Port:
     connection_partition: int  # who may connect
     connection: int | None = None  # its id there
     buffers_used: int = 0  # message buffers, of MESSAGE_BUFFERS_PER_PORT
-    posted: int = 0  # messages accepted since its creation
     doorbell: bool = False  # someone claimed it, so it exists
+    endpoint: int | None = None  # whose second end waits for the owner
+    counts: InterruptCounts = field(default_factory=InterruptCounts)  # but for those of a route that is there
 
 
 @dataclass(slots=True)
@@ -109,9 +113,11 @@ def get_port_property(call: Call, *, port: int, property: int) -> Reply:
     found = call.target.ports.get(port)
     if found is None:
         raise Refused(HvStatus.INVALID_PORT_ID)
+    if property == PortProperty.TARGET_VP:
+        return Reply(values={"value": found.vp})
     if property != PortProperty.POST_COUNT or found.type is not PortType.MESSAGE:
         raise Refused(HvStatus.UNKNOWN_PROPERTY)
-    return Reply(values={"value": found.posted})
+    return Reply(values={"value": found.counts.sent})
 
 
 def release_port(machine: Machine, owner: Partition, port_id: int) -> None:
@@ -123,6 +129,8 @@ def release_port(machine: Machine, owner: Partition, port_id: int) -> None:
         connection.port = None
     if port.doorbell:
         machine.effects.append(CloseDoorbell(owner.id, port_id))
+    if port.endpoint is not None:
+        machine.effects.append(CloseEndpoint(port.endpoint))
     del owner.ports[port_id]
     owner.pool.refund(PORT_PAGES)
 
@@ -150,6 +158,12 @@ def connect_port(call: Call, *, connection: int, port_partition: int, port: int,
     return DONE
 
 
+def connect_port_deprecated(call: Call, *, connection: int, port_partition: int, port: int) -> Reply:
+    return connect_port(
+        call, connection=connection, port_partition=port_partition, port=port, route=Route.BROKER
+    )
+
+
 def disconnect_port(call: Call, *, connection: int) -> Reply:
     if connection not in call.target.connections:
         raise Refused(HvStatus.INVALID_CONNECTION_ID)
@@ -160,6 +174,8 @@ def disconnect_port(call: Call, *, connection: int) -> Reply:
 def release_connection(machine: Machine, owner: Partition, connection_id: int) -> None:
     connection = owner.connections.pop(connection_id)
     if (found := machine.port_behind(connection)) is not None:
+        if connection.sender_route is not None:
+            found[1].counts.add(machine.resources.route_counts(connection.sender_route))
         found[1].connection = None
     _drop_route(machine, connection)
     owner.pool.refund(CONNECTION_PAGES)
@@ -190,10 +206,8 @@ def _claim_port(call: Call, port_id: int, flag: int) -> Reply:
     _ensure_doorbell(machine, owner, port)
     # Events before the claim raised the VP's line; their flags are set, so later ones would ring nothing.
     vp = owner.vps.get(port.vp)
-    if vp is not None and any(
-        synic.flag_is_set(vp, synic.flag_bit(port, number)) for number in range(port.flag_count)
-    ):
-        machine.effects.append(RingDoorbell(owner.id, port.id))
+    if vp is not None and is_loud(vp, port.sint) and _has_flags(vp, port):
+        synic.interrupt(machine, owner, vp, port)
     route = Route.BROKER
     if port.connection is not None:
         route = machine.partitions[port.connection_partition].connections[port.connection].route
@@ -240,9 +254,109 @@ def _add_route(machine: Machine, owner: Partition, port: Port, connection: Conne
         raise
     machine.next_route += 1
     connection.sender_route, connection.sender_flag = route, flag
+    if not is_loud(owner.vps[port.vp], port.sint):
+        machine.effects.append(QuietRoute(route, True))
 
 
 def _ensure_doorbell(machine: Machine, owner: Partition, port: Port) -> None:
     if not port.doorbell:
         machine.resources.create_doorbell(owner.id, port.id)
         port.doorbell = True
+
+
+# -- what changes under a port -----------------------------------------------------------------------------
+
+
+def set_port_property(call: Call, *, port: int, property: int, value: int) -> Reply:
+    machine, owner = call.machine, call.target
+    found = owner.ports.get(port)
+    if found is None:
+        raise Refused(HvStatus.INVALID_PORT_ID)
+    if property != PortProperty.TARGET_VP:
+        raise Refused(HvStatus.UNKNOWN_PROPERTY)
+    if found.type is PortType.MESSAGE:  # those that wait already stay where they are
+        if value not in owner.vps and value != VP_ANY:
+            raise Refused(HvStatus.INVALID_VP_INDEX)
+        found.vp = value
+    else:
+        if value not in owner.vps:
+            raise Refused(HvStatus.INVALID_VP_INDEX)
+        _move_events(machine, owner, found, value)
+    return DONE
+
+
+def _move_events(machine: Machine, owner: Partition, port: Port, vp_index: int) -> None:
+    """The route first: from then on no flag is set where we have looked already."""
+    before, after = owner.vps.get(port.vp), owner.vps[vp_index]
+    port.vp = vp_index
+    if (route := _route_to(machine, port)) is not None:
+        flag = machine.partitions[port.connection_partition].connections[route[0]].sender_flag
+        bit = synic.flag_bit(port, flag)
+        machine.resources.move_route(RouteSpec(route[1], owner.id, port.id, vp_index, bit))
+        machine.effects.append(QuietRoute(route[1], not is_loud(after, port.sint)))
+    if before is None or before is after:
+        return
+    moved = False
+    for number in range(port.flag_count):
+        bit = synic.flag_bit(port, number)
+        if synic.flag_is_set(before, bit) and machine.synic.flag_take(before.sief_page, bit):
+            moved |= machine.synic.flag_set(after.sief_page, bit)
+    if moved and is_loud(after, port.sint):
+        synic.interrupt(machine, owner, after, port)
+
+
+def sints_changed(machine: Machine, owner: Partition, vp: VirtualProcessor, before: list[int]) -> None:
+    """After a write of SINT registers: routes learn who is quiet now, and what came to a port of events while it
+    was quiet rings when it is no more, for its doorbell is all that anybody waits on."""
+    was_loud = [not sint & QUIET for sint in before]
+    for port in owner.ports.values():
+        if port.vp != vp.index or port.type is not PortType.EVENT or not port.doorbell:
+            continue
+        loud = is_loud(vp, port.sint)
+        if loud == was_loud[port.sint]:
+            continue
+        if (route := _route_to(machine, port)) is not None:
+            machine.effects.append(QuietRoute(route[1], not loud))
+        if loud and _has_flags(vp, port):
+            synic.interrupt(machine, owner, vp, port)
+
+
+def _route_to(machine: Machine, port: Port) -> tuple[int, int] | None:
+    """(its connection, the broker's route), if there is one."""
+    if port.connection is None:
+        return None
+    route = machine.partitions[port.connection_partition].connections[port.connection].sender_route
+    return None if route is None else (port.connection, route)
+
+
+def _has_flags(vp: VirtualProcessor, port: Port) -> bool:
+    """Whether any of the port's flags is set."""
+    first = synic.flag_bit(port, 0)
+    end = first + port.flag_count
+    word = int.from_bytes(vp.sief_page[first // 8 : (end + 7) // 8], "little") >> first % 8
+    return bool(word & ((1 << port.flag_count) - 1))
+
+
+def counts_of(machine: Machine, port: Port) -> InterruptCounts:
+    """All of them up to now: by calls, by routes that were, by the route that is."""
+    counts = InterruptCounts()
+    counts.add(port.counts)
+    if (route := _route_to(machine, port)) is not None:
+        counts.add(machine.resources.route_counts(route[1]))
+    return counts
+
+
+def get_port_counts(call: Call, *, port: int) -> Reply:
+    found = call.target.ports.get(port)
+    if found is None:
+        raise Refused(HvStatus.INVALID_PORT_ID)
+    counts = counts_of(call.machine, found)
+    return Reply(
+        values={
+            "sent": counts.sent,
+            "merged": counts.merged,
+            "suppressed": counts.suppressed,
+            "delivered": counts.delivered,
+            "pending": found.buffers_used,
+        }
+    )

@@ -1,6 +1,6 @@
 """The power socket: how the platform, as firmware and management controller, commands the broker.
 
-platform -> broker   [verb, map]: "adopt", "list", "show", "kill", "stop"
+platform -> broker   [verb, map]: "adopt", "list", "show", "kill", "ports", "sched", "schedule", "stop"
 broker -> platform   [verb, map]: the answer to a request, in order, its "request" key echoed; or "error"
                      events: "partition.created", ".started", ".exited", ".deleted"; "root.standby";
                      "halting", and when every process is dead, "halt"
@@ -11,28 +11,48 @@ warm {}            -> warm {}; a standby for the root is made ready, and again a
 list {after?}      -> list {partitions: [...], more}
 show {name}        -> show {...}
 kill {name, signal?} -> kill {id}; SIGKILL ends it, which is an event; others are sent as they are
+ports {name?, after?} -> ports {rows: [...], more}; what became of every interrupt, port by port
+sched {after?}     -> sched {partitions: [...], more, ...}; who has had how much of the processors
+schedule {name, weight?, reserve?, cap?} -> schedule {id}; reserve and cap in 1/0x10000 of a processor per VP
+hypervisor {}      -> hypervisor {...}; what the broker says of itself
+reboot {grace_ms}  -> reboot {}; then as `stop`, and when every partition has ended, a new root
 stop {grace_ms}    -> stop {}; then SIGTERM to all but the root, SIGTERM to the root, SIGKILL to who is left
 """
 
 from __future__ import annotations
 
-import os
 import select
 import signal
 import socket
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 from runtime import codec
-from runtime.abi import ROOT_PARTITION
+from runtime.abi import ROOT_PARTITION, PartitionProperty
 from runtime.hypervisor.broker import Broker
-from runtime.hypervisor.inventory import list_partitions, show_partition
+from runtime.hypervisor.debug_port import DebugPort, Table
 from runtime.hypervisor.loop import now_ns
+from runtime.hypervisor.orderly_end import OrderlyEnd
 from runtime.hypervisor.outbox import Outbox
+from runtime.hypervisor.partition_inventory import list_partitions, show_partition
 from runtime.hypervisor.partitions import Partition
+from runtime.hypervisor.port_inventory import list_ports
+from runtime.hypervisor.properties import set_shares
+from runtime.hypervisor.replies import Refused
+from runtime.hypervisor.scheduler import Scheduler
+from runtime.hypervisor.scheduling_mechanisms import SchedulerKind
+from runtime.hypervisor.self_portrait import portrait
 
 ADOPT_DESCRIPTORS_MAX: Final = 4
 GRACE_MS_MAX: Final = 600_000
+SHARE_PROPERTIES: Final[Mapping[str, PartitionProperty]] = MappingProxyType(
+    {
+        "weight": PartitionProperty.CPU_WEIGHT,
+        "reserve": PartitionProperty.CPU_RESERVE,
+        "cap": PartitionProperty.CPU_CAP,
+    }
+)
 STOPPED: Final = "stopped"  # the reason of a halt that the platform asked for
 _FAREWELL_MS: Final = 500  # for the platform to take the last packet
 
@@ -44,13 +64,16 @@ class _Refused(Exception):
 class PowerSocket:
     """Serves the platform until the machine is down."""
 
-    def __init__(self, broker: Broker, sock: socket.socket) -> None:
+    def __init__(
+        self, broker: Broker, sock: socket.socket, scheduling: SchedulerKind = SchedulerKind.AUTO
+    ) -> None:
         sock.setblocking(False)
         self._broker: Final = broker
         self._socket: Final = sock
         self._outbox: Final = Outbox(sock)
-        self._stop_at_ns: list[int] | None = None  # when the children, then the root, are out of time
-        self._stop_grace_ms = 0
+        self._scheduler: Final = Scheduler(broker.loop, broker.hypervisor.machine, scheduling)
+        self._ending: OrderlyEnd | None = None  # of a stop, or of the first half of a reboot
+        self._stopping = False
         broker.loop.watch(sock.fileno(), self._serve)
         broker.announce_to(self._send)
 
@@ -58,15 +81,37 @@ class PowerSocket:
         """Until the machine halts; returns why. Every process is then dead, and the platform told."""
         broker = self._broker
         while broker.halted is None:
-            broker.loop.run_once(self._stop_step())
-        reason = broker.halted if self._stop_at_ns is None else STOPPED
+            broker.loop.run_once(self._end_step())
+            self._scheduler.notice()
+        reason = STOPPED if self._stopping else broker.halted
         self._send("halting", {"reason": reason})  # first, so that nobody takes what follows for the cause
+        self._scheduler.end()
         broker.bring_down()
+        self._scheduler.close()
         self._send("halt", {"reason": reason})
         deadline_ns = now_ns() + _FAREWELL_MS * 1_000_000
         while self._outbox.waits and now_ns() < deadline_ns:
             broker.loop.run_once(_FAREWELL_MS)
         return reason
+
+    def debug_tables(self) -> Mapping[str, Table]:
+        """What the debug port shows, a page at a time."""
+        hypervisor, loop = self._broker.hypervisor, self._broker.loop
+
+        def partitions(after: int) -> dict[str, object]:
+            page = list_partitions(hypervisor.machine, after)
+            return {"rows": page["partitions"], "more": page["more"]}
+
+        def queue(after: int) -> dict[str, object]:
+            page = self._scheduler.report(after)
+            return {"rows": page.pop("partitions"), "more": page.pop("more"), **page}
+
+        return {
+            "partitions": partitions,
+            "ports": lambda after: list_ports(hypervisor.machine, after),
+            "queue": queue,
+            "hypervisor": lambda after: portrait(hypervisor, loop),
+        }
 
     def _serve(self, events: int) -> None:
         try:
@@ -111,10 +156,23 @@ class PowerSocket:
                     self._broker.kill(partition.id)
                 else:
                     self._broker.signal(partition.id, number)
+                    self._scheduler.signalled(partition.id, number)
                 result = {"id": partition.id}
+            elif verb == "ports":
+                owner = self._named(args).id if "name" in args else None
+                machine = self._broker.hypervisor.machine
+                result = list_ports(machine, _integer(args, "after", 0), owner)
+            elif verb == "sched":
+                result = self._scheduler.report(_integer(args, "after", 0))
+            elif verb == "schedule":
+                result = self._schedule(args)
+            elif verb == "hypervisor":
+                result = portrait(self._broker.hypervisor, self._broker.loop)
             elif verb == "warm":
                 self._broker.standby.warm()
                 result = {}
+            elif verb == "reboot":
+                result = self._reboot(args)
             elif verb == "stop":
                 result = self._stop(args)
             else:
@@ -139,6 +197,17 @@ class PowerSocket:
             raise _Refused(f"no partition is named {name!r}")
         return found
 
+    def _schedule(self, args: dict[str, object]) -> dict[str, object]:
+        partition = self._named(args)
+        if partition.id == ROOT_PARTITION:
+            raise _Refused("the root is not scheduled: it serves everybody else")
+        changed = {code: _integer(args, key) for key, code in SHARE_PROPERTIES.items() if key in args}
+        try:
+            set_shares(self._broker.hypervisor.machine, partition, changed)
+        except Refused as refused:
+            raise _Refused("weight is 1 to 10000, reserve and cap 0 to 100%, and reserve <= cap") from refused
+        return {"id": partition.id}
+
     def _adopt(self, args: dict[str, object], fds: list[int]) -> dict[str, object]:
         name, root_args = args.get("name"), args.get("args", {})
         if not isinstance(name, str) or not isinstance(root_args, dict):
@@ -156,42 +225,38 @@ class PowerSocket:
             raise _Refused(str(error)) from error
         return {"id": ROOT_PARTITION}
 
-    # -- stopping: first the children, whose writes the root still serves, then the root -------------------
+    # -- stopping and starting again
 
     def _stop(self, args: dict[str, object]) -> dict[str, object]:
-        if self._stop_at_ns is None:
+        if not self._stopping:
+            self._stopping = True
             self._broker.hypervisor.stop()
-            self._stop_grace_ms = min(_integer(args, "grace_ms", 0), GRACE_MS_MAX)
-            self._stop_at_ns = [self._deadline_ns()]
-            for partition in self._broker.live_partitions - {ROOT_PARTITION}:
-                self._broker.signal(partition, signal.SIGTERM)
+            self._scheduler.end()  # so that everybody hears what comes
+            self._ending = OrderlyEnd(self._broker, min(_integer(args, "grace_ms", 0), GRACE_MS_MAX))
         return {}
 
-    def _deadline_ns(self) -> int:
-        return now_ns() + self._stop_grace_ms * 1_000_000
+    def _reboot(self, args: dict[str, object]) -> dict[str, object]:
+        machine = self._broker.hypervisor.machine
+        if self._ending is not None or ROOT_PARTITION not in self._broker.live_partitions:
+            raise _Refused("it is ending, or starting, already")
+        self._broker.hypervisor.begin_reboot()
+        grace_ms = min(_integer(args, "grace_ms", 0), GRACE_MS_MAX)
+        self._ending = OrderlyEnd(self._broker, grace_ms, lambda: not machine.rebooting)
+        return {}
 
-    def _stop_step(self) -> int | None:
-        """What is due of a stop; returns how long, in ms, until the next may be."""
-        if self._stop_at_ns is None:
+    def _end_step(self) -> int | None:
+        """What is due of a stop or a reboot; returns how long, in ms, until the next may be."""
+        if self._ending is None:
             return None
-        broker = self._broker
-        children, root = broker.live_partitions - {ROOT_PARTITION}, broker.live_partitions & {ROOT_PARTITION}
-        now = now_ns()
-        if len(self._stop_at_ns) == 1:
-            if children and now < self._stop_at_ns[0]:
-                return _ms_until(self._stop_at_ns[0], now)
-            for partition in children:
-                broker.kill(partition)
-            self._stop_at_ns.append(self._deadline_ns())
-            broker.signal(ROOT_PARTITION, signal.SIGTERM)
-        if root and now < self._stop_at_ns[1]:
-            return _ms_until(self._stop_at_ns[1], now)
-        broker.halted = broker.halted or STOPPED
-        return 0
-
-
-def _ms_until(deadline_ns: int, from_ns: int) -> int:
-    return (deadline_ns - from_ns) // 1_000_000 + 1
+        if (left_ms := self._ending.step()) is not None:
+            return left_ms
+        self._ending = None
+        if self._stopping:
+            self._broker.halted = self._broker.halted or STOPPED
+            return 0
+        if self._broker.hypervisor.machine.rebooting:  # out of time; what follows, follows from its end
+            self._broker.kill(ROOT_PARTITION)
+        return None
 
 
 def _integer(args: dict[str, object], name: str, default: int | None = None) -> int:
@@ -201,8 +266,15 @@ def _integer(args: dict[str, object], name: str, default: int | None = None) -> 
     return value
 
 
-def serve(power_fd: int, broker: Broker) -> str:
+def serve(
+    power_fd: int,
+    broker: Broker,
+    scheduling: SchedulerKind = SchedulerKind.AUTO,
+    debug_fd: int | None = None,
+) -> str:
     """Run the machine on an inherited power socket until it halts; returns why."""
-    os.set_inheritable(power_fd, False)
     with socket.socket(fileno=power_fd) as sock:
-        return PowerSocket(broker, sock).run()
+        power = PowerSocket(broker, sock, scheduling)
+        if debug_fd is not None:
+            DebugPort(broker.loop, socket.socket(fileno=debug_fd), power.debug_tables())
+        return power.run()

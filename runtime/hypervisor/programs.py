@@ -33,7 +33,7 @@ _KEYS: Final = {"module", "name", "args"}
 
 
 class Process(enum.Enum):
-    """Of a partition. One that was started is never started again; only the root's process is replaced."""
+    """Of a partition. Only the root's process is replaced, and those of partitions that outlive theirs."""
 
     NONE = enum.auto()
     STARTING = enum.auto()  # asked for, pid not known yet
@@ -79,7 +79,7 @@ def set_program(call: Call, value: Mapping[str, object]) -> Reply:
     program = Program.parse(value)
     if call.files > FILES_PER_PROGRAM_MAX:
         raise Refused(HvStatus.INVALID_PARAMETER)
-    if target.process is not Process.NONE:
+    if not target.may_start:
         raise Refused(HvStatus.INVALID_PARTITION_STATE)
     if target.parent is not None:
         siblings = (machine.partitions[child] for child in machine.partitions[target.parent].children)

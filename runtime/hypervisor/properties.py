@@ -11,13 +11,17 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from runtime.abi import ALL_PRIVILEGES, HvStatus, PartitionProperty, Privilege
+from runtime.hypervisor import control_properties
 from runtime.hypervisor.programs import get_program, set_program
 from runtime.hypervisor.replies import DONE, Refused, Reply
 
 if TYPE_CHECKING:
-    from runtime.hypervisor.machine import Call
+    from runtime.hypervisor.machine import Call, Machine
+    from runtime.hypervisor.partitions import Partition
 
 _WHOLE_PROCESSOR: Final = 0x10000  # reserve and cap are fractions of one, per VP
+
+_SHARES: Final = (PartitionProperty.CPU_RESERVE, PartitionProperty.CPU_CAP, PartitionProperty.CPU_WEIGHT)
 
 # property: (least, greatest, default)
 _STORED: Final[Mapping[PartitionProperty, tuple[int, int, int]]] = MappingProxyType(
@@ -25,6 +29,7 @@ _STORED: Final[Mapping[PartitionProperty, tuple[int, int, int]]] = MappingProxyT
         PartitionProperty.CPU_RESERVE: (0, _WHOLE_PROCESSOR, 0),
         PartitionProperty.CPU_CAP: (0, _WHOLE_PROCESSOR, _WHOLE_PROCESSOR),
         PartitionProperty.CPU_WEIGHT: (1, 10_000, 100),
+        PartitionProperty.OUTLIVES_PROCESS: (0, 1, 0),
     }
 )
 
@@ -42,6 +47,8 @@ def get_partition_property(call: Call, *, property: int) -> Reply:
         if target.exit_status is None:
             raise Refused(HvStatus.NO_DATA)
         value = target.exit_status.to_wire()
+    elif (found := control_properties.read(call, code)) is not None:
+        value = found
     else:
         raise Refused(HvStatus.UNKNOWN_PROPERTY)
     return Reply(values={"value": value})
@@ -54,29 +61,47 @@ def set_partition_property(call: Call, *, property: int, value: int) -> Reply:
         if not least <= value <= greatest or not _reserve_fits_cap(call, code, value):
             raise Refused(HvStatus.PROPERTY_VALUE_OUT_OF_RANGE)
         call.target.properties[code] = value
+        call.machine.scheduling_version += 1
     elif code is PartitionProperty.PRIVILEGE_FLAGS:
         if value & ~int(ALL_PRIVILEGES):
             raise Refused(HvStatus.PROPERTY_VALUE_OUT_OF_RANGE)
         if value & ~int(call.caller.privileges):  # nobody grants what it does not hold
             raise Refused(HvStatus.ACCESS_DENIED)
         call.target.privileges = Privilege(value)
-    elif code is PartitionProperty.PROGRAM:
+    elif code in (PartitionProperty.PROGRAM, PartitionProperty.VMM_CAPABILITIES):
         raise Refused(HvStatus.UNKNOWN_PROPERTY)
-    else:
+    elif not control_properties.write(call, code, value):
         raise Refused(HvStatus.OPERATION_DENIED)  # read only
     return DONE
 
 
 def get_partition_property_ex(call: Call, *, property: int) -> Reply:
+    if property == PartitionProperty.VMM_CAPABILITIES:
+        return Reply(values={"value": {"banks": [0]}})  # none of what it lists has a meaning here
     if property != PartitionProperty.PROGRAM:
         raise Refused(HvStatus.UNKNOWN_PROPERTY)
     return get_program(call)
 
 
 def set_partition_property_ex(call: Call, *, property: int, value: Mapping[str, object]) -> Reply:
+    if property == PartitionProperty.VMM_CAPABILITIES:
+        raise Refused(HvStatus.OPERATION_DENIED)  # read only
     if property != PartitionProperty.PROGRAM:
         raise Refused(HvStatus.UNKNOWN_PROPERTY)
     return set_program(call, value)
+
+
+def set_shares(machine: Machine, target: Partition, changed: Mapping[PartitionProperty, int]) -> None:
+    """Scheduler properties, all or none; the platform's way. Refused: PROPERTY_VALUE_OUT_OF_RANGE."""
+    values = {code: changed.get(code, target.properties.get(code, _STORED[code][2])) for code in _SHARES}
+    for code, value in values.items():
+        least, greatest, _ = _STORED[code]
+        if not least <= value <= greatest:
+            raise Refused(HvStatus.PROPERTY_VALUE_OUT_OF_RANGE)
+    if values[PartitionProperty.CPU_RESERVE] > values[PartitionProperty.CPU_CAP]:
+        raise Refused(HvStatus.PROPERTY_VALUE_OUT_OF_RANGE)
+    target.properties |= changed
+    machine.scheduling_version += 1
 
 
 def _known(code: int) -> PartitionProperty:

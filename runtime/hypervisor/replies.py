@@ -47,8 +47,34 @@ class KickHandle:
 
 
 @dataclass(frozen=True, slots=True)
+class ReferencePageHandle:
+    """Read only."""
+
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class InterruptPageHandle:
+    partition: int
+    vp: int
+
+
+@dataclass(frozen=True, slots=True)
 class WatchHandle:
     partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticsHandle:
+    page: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointHandle:
+    """One end of a pair of sockets. It moves, as files do."""
+
+    endpoint: int
+    waiting: bool  # the end that waited for who owns the port; else the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +84,18 @@ class FilesHandle:
     partition: int
 
 
-Handle = SlotHandle | VpHandle | DoorbellHandle | KickHandle | WatchHandle | FilesHandle
+Handle = (
+    SlotHandle
+    | VpHandle
+    | DoorbellHandle
+    | KickHandle
+    | ReferencePageHandle
+    | InterruptPageHandle
+    | WatchHandle
+    | StatisticsHandle
+    | EndpointHandle
+    | FilesHandle
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """The synthetic interrupt controller's hypervisor side: message queues of a VP, and event flags.
 
 A message goes into its SINT's slot of the SIM page if that is empty; otherwise it waits in order, the slot
-gets its pending flag, and the next is tried at the guest's end-of-message or at another post to that SINT.
+gets its pending flag, and the next is tried at the guest's end-of-message, at another post to that SINT, or when
+the guest switches its SynIC on. A timer's messages wait in the same queues.
 
 Source: TLFS "Inter-Partition Communication", sections SynIC message flags and message delivery.
 """
@@ -11,18 +12,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from bus.synic import TimerExpired
 from runtime.abi import (
     FLAGS_PER_SINT,
     MESSAGE_BUFFERS_PER_PORT,
     SINT_MASKED,
-    SINT_POLLING,
     SINTS_PER_VP,
     VP_ANY,
     HvStatus,
     PortType,
 )
-from runtime.hypervisor.effects import RaiseLine, RingDoorbell
+from runtime.hypervisor import intercept_delivery, reference_time
+from runtime.hypervisor.effects import RingDoorbell
+from runtime.hypervisor.interrupts import is_loud, raise_sint
 from runtime.hypervisor.replies import DONE, Refused, Reply
+from runtime.hypervisor.vps import arm_timer
 
 if TYPE_CHECKING:
     from runtime.hypervisor.machine import Call, Machine
@@ -35,11 +39,13 @@ _HYPERVISOR_MESSAGE: Final = 0x8000_0000  # types with this bit are the hypervis
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One of a port's 16 message buffers."""
+    """One of a port's 16 message buffers, or a timer's one."""
 
     port: int  # of the partition that owns the VP; the sender that the guest sees
     type: int
     payload: bytes
+    timer: int | None = None  # which of the VP's; its payload is made when it goes into the slot
+    expired: int = 0  # reference time, of a timer's
 
 
 def post_message(call: Call, *, connection: int, type: int, payload: bytes) -> Reply:
@@ -56,7 +62,7 @@ def post_message(call: Call, *, connection: int, type: int, payload: bytes) -> R
     if port.buffers_used >= MESSAGE_BUFFERS_PER_PORT:
         raise Refused(HvStatus.INSUFFICIENT_BUFFERS)
     port.buffers_used += 1
-    port.posted += 1
+    port.counts.sent += 1
     vp.queues[port.sint].append(Message(port.id, type, payload))
     deliver(machine, owner, vp, port.sint)
     return DONE
@@ -71,12 +77,20 @@ def signal_event(call: Call, *, connection: int, flag: int) -> Reply:
         raise Refused(HvStatus.INVALID_VP_INDEX)
     if not vp.takes_events or vp.sints[port.sint] & SINT_MASKED:
         raise Refused(HvStatus.INVALID_SYNIC_STATE)
-    if call.machine.synic.flag_set(vp.sief_page, flag_bit(port, flag)):
-        # A port has an interrupt line of its own once anyone claimed it, as an MSI-X vector has.
-        call.machine.effects.append(
-            RingDoorbell(owner.id, port.id) if port.doorbell else RaiseLine(owner.id, vp.index)
-        )
+    fresh, loud = call.machine.synic.flag_set(vp.sief_page, flag_bit(port, flag)), is_loud(vp, port.sint)
+    port.counts.sent += 1
+    port.counts.count(fresh=fresh, loud=loud)
+    if fresh and loud:
+        interrupt(call.machine, owner, vp, port)
     return DONE
+
+
+def interrupt(machine: Machine, owner: Partition, vp: VirtualProcessor, port: Port) -> None:
+    """Of an event. A port has a line of its own once anyone claimed it, as an MSI-X vector has."""
+    if port.doorbell:
+        machine.effects.append(RingDoorbell(owner.id, port.id))
+    else:
+        raise_sint(machine, owner, vp, port.sint)
 
 
 def flag_bit(port: Port, flag: int) -> int:
@@ -106,29 +120,40 @@ def _least_busy(owner: Partition, port: Port) -> VirtualProcessor | None:
 def deliver(machine: Machine, owner: Partition, vp: VirtualProcessor, sint: int) -> None:
     """Move waiting messages of one SINT into the SIM page, as many as it takes: one, or more if a guest on
     another processor empties the slot meanwhile. Bounded by the queue."""
-    queue, delivered = vp.queues[sint], False
+    queue, loud, delivered = vp.queues[sint], is_loud(vp, sint), False
     while queue and vp.takes_messages:
         message = queue[0]
+        payload = message.payload
+        if message.timer is not None:
+            now = reference_time.read(machine, owner)
+            payload = TimerExpired(message.timer, message.expired, now).encode()
         # False sets the slot's pending flag, so the guest owes an end-of-message and we get another chance.
-        if not machine.synic.synic_post(vp.sim_page, sint, message.type, message.port, message.payload):
+        if not machine.synic.synic_post(vp.sim_page, sint, message.type, message.port, payload):
             break
         queue.popleft()
-        owner.ports[message.port].buffers_used -= 1
+        if message.timer is not None:
+            vp.timers[message.timer].delivered()
+            arm_timer(machine, owner, vp, message.timer)
+        else:
+            port = owner.ports[message.port]
+            port.buffers_used -= 1
+            port.counts.count(fresh=not delivered, loud=loud)
         delivered = True
-    if delivered and not vp.sints[sint] & (SINT_MASKED | SINT_POLLING):
-        machine.effects.append(RaiseLine(owner.id, vp.index))
+    if delivered and loud:
+        raise_sint(machine, owner, vp, sint)
 
 
 def end_of_message(machine: Machine, owner: Partition, vp: VirtualProcessor) -> None:
     for sint in range(SINTS_PER_VP):
         deliver(machine, owner, vp, sint)
+    intercept_delivery.deliver(machine, owner, vp)
 
 
 def drop_messages(owner: Partition, port: Port) -> None:
     """Deleting a port drops what it queued; the rest keeps its order."""
     for vp in owner.vps.values():
         queue = vp.queues[port.sint]
-        kept = [message for message in queue if message.port != port.id]
+        kept = [message for message in queue if message.timer is not None or message.port != port.id]
         queue.clear()
         queue.extend(kept)
     port.buffers_used = 0

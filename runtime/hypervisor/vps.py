@@ -1,6 +1,6 @@
-"""Virtual processors and the registers that we keep of them: the SynIC's.
+"""Virtual processors: what there is of one, and its life. Their registers are `registers`' business.
 
-Source: TLFS, HvCallCreateVp, HvCallStartVirtualProcessor, HvCallSetVpRegisters; SynIC MSRs at reset.
+Source: TLFS, HvCallCreateVp, HvCallStartVirtualProcessor; SynIC MSRs at reset.
 """
 
 from __future__ import annotations
@@ -10,38 +10,38 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from runtime.abi import (
-    SINT_AUTO_EOI,
+    CRASH_REGISTERS,
     SINT_MASKED,
-    SINT_POLLING,
     SINTS_PER_VP,
+    TIMERS_PER_VP,
     VP_ANY,
     VP_PAGES,
     VPS_PER_PARTITION_MAX,
     HvStatus,
-    RegisterName,
 )
-from runtime.hypervisor import synic
-from runtime.hypervisor.effects import CloseVp, Page, SpawnPartition
+from runtime.hypervisor.effects import CloseVp, LoadDriver, Page, SetReferencePage, SpawnPartition
+from runtime.hypervisor.intercept_state import ProcessorState
 from runtime.hypervisor.programs import Process
 from runtime.hypervisor.replies import DONE, Refused, Reply, VpHandle
+from runtime.hypervisor.statistics import release_pages_about
+from runtime.hypervisor.synthetic_timers import SyntheticTimer
 
 if TYPE_CHECKING:
     from runtime.hypervisor.machine import Call, Machine
     from runtime.hypervisor.partitions import Partition
+    from runtime.hypervisor.synic import Message
 
 _ENABLE: Final = 1
-_PAGE_REGISTER_BITS: Final = _ENABLE | ((2**64 - 1) & ~0xFFF)  # enable, GPFN from bit 12
-_SINT_BITS: Final = 0xFF | SINT_MASKED | SINT_AUTO_EOI | SINT_POLLING
-_VECTOR_MIN: Final = 16
-_SYNIC_VERSION: Final = 1
-_READ_ONLY: Final = frozenset(
-    {
-        RegisterName.EXPLICIT_SUSPEND,
-        RegisterName.VP_INDEX,
-        RegisterName.TIME_REF_COUNT,
-        RegisterName.SVERSION,
-    }
-)
+
+
+@dataclass(slots=True)
+class GuestRegisters:
+    """What the guest writes about itself, once for all its VPs; we only keep it."""
+
+    os_id: int = 0
+    reference_tsc: int = 0
+    crash: list[int] = field(default_factory=lambda: [0] * CRASH_REGISTERS)
+    crash_reports: int = 0  # of the process that runs now
 
 
 @dataclass(slots=True)
@@ -52,11 +52,19 @@ class VirtualProcessor:
     sim_page: Page
     sief_page: Page
     running: bool = False
+    long_spin_waits: int = 0  # that it has told us of
     scontrol: int = 0
     simp: int = 0
     siefp: int = 0
     sints: list[int] = field(default_factory=lambda: [SINT_MASKED] * SINTS_PER_VP)
-    queues: list[deque[synic.Message]] = field(default_factory=lambda: [deque() for _ in range(SINTS_PER_VP)])
+    queues: list[deque[Message]] = field(default_factory=lambda: [deque() for _ in range(SINTS_PER_VP)])
+    timers: list[SyntheticTimer] = field(
+        default_factory=lambda: [SyntheticTimer() for _ in range(TIMERS_PER_VP)]
+    )
+    requested: int = 0  # vectors, before anyone claimed the page of them
+    interrupt_page: Page | None = None
+    intercept: ProcessorState = field(default_factory=ProcessorState)
+    thread: int = 0  # id of the thread that runs it; 0: it has not told us
 
     @property
     def takes_messages(self) -> bool:
@@ -88,16 +96,24 @@ def add_vp(machine: Machine, target: Partition, index: int) -> VirtualProcessor:
 
 def delete_vp(call: Call, *, vp: int) -> Reply:
     machine, target = call.machine, call.target
-    processor = _find(target, vp)
+    processor = find_vp(target, vp)
     if vp == 0 and target.process in (Process.STARTING, Process.RUNNING):
         raise Refused(HvStatus.INVALID_VP_STATE)
-    if any(port.vp == vp for port in target.ports.values()) or any(processor.queues):
+    if any(port.vp == vp for port in target.ports.values()) or any(
+        message.timer is None for queue in processor.queues for message in queue
+    ):
+        raise Refused(HvStatus.OBJECT_IN_USE)
+    if processor.intercept.access is not None:
+        raise Refused(HvStatus.INVALID_VP_STATE)
+    if processor.intercept.waiting:
         raise Refused(HvStatus.OBJECT_IN_USE)
     release_vp(machine, target, vp)
     return DONE
 
 
 def release_vp(machine: Machine, target: Partition, index: int) -> None:
+    stop_timers(machine, target, target.vps[index])
+    release_pages_about(machine, target.id, index)
     del target.vps[index]
     target.pool.refund(VP_PAGES)
     machine.effects.append(CloseVp(target.id, index))
@@ -105,13 +121,13 @@ def release_vp(machine: Machine, target: Partition, index: int) -> None:
 
 def start_virtual_processor(call: Call, *, vp: int) -> Reply:
     machine, target = call.machine, call.target
-    processor = _find(target, vp)
+    processor = find_vp(target, vp)
     if vp == 0:
-        if target.process is not Process.NONE:
+        if not target.may_start:
             raise Refused(HvStatus.INVALID_VP_STATE)
         if target.program is None:
             raise Refused(HvStatus.OPERATION_DENIED)
-        target.process = Process.STARTING
+        target.process, target.exit_status = Process.STARTING, None
         machine.effects.append(SpawnPartition(target.id, machine.path(target), target.program.module))
     elif processor.running or target.process not in (Process.STARTING, Process.RUNNING):
         raise Refused(HvStatus.INVALID_VP_STATE)
@@ -119,80 +135,56 @@ def start_virtual_processor(call: Call, *, vp: int) -> Reply:
     return DONE
 
 
-def _find(target: Partition, index: int) -> VirtualProcessor:
+def load_driver(call: Call) -> Reply:
+    """VP 0 of a driver partition, as threads of the hypervisor's own process: nothing stands between it and us."""
+    machine, target = call.machine, call.target
+    processor = find_vp(target, 0)
+    if not machine.loads_drivers:
+        raise Refused(HvStatus.OPERATION_DENIED)
+    if not target.may_start:
+        raise Refused(HvStatus.INVALID_VP_STATE)
+    if target.program is None or not target.outlives_process:
+        raise Refused(HvStatus.OPERATION_DENIED)
+    target.process, target.exit_status = Process.STARTING, None
+    machine.effects.append(LoadDriver(target.id, machine.path(target), target.program.module))
+    processor.running = True
+    return DONE
+
+
+def find_vp(target: Partition, index: int) -> VirtualProcessor:
     if index == VP_ANY or (vp := target.vps.get(index)) is None:
         raise Refused(HvStatus.INVALID_VP_INDEX)
     return vp
 
 
-# -- registers ---------------------------------------------------------------------------------------------
+def process_ended(machine: Machine, target: Partition) -> None:
+    """Its VPs run no more: nobody waits for their timers."""
+    target.guest.crash_reports = 0
+    for vp in target.vps.values():
+        stop_timers(machine, target, vp)
+        vp.thread = 0
 
 
-def get_vp_registers(call: Call, *, vp: int, names: list[int]) -> Reply:
-    processor = _find(call.target, vp)
-    return Reply(values={"values": [_read(call, processor, name) for name in names]})
+def stop_timers(machine: Machine, target: Partition, vp: VirtualProcessor) -> None:
+    for index, timer in enumerate(vp.timers):
+        timer.stop()
+        arm_timer(machine, target, vp, index)
 
 
-def set_vp_registers(call: Call, *, vp: int, registers: list[tuple[int, int]]) -> Reply:
-    processor = _find(call.target, vp)
-    for name, value in registers:
-        _check_write(name, value)
-    for name, value in registers:
-        _write(call, processor, name, value)
-    return DONE
+def arm_timer(machine: Machine, owner: Partition, vp: VirtualProcessor, index: int) -> None:
+    """After any change of a timer: when is it due now?"""
+    fires_at = vp.timers[index].fires_at
+    due_ns = None
+    if fires_at is not None and owner.frozen_ns is None:
+        due_ns = owner.created_ns + fires_at * 100
+    machine.timers.set((owner.id, vp.index, index), due_ns)
 
 
-def _read(call: Call, vp: VirtualProcessor, name: int) -> int:
-    if 0 <= name - RegisterName.SINT0 < SINTS_PER_VP:
-        return vp.sints[name - RegisterName.SINT0]
-    match name:
-        case RegisterName.EXPLICIT_SUSPEND:
-            return int(not vp.running)
-        case RegisterName.VP_INDEX:
-            return vp.index
-        case RegisterName.TIME_REF_COUNT:
-            return max(call.machine.now_ns - call.target.created_ns, 0) // 100
-        case RegisterName.SCONTROL:
-            return vp.scontrol
-        case RegisterName.SVERSION:
-            return _SYNIC_VERSION
-        case RegisterName.SIEFP:
-            return vp.siefp
-        case RegisterName.SIMP:
-            return vp.simp
-        case RegisterName.EOM:
-            return 0
-        case _:
-            raise Refused(HvStatus.UNKNOWN_REGISTER_NAME)
-
-
-def _check_write(name: int, value: int) -> None:
-    if name in _READ_ONLY:
-        raise Refused(HvStatus.ACCESS_DENIED)
-    if 0 <= name - RegisterName.SINT0 < SINTS_PER_VP:
-        allowed = _SINT_BITS
-        if value & 0xFF < _VECTOR_MIN and not value & SINT_MASKED:
-            raise Refused(HvStatus.INVALID_REGISTER_VALUE)
-    elif name == RegisterName.SCONTROL:
-        allowed = _ENABLE
-    elif name in (RegisterName.SIEFP, RegisterName.SIMP):
-        allowed = _PAGE_REGISTER_BITS
-    elif name == RegisterName.EOM:
-        return
-    else:
-        raise Refused(HvStatus.UNKNOWN_REGISTER_NAME)
-    if value & ~allowed:
-        raise Refused(HvStatus.INVALID_REGISTER_VALUE)
-
-
-def _write(call: Call, vp: VirtualProcessor, name: int, value: int) -> None:
-    if 0 <= name - RegisterName.SINT0 < SINTS_PER_VP:
-        vp.sints[name - RegisterName.SINT0] = value
-    elif name == RegisterName.SCONTROL:
-        vp.scontrol = value
-    elif name == RegisterName.SIEFP:
-        vp.siefp = value
-    elif name == RegisterName.SIMP:
-        vp.simp = value
-    else:
-        synic.end_of_message(call.machine, call.target, vp)
+def clock_changed(machine: Machine, owner: Partition) -> None:
+    """Its reference time was stopped, set or let go: timers and the page of its clock follow."""
+    for vp in owner.vps.values():
+        for index in range(TIMERS_PER_VP):
+            arm_timer(machine, owner, vp, index)
+    if owner.has_reference_page:
+        created_ns = None if owner.frozen_ns is not None else owner.created_ns
+        machine.effects.append(SetReferencePage(owner.id, created_ns))

@@ -123,7 +123,14 @@ class BrokerProcess:
     # -- the root's side
 
     def spawn(
-        self, do: str, *, pages: int = 200, files: list[int] | None = None, links: bool = True, **args: object
+        self,
+        do: str,
+        *,
+        pages: int = 200,
+        files: list[int] | None = None,
+        links: bool = True,
+        start: bool = True,
+        **args: object,
     ) -> int:
         """A child that runs the stand-in guest, with messages both ways on connections 1 (to us) and id (ours)."""
         port = self.port
@@ -138,7 +145,8 @@ class BrokerProcess:
             port.connect_port(standin_guest.TO_ROOT, 1, child, partition=child)
             port.create_port(1, 1, PortType.MESSAGE, SINT, partition=child)
             port.connect_port(child, child, 1)
-        port.start_vp(child)
+        if start:
+            port.start_vp(child)
         return child
 
     def link_events(self, child: int, route: Route) -> None:

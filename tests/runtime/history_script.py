@@ -27,10 +27,17 @@ class Script:
         return operation
 
     def write(
-        self, start: int, end: int | None, block: int = 0, blocks: int = 1, outcome: Outcome = Outcome.DONE
+        self,
+        start: int,
+        end: int | None,
+        block: int = 0,
+        blocks: int = 1,
+        outcome: Outcome = Outcome.DONE,
+        durable: bool = False,
     ) -> int:
         """The version that it writes."""
-        return self._add(OperationKind.WRITE, block, blocks, start, end, outcome).version
+        kind = OperationKind.WRITE_DURABLE if durable else OperationKind.WRITE
+        return self._add(kind, block, blocks, start, end, outcome).version
 
     def read(self, start: int, end: int | None, *values: int, block: int = 0) -> None:
         self._add(OperationKind.READ, block, len(values), start, end, Outcome.DONE, values)

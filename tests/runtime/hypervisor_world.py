@@ -9,11 +9,14 @@ from __future__ import annotations
 import errno
 import struct
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from runtime.abi import (
     PARTITION_SELF,
     ROOT_PARTITION,
+    SINT_MASKED,
+    SINT_POLLING,
     ExitStatus,
     HvStatus,
     HypercallCode,
@@ -22,34 +25,50 @@ from runtime.abi import (
 from runtime.hypervisor.dispatch import Hypervisor
 from runtime.hypervisor.effects import (
     Announce,
+    ArmTimers,
     CheckHeartbeat,
     CloseDoorbell,
+    CloseEndpoint,
+    CloseReferencePage,
     CloseSlot,
+    CloseStatisticsPage,
     CloseVp,
     CloseWatch,
+    CompleteCall,
     DropFiles,
     Effect,
     Halt,
+    HostProcessor,
     KeepFiles,
     KillPartition,
+    LoadDriver,
     Page,
+    QuietRoute,
     RaiseLine,
     RaiseWatch,
+    RefreshStatistics,
     RemoveRoute,
     ReplaceRoot,
     RingDoorbell,
     RouteSpec,
+    SetReferencePage,
     SpawnPartition,
+    SuspendPartition,
 )
+from runtime.hypervisor.interrupt_counts import InterruptCounts
 from runtime.hypervisor.invariants import check_invariants
 from runtime.hypervisor.machine import RootFailurePolicy
 from runtime.hypervisor.replies import (
     DoorbellHandle,
+    EndpointHandle,
     FilesHandle,
     Handle,
+    InterruptPageHandle,
     KickHandle,
+    ReferencePageHandle,
     Reply,
     SlotHandle,
+    StatisticsHandle,
     VpHandle,
     WatchHandle,
 )
@@ -79,6 +98,12 @@ class PlainSynic:
         sief_page[flag // 8] |= bit
         return was_clear
 
+    def flag_take(self, sief_page: Page, flag: int, /) -> bool:
+        bit = 1 << flag % 8
+        was_set = bool(sief_page[flag // 8] & bit)
+        sief_page[flag // 8] &= ~bit
+        return was_set
+
 
 def take_message(sim_page: Page, sint: int) -> tuple[int, int, bytes, bool] | None:
     """The guest's side: (type, sender, payload, whether end-of-message is owed)."""
@@ -106,10 +131,24 @@ class World:
         self.live_doorbells: set[tuple[int, int]] = set()
         self.routes: dict[int, RouteSpec] = {}
         self.used_routes: set[int] = set()
+        self.quiet_routes: set[int] = set()
+        self.route_totals: dict[int, InterruptCounts] = {}
+        self.interrupt_pages: dict[tuple[int, int], bytearray] = {}
+        self.reference_pages: dict[int, int | None] = {}  # when its partition's time began
+        self.threads: dict[tuple[int, int], int] = {}  # (pid, thread): ns that it has run
+        self.vp_timer_ns: int | None = None  # when to look at the VPs' timers
         self.watches: dict[int, int] = {}  # partition: how often raised
         self.files: dict[int, int] = {}
+        self.slot_bytes: dict[int, dict[int, int]] = {}  # those written, by slot and offset
+        self.statistics: dict[int, bytearray] = {}
+        self.endpoints: set[int] = set()  # whose second end waits for the port's owner
+        self.statistics_timer_ns: int | None = None
+        self.stopped: set[int] = set()  # processes
+        self.processor = HostProcessor(logical_processors=2, vendor=1)
         self.lines: Counter[tuple[int, int]] = Counter()
         self.starting: dict[int, str] = {}  # partition: module
+        self.pending: Counter[int] = Counter()  # calls that get their reply later, by partition
+        self.completed: list[tuple[int, dict[str, object]]] = []  # of those: (partition, values)
         self.running: set[int] = {ROOT_PARTITION}
         self.doomed: set[int] = set()
         self.announced: list[Announce] = []
@@ -154,11 +193,78 @@ class World:
         assert (spec.partition, spec.vp) in self.vps
         self.used_routes.add(spec.route)
         self.routes[spec.route] = spec
+        self.route_totals[spec.route] = InterruptCounts()
+
+    def move_route(self, spec: RouteSpec) -> None:
+        before = self.routes[spec.route]
+        assert (before.partition, before.port) == (spec.partition, spec.port)
+        assert (spec.partition, spec.vp) in self.vps
+        self.routes[spec.route] = spec
+
+    def route_counts(self, route: int) -> InterruptCounts:
+        return replace(self.route_totals[route])
+
+    def kick(self, route: int) -> None:
+        """What the router does when the route's sender writes to it."""
+        spec, counts = self.routes[route], self.route_totals[route]
+        fresh = PlainSynic().flag_set(self.vps[spec.partition, spec.vp][1], spec.flag)
+        counts.sent += 1
+        counts.count(fresh=fresh, loud=route not in self.quiet_routes)
+        if fresh and route not in self.quiet_routes:
+            self.doorbells[spec.partition, spec.port] += 1
+
+    def create_interrupt_page(self, partition: int, vp: int) -> Page:
+        self._take()
+        assert (partition, vp) in self.vps
+        assert (partition, vp) not in self.interrupt_pages
+        self.interrupt_pages[partition, vp] = bytearray(4096)
+        return self.interrupt_pages[partition, vp]
+
+    def create_reference_page(self, partition: int, created_ns: int | None) -> None:
+        self._take()
+        assert partition not in self.reference_pages
+        self.reference_pages[partition] = created_ns
+
+    tsc_hz = 2_000_000_000
+
+    def processor_time_ns(self, pid: int, thread: int) -> int:
+        return self.threads.get((pid, thread), 0)
+
+    def has_thread(self, pid: int, thread: int) -> bool:
+        return (pid, thread) in self.threads
 
     def create_watch(self, partition: int) -> None:
         self._take()
         assert partition not in self.watches
         self.watches[partition] = 0
+
+    def create_endpoint(self, endpoint: int) -> None:
+        self._take()
+        assert endpoint not in self.endpoints
+        self.endpoints.add(endpoint)
+
+    def create_statistics_page(self, page: int) -> Page:
+        self._take()
+        assert page not in self.statistics
+        self.statistics[page] = bytearray(4096)
+        return self.statistics[page]
+
+    def read_slot(self, slot: int, byte_offset: int, byte_count: int) -> bytes:
+        assert byte_offset + byte_count <= self.slots[slot] * 4096
+        written = self.slot_bytes.get(slot, {})
+        return bytes(written.get(byte, 0) for byte in range(byte_offset, byte_offset + byte_count))
+
+    def write_slot(self, slot: int, byte_offset: int, data: bytes) -> None:
+        self._take()
+        assert byte_offset + len(data) <= self.slots[slot] * 4096
+        self.slot_bytes.setdefault(slot, {}).update(enumerate(data, byte_offset))
+
+    def processor_times_ns(self, lp: int) -> tuple[int, int]:
+        assert lp < self.processor.logical_processors
+        return self.now_ns // 2, self.now_ns - self.now_ns // 2
+
+    def own_time_ns(self) -> int:
+        return self.now_ns // 10
 
     # -- effects
 
@@ -171,8 +277,10 @@ class World:
         match effect:
             case CloseSlot(slot):
                 del self.slots[slot]
+                self.slot_bytes.pop(slot, None)
             case CloseVp(partition, vp):
                 del self.vps[partition, vp]
+                self.interrupt_pages.pop((partition, vp), None)
                 for spec in self.routes.values():
                     assert (spec.partition, spec.vp) != (partition, vp)
             case CloseDoorbell(partition, port):
@@ -181,8 +289,30 @@ class World:
                     assert (spec.partition, spec.port) != (partition, port)
             case RemoveRoute(route):
                 del self.routes[route]
+                self.quiet_routes.discard(route)
+            case QuietRoute(route, quiet):
+                assert route in self.routes
+                (self.quiet_routes.add if quiet else self.quiet_routes.discard)(route)
+            case CloseReferencePage(partition):
+                del self.reference_pages[partition]
+            case SetReferencePage(partition, created_ns):
+                assert partition in self.reference_pages
+                self.reference_pages[partition] = created_ns
+            case ArmTimers(when_ns):
+                self.vp_timer_ns = when_ns
             case CloseWatch(partition):
                 del self.watches[partition]
+            case CloseStatisticsPage(page):
+                del self.statistics[page]
+            case CloseEndpoint(endpoint):
+                self.endpoints.remove(endpoint)
+            case RefreshStatistics(after_ms):
+                assert self.statistics_timer_ns is None
+                self.statistics_timer_ns = self.now_ns + after_ms * 1_000_000
+            case SuspendPartition(partition, suspended):
+                assert partition in self.running
+                assert suspended is (partition not in self.stopped)
+                self.stopped ^= {partition}
             case KeepFiles(partition):
                 assert partition not in self.files
                 assert files > 0
@@ -197,7 +327,7 @@ class World:
                 self.doorbells[partition, port] += 1
             case RaiseWatch(partition):
                 self.watches[partition] += 1
-            case SpawnPartition(partition, _, module):
+            case SpawnPartition(partition, _, module) | LoadDriver(partition, _, module):
                 assert partition not in self.starting
                 assert partition not in self.running
                 self.starting[partition] = module
@@ -211,6 +341,11 @@ class World:
                 if self.machine.root_files:
                     assert ROOT_PARTITION not in self.files
                     self.files[ROOT_PARTITION] = self.machine.root_files
+            case CompleteCall(partition, reply):
+                assert reply.status == HvStatus.SUCCESS
+                self.pending[partition] -= 1
+                assert self.pending[partition] >= 0
+                self.completed.append((partition, dict(reply.values)))
             case CheckHeartbeat(partition, after_ms):
                 self.timers_ns[partition] = self.now_ns + after_ms * 1_000_000
                 self.timers_set += 1
@@ -229,6 +364,7 @@ class World:
         """The process exits, or, while starting, cannot be spawned."""
         self.starting.pop(partition, None)
         self.running.discard(partition)
+        self.stopped.discard(partition)
         self.doomed.discard(partition)
         is_first_root = partition == ROOT_PARTITION and self.machine.root_generation == 1
         status = None if is_first_root else ExitStatus(code, None)  # that one is somebody else's child
@@ -238,15 +374,37 @@ class World:
     def advance(self, duration_ms: float) -> None:
         """Let time pass; every timer that comes goes off, in order, when it is due."""
         until_ns = self.now_ns + round(duration_ms * 1_000_000)
-        while self.timers_ns:
-            partition, when_ns = min(self.timers_ns.items(), key=lambda item: item[1])
+        vp_timers = 0
+        while True:
+            due = (
+                {**self.timers_ns}
+                if self.vp_timer_ns is None
+                else {**self.timers_ns, vp_timers: self.vp_timer_ns}
+            )
+            partition, when_ns = min(due.items(), key=lambda item: item[1], default=(0, until_ns + 1))
             if when_ns > until_ns:
                 break
-            del self.timers_ns[partition]
-            self.now_ns = when_ns
-            self.carry_out(self.hypervisor.heartbeat_due(partition, when_ns))
-            self.check()
+            self.now_ns = max(self.now_ns, when_ns)
+            if partition == vp_timers:
+                self.expire_vp_timers()
+            else:
+                del self.timers_ns[partition]
+                self.carry_out(self.hypervisor.heartbeat_due(partition, self.now_ns))
+                self.check()
         self.now_ns = until_ns
+
+    def expire_vp_timers(self) -> None:
+        """The broker's timerfd went off, perhaps late."""
+        self.vp_timer_ns = None
+        self.carry_out(self.hypervisor.timers_due(self.now_ns))
+        self.check()
+
+    def refresh_statistics(self) -> None:
+        """The interval is over."""
+        assert self.statistics_timer_ns is not None
+        self.now_ns, self.statistics_timer_ns = max(self.now_ns, self.statistics_timer_ns), None
+        self.carry_out(self.hypervisor.statistics_due(self.now_ns))
+        self.check()
 
     def bury(self) -> None:
         """Every doomed process ends."""
@@ -261,6 +419,8 @@ class World:
         if reply.status:
             assert not reply.values
             assert not reply.handles
+        if reply.status is HvStatus.CALL_PENDING:
+            self.pending[caller] += 1
         self.carry_out(effects, files)
         for handle in reply.handles:
             self._check_handle(handle)
@@ -277,8 +437,18 @@ class World:
                 assert (partition, port) in self.live_doorbells
             case KickHandle(route):
                 assert route in self.routes
+            case StatisticsHandle(page):
+                assert page in self.statistics
+            case ReferencePageHandle(partition):
+                assert partition in self.reference_pages
+            case InterruptPageHandle(partition, vp):
+                assert (partition, vp) in self.interrupt_pages
             case WatchHandle(partition):
                 assert partition in self.watches
+            case EndpointHandle(endpoint, waiting):
+                assert endpoint in self.endpoints
+                if waiting:
+                    self.endpoints.remove(endpoint)
             case FilesHandle(partition):
                 del self.files[partition]
 
@@ -292,7 +462,7 @@ class World:
         """A call's status. One that is refused changes nothing at all."""
         before = self.snapshot()
         reply = self.call(caller, int(code), args, files)
-        if reply.status:
+        if reply.status not in (HvStatus.SUCCESS, HvStatus.CALL_PENDING):
             assert self.snapshot() == before
         return reply.status
 
@@ -305,7 +475,16 @@ class World:
             machine.next_slot,
             machine.next_route,
         )
-        world = (self.slots, self.live_doorbells, self.routes, self.watches, self.files, self.doomed)
+        world = (
+            self.statistics_timer_ns,
+            self.slot_bytes,
+            self.slots,
+            self.live_doorbells,
+            self.routes,
+            self.watches,
+            self.files,
+            self.doomed,
+        )
         return repr((state, world, self.lines, self.doorbells, self.timers_ns))
 
     def check(self) -> None:
@@ -326,11 +505,35 @@ class World:
             if connection.sender_route is not None
         }
         assert set(self.watches) == {each.id for each in everyone if each.watched_children}
+        assert set(self.interrupt_pages) == {
+            (each.id, vp.index)
+            for each in everyone
+            for vp in each.vps.values()
+            if vp.interrupt_page is not None
+        }
+        assert set(self.reference_pages) == {each.id for each in everyone if each.has_reference_page}
+        assert self.vp_timer_ns == machine.timers.earliest_ns()
+        assert self.quiet_routes == {
+            connection.sender_route
+            for each in everyone
+            for connection in each.connections.values()
+            if connection.sender_route is not None and self._is_quiet(self.routes[connection.sender_route])
+        }
         timers = {
             each.id: each.heartbeat_timer_ns for each in everyone if each.heartbeat_timer_ns is not None
         }
         assert timers.keys() == {partition for partition in self.timers_ns if partition in machine.partitions}
         assert self.files == {each.id: each.files for each in everyone if each.files}
+        assert self.endpoints == {
+            port.endpoint for each in everyone for port in each.ports.values() if port.endpoint is not None
+        }
+        assert set(self.statistics) == {page.id for each in everyone for page in each.stats_pages.values()}
+        assert machine.statistics_timer is (self.statistics_timer_ns is not None)
+        assert self.stopped == {each.id for each in everyone if each.suspended and each.id in self.running}
+
+    def _is_quiet(self, spec: RouteSpec) -> bool:
+        owner = self.machine.partitions[spec.partition]
+        return bool(owner.vps[spec.vp].sints[owner.ports[spec.port].sint] & (SINT_MASKED | SINT_POLLING))
 
     # -- shorthands
 

@@ -2,7 +2,8 @@
 
 Each request takes effect at one instant between its invocation and its completion. Everything that a disk may do is
 drawn: how long each part takes, what of the requests in flight had happened when the machine was cut, and which value
-each block falls back to when the power went, of those that it had since the last flush that completed.
+each block falls back to when the power went, of those that it had since the last flush that completed, and since
+its last durable write.
 """
 
 import heapq
@@ -30,6 +31,7 @@ DEFECTS = (
     "misdirected write",
     "lost completion",
     "lying flush",
+    "ignored FUA",
 )
 
 
@@ -42,6 +44,7 @@ class SimulatedDisk:
     guests: int = 2
     operations: int = 40  # of each guest in each boot
     depth: int = 3
+    mix: str = "rrrrwwWddf"  # reads, writes, durable writes, discards, flushes
     hits: int = 0  # how often the defect struck
     cuts: list[Cut] = field(default_factory=list)
     scripts: list[Script] = field(default_factory=list)
@@ -51,6 +54,7 @@ class SimulatedDisk:
         self.log: list[list[tuple[int, int]]] = [
             [(0, ZEROS)] for _ in range(BLOCKS)
         ]  # (since, value) of each
+        self.kept = [0] * BLOCKS  # index in each log: nothing older survives, for a durable write completed
         self.flushed = 0  # when the last completed flush began
         self.now = 1
 
@@ -98,6 +102,8 @@ class SimulatedDisk:
                 operation.completed_ns, operation.outcome = self.now, Outcome.DONE
                 if operation.kind == OperationKind.FLUSH and not self._strikes("lying flush", 1.0):
                     self.flushed = max(self.flushed, operation.invoked_ns)
+                if operation.kind == OperationKind.WRITE_DURABLE and not self._strikes("ignored FUA", 1.0):
+                    self._keep(operation)
                 later("invoke", script, None)
         if cut:
             self._cut()
@@ -112,11 +118,13 @@ class SimulatedDisk:
     def _invoke(self, script: Script) -> Operation:
         blocks = self.rng.randint(1, BLOCKS_MAX)
         block = self.rng.randrange(BLOCKS - blocks + 1)
-        match self.rng.choice("rrrrwwwddf"):
+        match self.rng.choice(self.mix):
             case "r":
                 script.read(self.now, None, *[ZEROS] * blocks, block=block)
             case "w":
                 script.write(self.now, None, block, blocks)
+            case "W":
+                script.write(self.now, None, block, blocks, durable=True)
             case "d":
                 script.discard(self.now, None, block, blocks)
             case _:
@@ -132,7 +140,7 @@ class SimulatedDisk:
             case OperationKind.DISCARD:
                 if not self._strikes("ignored discard"):
                     self._set(blocks, ZEROS)
-            case OperationKind.WRITE:
+            case OperationKind.WRITE | OperationKind.WRITE_DURABLE:
                 self._write(script, operation, blocks)
 
     def _write(self, script: Script, operation: Operation, blocks: range) -> None:
@@ -147,7 +155,8 @@ class SimulatedDisk:
         elif self._strikes("invented data"):
             value = self.rng.choice((FOREIGN, 123))
         self._set(blocks, value)
-        done = [op for op in script.operations if op.kind == OperationKind.WRITE and op.outcome is not None]
+        writes = (OperationKind.WRITE, OperationKind.WRITE_DURABLE)
+        done = [op for op in script.operations if op.kind in writes and op.outcome is not None]
         if done and self._strikes("doubled stale write"):
             again = self.rng.choice(done)
             self._set(range(again.first_block, again.first_block + again.blocks), again.version)
@@ -156,13 +165,22 @@ class SimulatedDisk:
         for block in blocks:
             self.log[block].append((self.now, value))
 
+    def _keep(self, operation: Operation) -> None:
+        """What it wrote is on the medium."""
+        for block in range(operation.first_block, operation.first_block + operation.blocks):
+            values = [value for _, value in self.log[block]]
+            if operation.version in values:  # no defect struck there
+                self.kept[block] = max(self.kept[block], values.index(operation.version))
+
     def _cut(self) -> None:
         """The machine ends now; whatever had no effect yet has none."""
         self.now += 1
         self.cuts.append(Cut(self.now, power=self.power))
-        for log in self.log if self.power else ():
+        for kept, log in zip(self.kept, self.log, strict=True) if self.power else ():
             since = max(index for index, (begun, _) in enumerate(log) if begun <= self.flushed)
+            since = max(since, kept)
             log.append((self.now, self.rng.choice(log[since:])[1]))
             del log[:-1]
+        self.kept = [0] * BLOCKS if self.power else self.kept
         self.flushed = self.now if self.power else self.flushed
         self.now += 1

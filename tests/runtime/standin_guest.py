@@ -47,6 +47,8 @@ def main(port: HypercallPort) -> int:
         case "share memory":
             _share_memory(port)
             time.sleep(60)
+        case "access ports":
+            _access_ports(port, int(args["count"]))
         case "have a child":
             _have_a_child(port)
     return 0
@@ -99,6 +101,15 @@ def _share_memory(port: HypercallPort) -> None:
     with mmap.mmap(slot.fd, 2 * 4096) as memory:
         memory[:5] = b"hello"
     port.post_message(TO_ROOT, 1, b"ready")
+
+
+def _access_ports(port: HypercallPort, count: int) -> None:
+    """Reads of one port that each depend on the answer before, and say so by what they write."""
+    value = 0
+    for _ in range(count):
+        port.access_port(0, 0x3F8, 1, write=True, value=value)
+        value = port.access_port(0, 0x3F9, 1).value
+    os._exit(value)
 
 
 def _have_a_child(port: HypercallPort) -> None:

@@ -68,6 +68,12 @@ def test_extended_calls_keep_out_of_the_specifications_range() -> None:
         "WATCH_CHILDREN",
         "CLAIM_GPA_PAGES",
         "HEARTBEAT",
+        "ACCESS_PORT",
+        "ACCESS_MEMORY",
+        "CLAIM_OVERLAY_PAGE",
+        "GET_PORT_COUNTS",
+        "CLAIM_ENDPOINT",
+        "LOAD_DRIVER",
     }
 
 

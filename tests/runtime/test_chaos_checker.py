@@ -216,6 +216,59 @@ def test_a_flush_covers_what_had_completed_when_it_began() -> None:
     assert kinds(check([before.history(), after.history()], cuts=[Cut(100, power=True)])) == set()
 
 
+@pytest.mark.parametrize("which", ["new", "old", "zeros", "newer", "beside"])
+def test_a_durable_write_survives_the_power_cut_or_what_came_after_it(which: str) -> None:
+    """An older value must not come back; what was written later, or beside it, may be gone and may be there."""
+    before, beside, after = Script(1), Script(3), Script(2)
+    values = {"zeros": ZEROS, "old": before.write(0, 10), "beside": beside.write(15, 25)}
+    values |= {"new": before.write(20, 30, durable=True), "newer": before.write(40, 50)}
+    after.read(200, 210, values[which])
+    histories = [script.history() for script in (before, beside, after)]
+    found = check(histories, cuts=[Cut(100, power=True)])
+    assert kinds(found) == (set() if which in ("new", "newer", "beside") else {Kind.NOT_DURABLE})
+    if which in ("old", "zeros"):
+        assert "write durable 1:2 [0.000000, 0.000000] was to survive" in found.violations[0].text
+
+
+def test_a_durable_write_holds_its_own_blocks_alone_and_only_once_it_completed() -> None:
+    for outcome, end in (
+        (Outcome.DONE, 30),
+        (Outcome.FAILED, 30),
+        (Outcome.UNKNOWN, 30),
+        (Outcome.DONE, None),
+    ):
+        before, after = Script(1), Script(2)
+        old = before.write(0, 10, blocks=2)
+        before.write(20, end, block=0, outcome=outcome, durable=True)
+        after.read(200, 210, old, old)
+        found = kinds(check([before.history(Ending.NONE), after.history()], cuts=[Cut(100, power=True)]))
+        assert found == ({Kind.NOT_DURABLE} if outcome is Outcome.DONE and end else set())
+
+
+def test_a_discard_that_may_have_come_after_a_durable_write_explains_zeros() -> None:
+    for discarded, allowed in (((0, 15), False), ((0, 25), True), ((40, 50), True), ((40, None), True)):
+        before, after = Script(1), Script(2)
+        before.discard(*discarded)
+        before.write(20, 30, durable=True)
+        after.read(200, 210, ZEROS)
+        found = kinds(check([before.history(Ending.NONE), after.history()], cuts=[Cut(100, power=True)]))
+        assert found == (set() if allowed else {Kind.NOT_DURABLE}), discarded
+
+
+def test_of_two_values_beside_each_other_what_was_read_says_which_came_first() -> None:
+    """The durable one was read after the other had been: then a power cut cannot leave the other one."""
+    for swapped in (False, True):
+        before, beside, after = Script(1), Script(3), Script(2)
+        durable, other = before.write(0, 50, durable=True), beside.write(0, 50)
+        early, late = (durable, other) if swapped else (other, durable)
+        beside.read(10, 20, early)
+        beside.read(30, 40, late)
+        after.read(200, 210, other)
+        histories = [script.history() for script in (before, beside, after)]
+        found = kinds(check(histories, cuts=[Cut(100, power=True)]))
+        assert found == (set() if swapped else {Kind.NOT_DURABLE})
+
+
 @pytest.mark.parametrize("value", ["old", "zeros", "own"])
 def test_the_image_is_judged_like_a_read(value: str) -> None:
     before, after, old, _ = two_boots(flushed=True)

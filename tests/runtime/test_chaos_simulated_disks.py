@@ -18,7 +18,9 @@ EXPECTED = {  # what a defect may be called; a lost value may show as an older o
     "misdirected write": {Kind.MISDIRECTED, Kind.LOST, Kind.NOT_DURABLE},
     "lost completion": {Kind.HUNG},
     "lying flush": {Kind.NOT_DURABLE},
+    "ignored FUA": {Kind.NOT_DURABLE},
 }
+MIX = {"lying flush": "rrrrwwwddf", "ignored FUA": "rrrrwwWWdd"}  # one of them would make up for the other
 ALWAYS_SEEN = {  # whatever else happens: they leave their mark on the data, or on the history
     "torn write": Kind.TORN,
     "invented data": Kind.INVENTED,
@@ -37,10 +39,10 @@ def test_an_honest_disk_is_never_accused(seed: int, power: bool, boots: int, gue
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_a_defect_is_found_and_called_by_its_name(defect: str) -> None:
     """Not in every run: what was lost may be overwritten before anyone looks."""
-    power = defect == "lying flush"
+    power, mix = defect in MIX, MIX.get(defect, SimulatedDisk.mix)
     struck = found = named = 0
     for seed in range(60):
-        disk = SimulatedDisk(seed, defect, power=power)
+        disk = SimulatedDisk(seed, defect, power=power, mix=mix)
         verdict = disk.run()
         kinds = {kind for kind, count in verdict.counts.items() if count}
         assert kinds <= EXPECTED[defect], summary(verdict)

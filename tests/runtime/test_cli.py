@@ -112,7 +112,7 @@ def test_without_a_machine_the_error_says_how_to_start_one(runtime_base: Path, a
         (["nonsense"], "partvisor: No such command 'nonsense'; see: partvisor --help"),
         (
             ["bench", "ring", "--cpus", "x"],
-            "partvisor: --cpus x: two CPU numbers such as 0,1 are needed; see: partvisor bench --help",
+            "partvisor: --cpus x: two CPU numbers such as 0,1 are needed; see: partvisor bench ring --help",
         ),
     ],
 )

@@ -11,11 +11,13 @@ import pytest
 from runtime import codec
 from runtime.abi import (
     PARTITION_SELF,
+    AccessGpaResult,
     ExitStatus,
     HvStatus,
     HypercallCode,
     HypercallError,
     HypervisorGone,
+    InterceptType,
     MapFlags,
     PartitionProperty,
     PortType,
@@ -25,6 +27,7 @@ from runtime.abi import (
 from runtime.call_arguments import ARGUMENTS, Kind
 from runtime.hypercalls import HypercallPort
 from runtime.hypervisor import arguments
+from runtime.statistics import StatsObject
 
 _Answer = Callable[[int, dict[str, Any]], tuple[object, Sequence[int]]]
 
@@ -68,6 +71,43 @@ def fake() -> Iterator[FakeHypervisor]:
     hypervisor.close()
 
 
+def _make_calls_on_devices_and_processors(port: HypercallPort, values: dict[str, object]) -> None:
+    values |= {"slots": 2, "result": 0, "data": b"x", "vps": [3], "capabilities": 0, "newly_signaled": 1}
+    values |= {"global_time": 9, "local_run_time": 8}
+    port.create_device_domain(1)
+    assert port.map_device_pages(1, 2, 3) == 2
+    port.attach_device(1, 5)
+    port.detach_device(5)
+    assert port.unmap_device_pages(1, 2, 3) == 2
+    port.delete_device_domain(1)
+    assert port.read_gpa(5, 0x1000, 1) == (AccessGpaResult.SUCCESS, b"x")
+    assert port.write_gpa(5, 0x1000, b"x") is AccessGpaResult.SUCCESS
+    with pytest.raises(HypervisorGone):  # no descriptor came
+        port.map_stats_page(StatsObject.VP, 0, 5)
+    port.unmap_stats_page(StatsObject.VP, 0, 5)
+    assert port.get_logical_processor_run_time(0).local_run_time == 8
+    port.notify_long_spin_wait(5)
+    port.send_interrupt(0x40, [0, 2])
+    assert port.get_vp_indexes([3]) == [3]
+    assert port.query_extended_capabilities() == 0
+    assert port.signal_event_direct(5, 0, 2, 3)
+    port.post_message_direct(5, 0, 2, 1, b"x")
+    port.create_port_deprecated(1, 5, PortType.MESSAGE, 2)
+    port.connect_port_deprecated(1, 5, 2)
+    values["slots"] = []
+    assert port.map_sparse_pages(5, {1: 2}) == []
+    values |= {"sent": 4, "merged": 1, "suppressed": 1, "delivered": 1, "pending": 1, "value": 6, "left": 0}
+    assert port.get_port_counts(1).sent == 4
+    port.move_port(1, 2)
+    port.assert_interrupt(5, 0, 0x40)
+    with pytest.raises(HypervisorGone):  # no descriptor came
+        port.claim_interrupt_page(0)
+    port.intercept_ports(5, 0x60, 0x64)
+    port.complete_intercept(5, 0, InterceptType.IO_PORT, 7)
+    assert port.access_port(0, 0x60, 1).value == 6
+    assert port.access_memory(0, 0x1000, 4) == 6
+
+
 def test_every_method_sends_arguments_that_the_abi_declares(fake: FakeHypervisor) -> None:
     """Between them the methods make every call there is."""
     port = fake.port
@@ -104,6 +144,7 @@ def test_every_method_sends_arguments_that_the_abi_declares(fake: FakeHypervisor
     assert port.create_vp(1, 5) is None
     port.delete_vp(1, 5)
     port.start_vp(5)
+    port.load_driver(5)
     assert port.get_vp_registers([1], 0) == [9]
     port.enable_synic(0, [2, 3])
     port.mask_sint(0, 2)
@@ -119,12 +160,14 @@ def test_every_method_sends_arguments_that_the_abi_declares(fake: FakeHypervisor
     for call in (port.watch_children, lambda: port.claim_port_doorbell(1)):
         with pytest.raises(HypervisorGone):  # no descriptor came
             call()
-    with pytest.raises(HypervisorGone):
-        port.claim_connection_doorbell(1)
+    for claim in (port.claim_connection_doorbell, port.claim_port_endpoint, port.claim_connection_endpoint):
+        with pytest.raises(HypervisorGone):
+            claim(1)
     values["value"] = {"module": "a.b", "name": "n", "args": {}, "files": 0}
     assert port.get_program(5).module == "a.b"
     values |= {"name": "n", "program": "a.b", "args": {}, "vps": [], "files": 0}
     assert port.get_birth().name == "n"
+    _make_calls_on_devices_and_processors(port, values)
     assert {code for code, _ in fake.requests} == set(HypercallCode)
 
 

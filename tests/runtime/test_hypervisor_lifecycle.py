@@ -338,7 +338,7 @@ def test_files_nobody_fetched_are_closed_with_the_partition() -> None:
         (_P.CPU_WEIGHT, 10_000, HvStatus.SUCCESS),
         (_P.STATE, 1, HvStatus.OPERATION_DENIED),
         (_P.PROGRAM, 1, HvStatus.UNKNOWN_PROPERTY),
-        (0x20000, 1, HvStatus.UNKNOWN_PROPERTY),
+        (0x20005, 1, HvStatus.UNKNOWN_PROPERTY),
     ],
 )
 def test_properties_have_ranges(code: int, value: int, status: HvStatus) -> None:

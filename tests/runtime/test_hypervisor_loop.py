@@ -1,5 +1,6 @@
 """The broker's loop: timers that go off once, in order, and alarms of which a key has at most one."""
 
+import os
 import time
 
 from runtime.hypervisor.loop import TIMERS_REPLACED_MAX, Loop
@@ -52,3 +53,43 @@ def test_somebody_who_changes_his_mind_for_ever_fills_no_memory() -> None:
     for _ in range(20 * TIMERS_REPLACED_MAX):
         loop.alarm(1, 3_600_000, lambda: None)
         assert len(loop._timers) <= TIMERS_REPLACED_MAX + 1
+
+
+def test_a_timer_goes_off_by_itself_and_never_early() -> None:
+    """Nobody looks in between: the loop sleeps until its timerfd wakes it. Not whole milliseconds, so that a
+    timeout in milliseconds would be noticed if it were rounded down."""
+    loop, late_ns = Loop(), list[int]()
+    for delay_ns in (300_000, 1_700_000, 2_300_000):
+        when_ns = time.monotonic_ns() + delay_ns
+        loop.alarm_at("key", when_ns, lambda when_ns=when_ns: late_ns.append(time.monotonic_ns() - when_ns))  # type: ignore[misc]
+        count = len(late_ns)
+        while len(late_ns) == count:
+            loop.run_once()
+    assert min(late_ns) >= 0
+
+
+def test_an_alarm_that_was_cancelled_does_not_go_off() -> None:
+    loop, seen = Loop(), list[str]()
+    loop.alarm("a", 1, lambda: seen.append("a"))
+    loop.alarm("b", 2, lambda: seen.append("b"))
+    loop.cancel("a")
+    loop.cancel("never set")
+    _run(loop, 10)
+    assert seen == ["b"]
+
+
+def test_a_timer_that_sets_timers_for_now_does_not_keep_descriptors_waiting() -> None:
+    loop, seen = Loop(), list[str]()
+    bell = os.eventfd(1)
+
+    def again() -> None:
+        seen.append("timer")
+        loop.after(0, again)
+
+    loop.after(0, again)
+    loop.watch(bell, lambda events: seen.append("descriptor"))
+    for _ in range(5):
+        loop.run_once(0)
+    loop.drop(bell)
+    os.close(bell)
+    assert seen.count("descriptor") == 5

@@ -307,10 +307,10 @@ class HypervisorMachine(RuleBasedStateMachine):
     @invariant()
     def a_port_counts_the_messages_that_it_accepted(self) -> None:
         counted = {
-            (owner.id, port.id): port.posted
+            (owner.id, port.id): port.counts.sent
             for owner in self.world.machine.partitions.values()
             for port in owner.ports.values()
-            if port.posted
+            if port.type is PortType.MESSAGE and port.counts.sent
         }
         assert counted == {key: count for key, count in self.accepted.items() if self._port_is_there(*key)}
 

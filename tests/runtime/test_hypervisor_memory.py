@@ -17,7 +17,7 @@ from runtime.abi import (
     HypercallCode,
     MapFlags,
 )
-from runtime.hypervisor.gpa import Entry, GpaSpace
+from runtime.hypervisor.gpa_space import Entry, GpaSpace
 from runtime.hypervisor.replies import Refused, SlotHandle
 from tests.runtime.hypervisor_world import World
 

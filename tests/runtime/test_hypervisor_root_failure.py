@@ -95,7 +95,7 @@ def test_a_root_that_cannot_be_spawned_has_failed_once_more() -> None:
         assert world.starting == {1: "root"}
     world.ended(1, 127)
     assert world.halted is not None
-    assert world.halted.startswith("the root failed ")
+    assert world.halted.startswith(f"the root failed {ROOT_FAILURES_MAX + 1} times in ")
 
 
 def test_retiring_as_asked_is_no_failure() -> None:
@@ -104,6 +104,20 @@ def test_retiring_as_asked_is_no_failure() -> None:
     for _ in range(3 * ROOT_FAILURES_MAX):
         _replace(world, EXIT_RETIRED)
     assert world.halted is None
+
+
+@pytest.mark.parametrize("takes_back", [True, False])
+def test_the_first_root_retires_without_an_exit_code_that_we_could_see(takes_back: bool) -> None:
+    """It is the platform's child: that it took its promise back tells a planned end from another."""
+    world = _world()
+    world.do(1, _C.HEARTBEAT, within_ms=1_000)
+    if takes_back:
+        world.do(1, _C.HEARTBEAT, within_ms=0)
+    world.ended(1)
+    assert len(world.machine.root_failures_ns) == (0 if takes_back else 1)
+    world.started(1)
+    world.ended(1, 1)
+    assert len(world.machine.root_failures_ns) == (1 if takes_back else 2), "it counts for that one alone"
 
 
 @given(st.lists(st.tuples(st.integers(0, ROOT_FAILURES_WITHIN_MS), st.booleans()), max_size=60))
@@ -282,6 +296,6 @@ def test_only_message_ports_count_and_only_messages() -> None:
     world, guest = _furnished_world()
     get = _C.GET_PORT_PROPERTY
     assert world.status(1, get, port=3, property=0) == HvStatus.UNKNOWN_PROPERTY
-    assert world.status(1, get, port=1, property=1) == HvStatus.UNKNOWN_PROPERTY
+    assert world.status(1, get, port=1, property=2) == HvStatus.UNKNOWN_PROPERTY
     assert world.status(1, get, port=9, property=0) == HvStatus.INVALID_PORT_ID
     assert world.do(1, get, partition=guest, port=2, property=0) == {"value": 0}

@@ -412,7 +412,7 @@ def test_time_counts_from_the_partitions_creation_in_100_ns() -> None:
         (RegisterName.SINT0 + 1, 15, HvStatus.INVALID_REGISTER_VALUE),
         (RegisterName.SINT0 + 1, 15 | SINT_MASKED, HvStatus.SUCCESS),
         (RegisterName.SINT0 + 1, 1 << 21, HvStatus.INVALID_REGISTER_VALUE),
-        (0x20010, 0, HvStatus.UNKNOWN_REGISTER_NAME),
+        (0x30000, 0, HvStatus.UNKNOWN_REGISTER_NAME),
         (2**64 - 1, 0, HvStatus.UNKNOWN_REGISTER_NAME),
     ],
 )

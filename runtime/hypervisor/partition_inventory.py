@@ -35,6 +35,8 @@ def show_partition(machine: Machine, partition: Partition) -> dict[str, object]:
         "ports": len(partition.ports),
         "connections": len(partition.connections),
         "messages_waiting": sum(port.buffers_used for port in partition.ports.values()),
+        "intercepts": len(partition.intercepts.table),
+        "suspended_vps": [vp.index for vp in partition.vps.values() if vp.intercept.access is not None],
         "module": partition.program.module if partition.program is not None else None,
     }
 
