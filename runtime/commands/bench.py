@@ -1,60 +1,47 @@
-"""`partvisor bench`: the speed of this machine's rings and disks, and how fast it recovers."""
+"""`partvisor bench`: what talking costs here, the speed of rings and disks, at every depth, and of a recovery."""
 
 import importlib
 from typing import Final
 
 import click
 
+from runtime.commands import bench_results
+from runtime.commands.bench_ladder import goals, ladder
+from runtime.commands.bench_trace import trace
 from runtime.exits import CommandError
 
-# Each has a function run(*, quick: bool, as_json: bool) -> int, which takes one of the other options too.
-_BENCHES: Final = {
-    "ring": "runtime.measure.bench_ring",
-    "disk": "runtime.measure.bench_disk",
-    "recovery": "runtime.measure.bench_recovery",
-}
 _KILLS_MAX: Final = 10_000
 
-
-@click.command()
-@click.argument("target", type=click.Choice(list(_BENCHES)))
-@click.option("--cpus", metavar="A,B", help="The CPUs of the two sides; default: the first two allowed.")
-@click.option(
-    "--kills",
-    type=click.IntRange(1, _KILLS_MAX),
-    help="recovery: replacements of the root a mode; default: 100.",
+_quick_option = click.option(
+    "--quick", is_flag=True, help="A tenth of the samples: for a look, not for a comparison."
 )
-@click.option("--quick", is_flag=True, help="A tenth of the samples: for a look, not for a comparison.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def bench(target: str, cpus: str | None, kills: int | None, quick: bool, as_json: bool) -> int:
-    """Measure the ring, the disk, or how long a guest waits when the root dies.
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
-    Figures of ring and disk are also given as ratios to a C reference of the same run.
+
+@click.group()
+def bench() -> None:
+    """Measure, beside what can be compared in the same run.
 
     \b
     Example:
+      partvisor bench ladder --quick
+      partvisor bench goals
       partvisor bench ring
-      partvisor bench disk --json
-      partvisor bench recovery --kills 20
     """
-    options: dict[str, object]
-    if target == "recovery":
-        if cpus is not None:
-            raise click.UsageError("--cpus is for ring and disk: recovery uses what its machine may use")
-        options = {"kills": kills}
-    else:
-        if kills is not None:
-            raise click.UsageError(f"--kills is for recovery, not for {target}")
-        options = {"cpus": _cpu_pair(cpus)}
+
+
+def _run(target: str, **options: object) -> int:
+    """Each has a function run(*, quick: bool, as_json: bool) -> int, which takes one of the other options too."""
     try:
-        module = importlib.import_module(_BENCHES[target])
+        module = importlib.import_module(f"runtime.measure.bench_{target}")
     except ModuleNotFoundError as error:
         raise CommandError(f"the {target} benchmark is not part of this installation ({error})") from error
-    exit_code: int = module.run(quick=quick, as_json=as_json, **options)
+    exit_code: int = module.run(**options)
     return exit_code
 
 
-def _cpu_pair(text: str | None) -> tuple[int, int] | None:
+def cpu_pair(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """ "0,1" of an option, as two numbers."""
     if text is None:
         return None
     try:
@@ -62,3 +49,60 @@ def _cpu_pair(text: str | None) -> tuple[int, int] | None:
     except ValueError as error:
         raise click.UsageError(f"--cpus {text}: two CPU numbers such as 0,1 are needed") from error
     return first, second
+
+
+def _plain(target: str, text: str) -> None:
+    @bench.command(target, help=f"{text}\n\n\b\nExample:\n  partvisor bench {target} --quick")
+    @_quick_option
+    @_json_option
+    def command(quick: bool, as_json: bool) -> int:
+        return _run(target, quick=quick, as_json=as_json)
+
+
+def _on_two_cpus(target: str, text: str) -> None:
+    @bench.command(target, help=f"{text}\n\n\b\nExample:\n  partvisor bench {target} --cpus 0,1")
+    @click.option(
+        "--cpus",
+        metavar="A,B",
+        callback=cpu_pair,
+        help="The CPUs of the two sides; default: the first two allowed.",
+    )
+    @_quick_option
+    @_json_option
+    def command(cpus: tuple[int, int] | None, quick: bool, as_json: bool) -> int:
+        return _run(target, cpus=cpus, quick=quick, as_json=as_json)
+
+
+_on_two_cpus("ring", "The ring alone, as ratios to C references of the same round.")
+_on_two_cpus("disk", "A disk through a whole machine, as ratios to what it is made of.")
+_on_two_cpus("intercept", "An intercepted port access, beside a blocking exchange and a bare hypercall.")
+_on_two_cpus("claim", "Whether talking between guests is orders of magnitude slower than between processes.")
+_plain("nested", "What each level of a tree of partitions adds to a disk request.")
+_plain("sched", "Whether partitions get the processor time that they should.")
+
+
+@bench.command("recovery")
+@click.option("--kills", type=click.IntRange(1, _KILLS_MAX), help="Replacements a mode; default: 100.")
+@_quick_option
+@_json_option
+def recovery(kills: int | None, quick: bool, as_json: bool) -> int:
+    """How long a guest waits when its root dies, hangs or is replaced, or its driver dies.
+
+    \b
+    Example:
+      partvisor bench recovery --kills 20
+    """
+    return _run("recovery", kills=kills, quick=quick, as_json=as_json)
+
+
+for _command in (
+    ladder,
+    goals,
+    trace,
+    bench_results.list_,
+    bench_results.show,
+    bench_results.compare,
+    bench_results.export,
+    bench_results.delete,
+):
+    bench.add_command(_command)

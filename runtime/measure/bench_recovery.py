@@ -1,6 +1,6 @@
-"""`partvisor bench recovery`: how long a guest waits when the root dies under its load.
+"""`partvisor bench recovery`: how long a guest waits when the root, or what serves its disk, dies under its load.
 
-One machine a mode; in each the root is replaced again and again, at random moments, with pauses between. The guest
+One machine a mode; in each the victim is replaced again and again, at random moments, with pauses between. The guest
 (partitions.guests.recovery_load) writes the time of every completion into a file that is mapped here too, so the
 outage is the guest's own: the longest gap between two completions around the kill.
 """
@@ -32,6 +32,8 @@ KILLS: Final = 100  # a mode
 QUICK_KILLS: Final = 10
 HANG_MS: Final = 500  # the configuration's default
 PAUSE_MS: Final = (250, 350)  # a machine whose root fails ten times within 2 s gives up
+DRIVER_PAUSE_MS: Final = (1_050, 1_150)  # one that has served for a second is forgiven, and restarted at once
+DRIVER: Final = "disk0"  # the driver partition has its device's name
 PATIENCE_S: Final = 30.0
 TIMES_MAX: Final = 1 << 22  # completions in one boot; the file is sparse
 DISK_BYTES: Final = 16 << 20
@@ -47,6 +49,7 @@ name = "{name}"
 memory = "256MiB"
 waiting = "{waiting}"
 on_root_failure = "{policy}"
+architecture = "{architecture}"
 hang_ms = {hang_ms}
 [[root.device]]
 name = "disk0"
@@ -70,13 +73,21 @@ mode = "read-write"
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """One way to lose a root, and what we want of it."""
+    """One way to lose a root or a driver, and what we want of it."""
 
     name: str
     policy: str
     how: str  # "kill", "service" or "hang"
     p50_ms_max: float | None = None
     p99_ms_max: float | None = None
+    architecture: str = "microkernelized"
+    victim: str = "root"  # or "driver"
+    pause_ms: tuple[int, int] = PAUSE_MS
+
+    @property
+    def serves(self) -> bool:
+        """Whether the victim is what serves the guest."""
+        return self.victim == "driver" or self.architecture == "microkernelized"
 
 
 MODES: Final = (
@@ -84,6 +95,15 @@ MODES: Final = (
     Mode("SIGKILL, restart", "restart", "kill", p50_ms_max=60),
     Mode("planned service", "standby", "service", p50_ms_max=10),
     Mode(f"SIGSTOP, hang_ms {HANG_MS}", "standby", "hang"),
+    Mode(
+        "SIGKILL, driver",
+        "restart",
+        "kill",
+        architecture="disaggregated",
+        victim="driver",
+        pause_ms=DRIVER_PAUSE_MS,
+    ),
+    Mode("SIGKILL, root beside drivers", "restart", "kill", architecture="disaggregated"),
 )
 
 
@@ -115,18 +135,18 @@ class _Events:
                 raise CommandError(f"no {missing} within {PATIENCE_S:g} s") from None
             if event is None:
                 raise _MachineEnded
-            if event.kind in kinds:
-                found[event.kind] = event.fields
+            if event.kind in kinds and (not event.kind.startswith("partition.") or event.partition == DRIVER):
+                found[event.kind] = event.fields | {"logged_ns": event.monotonic_ns}
         return found
 
     def forget(self) -> None:
-        """What has come so far. CommandError: a root has died, and nobody had asked for it."""
+        """What has come so far. CommandError: a root or a driver has died, and nobody had asked for it."""
         while not self._queue.empty():
             event = self._queue.get()
             if event is None:
                 raise _MachineEnded
-            if event.kind == "root.exited":
-                raise CommandError(f"a root died that nobody had killed: {event.fields.get('reason')}")
+            if event.kind in ("root.exited", "driver.exited", "driver.failed"):
+                raise CommandError(f"{event.kind}, and nobody had killed it: {event.fields.get('reason')}")
 
 
 class _Killer:
@@ -138,7 +158,7 @@ class _Killer:
         self.failure: BaseException | None = None
         self._mode, self._name, self._times, self._kills = mode, name, times, kills
         self._place = 0  # times before it were read
-        self._root_pid = 0
+        self._pid = 0  # the victim's
         self._thread = threading.Thread(target=self._run, name="killer", daemon=True)
 
     def __enter__(self) -> "_Killer":
@@ -154,7 +174,8 @@ class _Killer:
         from runtime.rundir import resolve
 
         try:
-            self._root_pid = self.events.wait_for("root.started", "machine.ready")["root.started"]["pid"]
+            started = "root.started" if self._mode.victim == "root" else "partition.started"
+            self._pid = self.events.wait_for(started, "machine.ready")[started]["pid"]
             self._await_times(1)
             with ManagementClient(resolve(self._name)) as client:
                 try:
@@ -172,7 +193,7 @@ class _Killer:
         rng = random.Random(SEED)
         for _ in range(self._kills):
             pause_begins_ns = time.monotonic_ns()
-            time.sleep(rng.uniform(*PAUSE_MS) / 1000)
+            time.sleep(rng.uniform(*self._mode.pause_ms) / 1000)
             self.replacements.append(self._replace(request, pause_begins_ns))
 
     def _replace(self, request: Callable[..., object], pause_begins_ns: int) -> Replacement:
@@ -182,11 +203,20 @@ class _Killer:
             case "service":
                 request("service")
             case how:
-                os.kill(self._root_pid, signal.SIGSTOP if how == "hang" else signal.SIGKILL)
-        standby = ["root.standby"] if self._mode.policy == "standby" else []
-        seen = self.events.wait_for("root.exited", "root.started", "root.restored", *standby)
-        exited, started, restored = seen["root.exited"], seen["root.started"], seen["root.restored"]
-        self._root_pid = started["pid"]
+                os.kill(self._pid, signal.SIGSTOP if how == "hang" else signal.SIGKILL)
+        if self._mode.victim == "root":
+            standby = ["root.standby"] if self._mode.policy == "standby" else []
+            seen = self.events.wait_for("root.exited", "root.started", "root.restored", *standby)
+            exited, started, restored = seen["root.exited"], seen["root.started"], seen["root.restored"]
+            exited_ns, started_ns = exited["at_ns"], started["at_ns"]
+        else:
+            kinds = ("partition.exited", "partition.started", "driver.serving")
+            seen = self.events.wait_for(*kinds)
+            exited, started, restored = (seen[kind] for kind in kinds)
+            # The platform's times, not the hypervisor's: they may be late, but no order is in doubt.
+            started_ns = min(started["logged_ns"], restored["born_ns"])
+            exited_ns = min(exited["logged_ns"], started_ns)
+        self._pid = started["pid"]
         self._await_times(restored["serving_ns"])
         times = self._new_times()
         calm = [one for one in times if one <= killed_ns]
@@ -195,8 +225,8 @@ class _Killer:
         completed_ns = next(one for one in times if one > restored["restored_ns"])
         return Replacement(
             killed_ns=killed_ns,
-            exited_ns=exited["at_ns"],
-            started_ns=started["at_ns"],
+            exited_ns=exited_ns,
+            started_ns=started_ns,
             born_ns=restored["born_ns"],
             restored_ns=restored["restored_ns"],
             replayed_ns=restored["replayed_ns"],
@@ -231,7 +261,7 @@ class _Killer:
 
 
 def measure_mode(mode: Mode, kills: int) -> list[Replacement]:
-    """Boot a machine and replace its root `kills` times. CommandError: it did not live through all of them."""
+    """Boot a machine and replace its root or driver `kills` times. CommandError: it did not live through that."""
     name = f"bench-recovery-{os.getpid()}"
     with _scratch() as (folder, times):
         config = folder / "machine.toml"
@@ -240,6 +270,7 @@ def measure_mode(mode: Mode, kills: int) -> list[Replacement]:
                 name=name,
                 waiting=WAITING,
                 policy=mode.policy,
+                architecture=mode.architecture,
                 hang_ms=HANG_MS,
                 folder=folder,
                 disk_bytes=DISK_BYTES,

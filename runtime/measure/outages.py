@@ -15,7 +15,7 @@ REMAINDER: Final = ("replay", "serve")  # of the successor's start; the first co
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """One root's end and its successor's beginning, in ns."""
+    """One end of a root, or of a driver, and its successor's beginning, in ns."""
 
     killed_ns: int  # just before the signal, or the request
     exited_ns: int  # the broker has reaped the old one

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,18 @@ from runtime.exits import CommandError
 _HERE: Final = Path(__file__).parent
 _NATIVE: Final = _HERE.parents[1] / "bus" / "native"
 _FLAGS: Final = ["-D_GNU_SOURCE", "-std=c11", "-O2", "-Wall", "-Wextra", f"-I{_NATIVE}"]
-_SOURCES: Final = {
+_TRACE_COST: Final = [
+    _HERE / "reference" / "trace_cost.c",
+    *(_NATIVE / f"{name}.c" for name in ("endpoint", "ring", "synic", "trace")),
+]
+_SOURCES: Final[Mapping[str, Sequence[str | Path]]] = {
     "slot_pingpong": [_HERE / "reference" / "slot_pingpong.c"],
+    "ipc_pingpong": [_HERE / "reference" / "ipc_pingpong.c", _NATIVE / "histogram.c"],
+    "trace_cost": _TRACE_COST,
+    "trace_cost_without": ["-DPARTVISOR_WITHOUT_TRACE", *_TRACE_COST],
     "ring_c": [_HERE / "reference" / "ring_c.c", _NATIVE / "ring.c", _NATIVE / "crc32c.c"],
 }
+_ORDINARY: Final = ("slot_pingpong", "ipc_pingpong", "ring_c")
 _PATIENCE_S: Final = 300
 
 
@@ -41,8 +49,10 @@ class ReferencePrograms:
 
 
 @contextmanager
-def reference_programs(realtime: bool = False) -> Iterator[ReferencePrograms]:
-    """Compile them into a directory of their own.
+def reference_programs(
+    realtime: bool = False, names: Collection[str] = _ORDINARY
+) -> Iterator[ReferencePrograms]:
+    """Compile those of these names into a directory of their own.
 
     Raises:
         CommandError: there is no C compiler, or it refuses.
@@ -51,8 +61,8 @@ def reference_programs(realtime: bool = False) -> Iterator[ReferencePrograms]:
     if compiler is None:
         raise CommandError("the references are C programs, and there is no C compiler: apt-get install gcc")
     with tempfile.TemporaryDirectory(prefix="partvisor-bench-") as directory:
-        for name, sources in _SOURCES.items():
-            command = [compiler, *_FLAGS, *map(str, sources), "-o", str(Path(directory) / name)]
+        for name in names:
+            command = [compiler, *_FLAGS, *map(str, _SOURCES[name]), "-o", str(Path(directory) / name)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode != 0:
                 raise CommandError(f"{name} does not compile: {done.stderr.strip()}")

@@ -1,0 +1,45 @@
+"""`partvisor bench trace`."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command("trace")
+@click.option("--cpus", metavar="A,B", help="The CPUs of guest and root; default: the first two allowed.")
+@click.option("--svg", type=click.Path(path_type=Path), help="Draw the splits into this file.")
+@click.option(
+    "--perfetto",
+    type=click.Path(path_type=Path),
+    help="Write a trace for https://ui.perfetto.dev into this file.",
+)
+@click.option(
+    "--request",
+    default="all",
+    metavar="N",
+    help="Which request goes there: a number, slowest, or all (default).",
+)
+@click.option("--quick", is_flag=True, help="A tenth of the samples: for a look, not for a comparison.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def trace(
+    context: click.Context,
+    cpus: str | None,
+    svg: Path | None,
+    perfetto: Path | None,
+    request: str,
+    quick: bool,
+    as_json: bool,
+) -> int:
+    """Where the time of a request goes, hop by hop, and what a stamp costs.
+
+    \b
+    Example:
+      partvisor bench trace --quick
+      partvisor bench trace --svg hops.svg --perfetto slowest.json --request slowest
+    """
+    from runtime.commands.bench import cpu_pair
+    from runtime.measure.bench_trace import run
+
+    pair = cpu_pair(context, context.command.params[0], cpus)
+    return run(quick=quick, as_json=as_json, cpus=pair, svg=svg, perfetto=perfetto, request=request)

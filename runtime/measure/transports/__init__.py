@@ -1,0 +1,1 @@
+"""Ways for two processes to talk, each a small Transport. `runtime.measure.ladder_rows` lists them."""
