@@ -1,16 +1,17 @@
 """The VMBus of one guest, host side: carries out what the channel server's state machine decides.
 
-Runs in the root's trio task; the data path is in the channels' own threads. Everything that the guest sent has
-been checked by the state machine; what is checked here is what only the hypervisor can know: whose pages they are.
+Runs in its stack's trio task; the data path is elsewhere, with the hosts of the channels. What the guest sent has been
+checked by the state machine; what is checked here is what only the hypervisor can know: whose pages they are.
 
 Every decision is saved before it is carried out, with the resources that it will take, so that a root that takes over
 can carry out again what may not have been (docs/recovery.md).
 """
 
 import contextlib
+import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -20,56 +21,31 @@ from bus import channel_actions as actions
 from bus.channel_actions import OfferParameters
 from bus.channel_messages import STATUS_FAILURE, STATUS_SUCCESS
 from bus.channel_server import ChannelServer
+from bus.channel_states import ChannelState
 from bus.memory import UntrustedMemory
-from bus.native import GpaMap
 from bus.protocol_errors import RemoteProtocolError
-from bus.seam import Seam, Step
+from bus.seam import Step
 from bus.synic import CHANNEL_MESSAGE, CONTACT_CONNECTION, MESSAGE_CONNECTION, VMBUS_SINT
-from partitions.channel_ports import ChannelPorts, remove_ports
-from partitions.guest_memory import GpaWindows, GuestMemory
+from partitions.channel_host import ChannelHost, HostedDevice, Opening, OpenRequest
 from partitions.machine_plan import AttachmentPlan
-from partitions.served_channel import ServedChannel, Service, clear_record
+from partitions.message_outbox import MessageOutbox
+from partitions.offers import Devices, Offer, Plans, Withheld
+from partitions.own_channels import OwnChannels
+from partitions.served_channel import ServedChannel
+from partitions.stack_resources import RootResources
 from partitions.storage.device import OfferedDevice
 from partitions.vmbus_ports import (
     GUEST_MESSAGE_PORT,
-    FlagAllocator,
+    guest_channel_port,
     root_legacy_message_port,
     root_message_port,
 )
-from runtime.abi import HvStatus, HypercallError, PortType
-from runtime.hypercalls import HypercallPort
+from runtime.abi import HypercallError, PortType
 
-CHANNEL_BREAKS_MAX: Final = 16  # then a guest that breaks its ring is not offered the device again
+__all__ = ["GuestBus", "RootResources"]
+
 _GUEST_VP: Final = 0  # where VMBus messages go
 OUTBOX_MESSAGES_MAX: Final = 4096  # a guest that requests more without reading loses its connection
-_NOT_NOW: Final = (
-    HvStatus.INSUFFICIENT_BUFFERS,
-    HvStatus.INVALID_SYNIC_STATE,
-)  # the guest is slow, or still booting
-
-
-@dataclass(slots=True)
-class RootResources:
-    """What all guest buses of one root share."""
-
-    hypercalls: HypercallPort
-    partition: int  # the root's id
-    event_flags: memoryview  # SIEF page of the root's VP 0
-    nursery: trio.Nursery
-    log: Callable[..., None]  # (kind, **fields)
-    save: Callable[[], None]  # everything that `to_state` of all guests says
-    record: Callable[[int], memoryview]  # a channel's record in the saved state, by its event flag
-    seam: Seam
-    flags: FlagAllocator = field(default_factory=FlagAllocator)
-    windows: GpaWindows = field(default_factory=GpaWindows)
-
-
-@dataclass(slots=True)
-class _Offer:
-    instance: UUID
-    device: OfferedDevice
-    plan: AttachmentPlan
-    broken: int = 0  # how often the guest broke its ring
 
 
 class GuestBus:
@@ -78,38 +54,87 @@ class GuestBus:
     def __init__(self, root: RootResources, partition: int, name: str, vp_count: int) -> None:
         self._root, self.partition, self.name = root, partition, name
         self._server = ChannelServer(vp_count=vp_count)
-        self._memory = GuestMemory(root.hypercalls, root.windows, partition)
-        self._offers: dict[int, _Offer] = {}
-        # By relid of an open channel: its flag in the root's SINT 2, and the connection that the guest signals.
-        self._openings: dict[int, tuple[int, int]] = {}
-        self._channels: dict[int, ServedChannel] = {}
-        self._closing: set[ServedChannel] = set()  # whose threads are being stopped
-        self._outbox: deque[bytes] = deque()
-        self._posted = 0  # messages that this guest was ever sent; the outbox goes on from there
-        self._draining = False
+        self._own = OwnChannels(root, self)
+        self._hosts: dict[str, ChannelHost] = {}  # of devices that are served elsewhere, by name
+        self._offers: dict[int, Offer] = {}
+        self._withheld: dict[str, Withheld] = {}  # by device
+        self._openings: dict[int, Opening] = {}  # by relid of an open channel
+        self._outbox = MessageOutbox(
+            root.hypercalls, root.nursery, root_message_port(partition), CHANNEL_MESSAGE
+        )
 
     def connect(self) -> None:
         """Create the message ports in both directions. HypercallError: for instance, too little memory deposited."""
         call, port = self._root.hypercalls, root_message_port(self.partition)
         root, guest = self._root.partition, self.partition
-        call.create_port(port, guest, PortType.MESSAGE, VMBUS_SINT, 0)
+        call.create_port(port, guest, PortType.MESSAGE, VMBUS_SINT, self._root.vp)
         call.connect_port(CONTACT_CONNECTION, root, port, partition=guest)
         legacy_port = root_legacy_message_port(guest)  # a port takes one connection
-        call.create_port(legacy_port, guest, PortType.MESSAGE, VMBUS_SINT, 0)
+        call.create_port(legacy_port, guest, PortType.MESSAGE, VMBUS_SINT, self._root.vp)
         call.connect_port(MESSAGE_CONNECTION, root, legacy_port, partition=guest)
         call.create_port(GUEST_MESSAGE_PORT, root, PortType.MESSAGE, VMBUS_SINT, _GUEST_VP, partition=guest)
         call.connect_port(port, guest, GUEST_MESSAGE_PORT)
 
-    def offer(self, instance: UUID, device: OfferedDevice, plan: AttachmentPlan) -> None:
-        self._offer(_Offer(instance, device, plan))
+    def _host(self, device: OfferedDevice) -> ChannelHost:
+        if not isinstance(device, HostedDevice):
+            return self._own
+        if device.name not in self._hosts:
+            self._hosts[device.name] = device.make_host(self)
+        return self._hosts[device.name]
 
-    def _offer(self, offer: _Offer) -> None:
+    def _host_of(self, relid: int) -> ChannelHost:
+        """KeyError: there is no such offer."""
+        return self._host(self._offers[relid].device)
+
+    def _all_hosts(self) -> Iterator[ChannelHost]:
+        yield self._own
+        yield from self._hosts.values()
+
+    # -- offers
+
+    def offer(self, instance: UUID, device: OfferedDevice, plan: AttachmentPlan) -> None:
+        self._host(device)  # which knows from here on whom to tell that the device is no more
+        self._offer(Offer(instance, device, plan))
+
+    def _offer(self, offer: Offer) -> None:
         """While an older offer of it is being withdrawn, the new one waits for the guest to let go of that."""
         relid, steps = self._server.offer(
             OfferParameters(interface=offer.device.interface, instance=offer.instance)
         )
         self._offers[relid] = offer
         self._perform(steps)
+
+    def withdraw(self, device: str, reason: str) -> None:
+        """The device is no more: each request that is under way fails, and no channel to it is opened again."""
+        if (withheld := self._withheld.get(device)) is not None:
+            withheld.due_ns, withheld.reason = None, reason
+            return
+        for relid, offer in list(self._offers.items()):
+            if offer.name == device:
+                self._withhold(relid, Withheld(offer, reason, None))
+
+    def _withhold(self, relid: int, withheld: Withheld) -> None:
+        self._withheld[withheld.offer.name] = withheld
+        self._perform(self._server.revoke(relid))
+        self._schedule(withheld)
+
+    def _schedule(self, withheld: Withheld) -> None:
+        if withheld.due_ns is not None:
+            if withheld.due_ns <= time.monotonic_ns():
+                self._reoffer(withheld)
+            else:
+                self._root.nursery.start_soon(self._reoffer_later, withheld)
+
+    async def _reoffer_later(self, withheld: Withheld) -> None:
+        assert withheld.due_ns is not None
+        await trio.sleep(max(withheld.due_ns - time.monotonic_ns(), 0) / 1e9)
+        self._reoffer(withheld)
+
+    def _reoffer(self, withheld: Withheld) -> None:
+        name = withheld.offer.name
+        if self._withheld.get(name) is withheld and withheld.due_ns is not None:
+            del self._withheld[name]
+            self._offer(withheld.offer)
 
     def receive(self, payload: bytes) -> None:
         """One channel message of the guest. A message that breaks the protocol is logged and dropped."""
@@ -129,17 +154,19 @@ class GuestBus:
         """For `partvisor show`: each offered device, and its channel's counters while it is open."""
         rows: list[dict[str, Any]] = []
         for relid, offer in self._offers.items():
+            if offer.name in self._withheld:
+                continue  # being withdrawn
             state = self._server.channel_state(relid)
             row: dict[str, Any] = {
-                "device": offer.device.name,
+                "device": offer.name,
                 "relid": relid,
                 "state": state.name.lower() if state is not None else "gone",
                 "signal_route": offer.plan.route.name.lower(),
                 "waiting": offer.plan.waiting,
+                "transport": "ring",
             }
-            if (channel := self._channels.get(relid)) is not None:
-                row |= channel.statistics()
-            rows.append(row)
+            rows.append(row | self._host_of(relid).statistics(relid))
+        rows += [withheld.row() for withheld in self._withheld.values()]
         return rows
 
     # -- taking over
@@ -150,62 +177,74 @@ class GuestBus:
             "partition": self.partition,
             "name": self.name,
             "server": self._server.to_state(),
-            "offers": [
-                [relid, offer.device.name, offer.instance.bytes, offer.broken]
-                for relid, offer in self._offers.items()
-            ],
-            "windows": self._memory.to_state(),
-            "openings": dict(self._openings),
-            "outbox": list(self._outbox),
-            "posted": self._posted,
+            "offers": [[relid, *offer.to_state()] for relid, offer in self._offers.items()],
+            "withheld": [withheld.to_state() for withheld in self._withheld.values()],
+            "windows": [row for host in self._all_hosts() for row in host.memory.to_state()],
+            "openings": {relid: opening.to_state() for relid, opening in self._openings.items()},
+            "outbox": self._outbox.to_state(),
+            "posted": self._outbox.posted,
         }
 
-    def take_over(
-        self,
-        state: Mapping[str, Any],
-        devices: Mapping[str, OfferedDevice],
-        plans: Mapping[str, AttachmentPlan],
-    ) -> list[int]:
+    def take_over(self, state: Mapping[str, Any], devices: Devices, plans: Plans) -> list[int]:
         """Become what a predecessor was. The relids of the channels that wait to be served: see `serve`."""
+        self._adopt_offers(state, devices, plans)
         self._server = ChannelServer.from_state(state["server"])
-        for relid, device, instance, broken in state["offers"]:
-            self._offers[relid] = _Offer(UUID(bytes=instance), devices[device], plans[device], broken)
-        self._memory.adopt_state(state["windows"])
-        for relid, (flag, connection_id) in state["openings"].items():
-            self._root.flags.claim(flag)
-            self._openings[relid] = flag, connection_id
+        for gpadl, relid, window in state["windows"]:
+            self._host_of(relid).memory.adopt(gpadl, relid, window)
+        for relid, opening in self._openings.items():
+            self._host_of(relid).flags.claim(opening.flag)
         posted = self._root.hypercalls.get_posted_messages(GUEST_MESSAGE_PORT, self.partition)
-        self._outbox.extend(state["outbox"][posted - state["posted"] :])
-        self._posted = posted
+        self._outbox.adopt(state["outbox"][posted - state["posted"] :], posted)
+        adopted = []
         for action in self._server.standing():
             match action:
                 case actions.MapGpadl() as request:
-                    self._memory.claim(request)
+                    self._host_of(request.relid).memory.claim(request)
                 case actions.OpenChannel() as request:
-                    ports = self._ports(request)
-                    ports.claim()
-                    self._attach(request, ports)
-        return sorted(self._channels)
+                    self._host_of(request.relid).adopt(self._request(request))
+                    adopted.append(request.relid)
+        return sorted(relid for relid in adopted if self._host_of(relid).waits_to_be_served(relid))
 
-    def bury(self, state: Mapping[str, Any]) -> None:
+    def _adopt_offers(self, state: Mapping[str, Any], devices: Devices, plans: Plans) -> None:
+        for relid, *offer in state["offers"]:
+            self._offers[relid] = Offer.from_state(offer, devices, plans)
+        for row in state["withheld"]:
+            withheld = Withheld.from_state(row, devices, plans)
+            self._withheld[withheld.offer.name] = withheld
+        self._openings = {relid: Opening(*opening) for relid, opening in state["openings"].items()}
+
+    def bury(self, state: Mapping[str, Any], devices: Devices, plans: Plans) -> None:
         """The guest died about when our predecessor did: let go of what it had here, and serve nobody."""
-        for relid, (flag, connection_id) in state["openings"].items():
-            remove_ports(self._root.hypercalls, self.partition, relid, connection_id, flag)
-        # Its slots went with it, and so did our mappings of them: the windows are free.
+        self._adopt_offers(state, devices, plans)
+        for relid, opening in self._openings.items():
+            if relid in self._offers:
+                self._host_of(relid).bury(relid, opening)
+        self._openings.clear()
+        # Its slots went with it, and so did all mappings of them: the windows are free.
 
     def was_executing(self, relid: int) -> bool:
         """Whether the predecessor died in the middle of a batch of this channel."""
-        return self._channels[relid].was_executing
+        return self._host_of(relid).was_executing(relid)
 
-    def replay(self, relid: int) -> None:
-        """Execute again what the predecessor had not released, before anything new is served."""
-        channel = self._channels[relid]
-        channel.prepare(self._open_service(relid))
-        channel.replay()
+    def replay(self, relid: int) -> bool:
+        """Execute again what the predecessor had not released, before anything new is served. See ServedChannel."""
+        return self._host_of(relid).replay(relid)
+
+    def serve(self, relid: int) -> None:
+        self._host_of(relid).serve(relid)
 
     def resume(self) -> None:
         """Carry out again what the predecessor may not have finished, and go on posting."""
-        self._carry_out(self._server.pending())
+        pending = self._server.pending()
+        for action in pending:  # a try of the predecessor's is none of ours: its host may know it
+            if isinstance(action, actions.OpenChannel) and action.relid in self._openings:
+                number = next(self._root.numbers)
+                self._openings[action.relid] = replace(self._openings[action.relid], number=number)
+        if pending:
+            self._root.save()
+        self._carry_out(pending)
+        for withheld in list(self._withheld.values()):
+            self._schedule(withheld)
         self._start_posting()
 
     # -- actions
@@ -215,15 +254,16 @@ class GuestBus:
         for step in steps:
             match step:
                 case actions.SendMessage(payload):
-                    self._outbox.append(payload)
+                    self._outbox.put(payload)
                 case actions.ResetConnection():
                     self._outbox.clear()
-                case actions.MapGpadl(gpadl=gpadl):
+                case actions.MapGpadl(relid=relid, gpadl=gpadl):
                     with contextlib.suppress(LookupError):
-                        self._memory.reserve(gpadl)
+                        self._host_of(relid).memory.reserve(relid, gpadl)
                 case actions.OpenChannel(relid=relid, connection_id=connection_id):
                     with contextlib.suppress(LookupError):
-                        self._openings[relid] = self._root.flags.take(), connection_id
+                        flag = self._host_of(relid).flags.take()
+                        self._openings[relid] = Opening(next(self._root.numbers), flag, connection_id)
         self._root.save()
         self._carry_out(steps)
 
@@ -236,16 +276,16 @@ class GuestBus:
                     self._root.log("vmbus.connected", guest=self.name, version=agreed)
                 case actions.MapGpadl() as request:
                     following.append(actions.GpadlMapped(request.gpadl, self._map(request)))
-                case actions.UnmapGpadl(gpadl=gpadl):
-                    self._memory.unmap(gpadl)
+                case actions.UnmapGpadl(relid=relid, gpadl=gpadl):
+                    self._host_of(relid).memory.unmap(gpadl)
                     following.append(actions.GpadlUnmapped(gpadl))
                 case actions.OpenChannel() as request:
-                    following.append(actions.ChannelOpened(request.relid, self._open(request)))
+                    if (status := self._open(request)) is not None:
+                        following.append(actions.ChannelOpened(request.relid, status))
                 case actions.CloseChannel(relid):
-                    self._root.nursery.start_soon(self._close, relid)
-                case actions.ModifyChannel(relid):
-                    # Interrupts stay where OPENCHANNEL put them; versions from 5.3 on are told so.
-                    following.append(actions.ChannelModified(relid, STATUS_FAILURE))
+                    self._close(relid)
+                case actions.ModifyChannel(relid, target_vp):
+                    following.append(actions.ChannelModified(relid, self._aim(relid, target_vp)))
                 case actions.ChannelReleased(relid):
                     self._offers.pop(relid, None)
             self._root.seam.passing(Step.CARRY_OUT)
@@ -255,7 +295,7 @@ class GuestBus:
 
     def _map(self, request: actions.MapGpadl) -> int:
         try:
-            self._memory.map(request)
+            self._host_of(request.relid).memory.map(request)
         except (HypercallError, UntrustedMemory, LookupError, OSError) as error:
             self._root.log(
                 "vmbus.gpadl_refused", guest=self.name, relid=request.relid, error=str(error)[:200]
@@ -263,138 +303,101 @@ class GuestBus:
             return STATUS_FAILURE
         return STATUS_SUCCESS
 
-    def _ports(self, request: actions.OpenChannel) -> ChannelPorts:
-        """KeyError: no event flag could be had."""
-        return ChannelPorts(
-            self._root.hypercalls,
-            self._root.partition,
-            self.partition,
-            request,
-            self._openings[request.relid][0],
-            self._offers[request.relid].plan.route,
-        )
-
-    def _open(self, request: actions.OpenChannel) -> int:
+    def _aim(self, relid: int, target_vp: int) -> int:
+        """Move a channel's interrupts to another VP of the guest."""
         try:
-            ports = self._ports(request)
-            ports.delete()  # what a predecessor may have made before it died
-            ports.connect()
-            clear_record(self._root.record(ports.flag))
-            try:
-                self._attach(request, ports)
-            except BaseException:
-                ports.delete()
-                raise
-        except (HypercallError, LookupError, ValueError, OSError) as error:
-            self._root.log("vmbus.open_refused", guest=self.name, relid=request.relid, error=str(error)[:200])
-            self._forget_opening(request.relid)
+            self._root.hypercalls.move_port(guest_channel_port(relid), target_vp, self.partition)
+        except HypercallError:  # no such VP, or a channel that is polled
             return STATUS_FAILURE
-        self.serve(request.relid)
-        device = self._offers[request.relid].device.name
-        self._root.log("vmbus.channel_opened", guest=self.name, device=device, relid=request.relid)
         return STATUS_SUCCESS
 
-    def _attach(self, request: actions.OpenChannel, ports: ChannelPorts) -> None:
-        rings = self._memory.rings(request.ring_gpadl, request.downstream_page_offset)
-        waiting = self._offers[request.relid].plan.waiting
-        self._channels[request.relid] = ServedChannel(
-            ports, rings, waiting, self._root.event_flags, self._root.record(ports.flag), self._root.seam
-        )
+    def _request(self, action: actions.OpenChannel) -> OpenRequest:
+        """KeyError: no event flag could be had."""
+        offer = self._offers[action.relid]
+        return OpenRequest(action, self._openings[action.relid], offer.device, offer.plan)
 
-    def serve(self, relid: int) -> None:
-        """Start the channel's thread."""
-        channel = self._channels[relid]
-        if not channel.is_prepared:
-            channel.prepare(self._open_service(relid))
-        token = trio.lowlevel.current_trio_token()
+    def _open(self, action: actions.OpenChannel) -> int | None:
+        try:
+            status = self._host_of(action.relid).open(self._request(action))
+        except (HypercallError, LookupError, ValueError, OSError) as error:
+            return self._refused(action.relid, str(error))
+        if status == STATUS_SUCCESS:
+            self._serves(action.relid)
+        return status
 
-        def broken(reason: str) -> None:
-            with contextlib.suppress(trio.RunFinishedError):
-                token.run_sync_soon(self._broken, relid, reason)
-
-        channel.start(f"{self.name}.{relid}", broken)
-
-    def _open_service(self, relid: int) -> Service:
-        gpa_map = GpaMap()
-        for slot in self._memory.slots_of_channel(relid).values():
-            gpa_map.add(slot.gpfn, slot.memory)
-        channel = self._channels[relid]
-        return self._offers[relid].device.open(channel.channel, gpa_map, channel.record, self._root.seam)
-
-    def find_stuck(self, stuck_ms: int) -> str | None:
-        """The device of a channel whose thread has not moved for so long while its ring holds work."""
-        for relid, channel in self._channels.items():
-            if channel.is_stuck(stuck_ms):
-                return self._offers[relid].device.name
-        return None
-
-    def quiesce(self) -> None:
-        """Stop every channel's thread between two requests; nothing is closed, all stays as saved. Blocks."""
-        for channel in [*self._channels.values(), *self._closing]:
-            channel.stop()
-
-    async def _close(self, relid: int) -> None:
-        channel = self._channels.pop(relid, None)
-        if channel is not None:
-            self._closing.add(channel)
-            while not await trio.to_thread.run_sync(channel.stop, abandon_on_cancel=True):
-                # Its backend does not come back; the pages stay mapped, the ports stay taken.
-                self._root.log("vmbus.channel_stuck", guest=self.name, relid=relid)
-            self._closing.discard(channel)
-            channel.release()
-        elif (
-            relid in self._openings
-        ):  # a predecessor was closing it: its thread died with it, its ports did not
-            flag, connection_id = self._openings[relid]
-            remove_ports(self._root.hypercalls, self.partition, relid, connection_id, flag)
+    def _refused(self, relid: int, reason: str) -> int:
+        self._root.log("vmbus.open_refused", guest=self.name, relid=relid, error=reason[:200])
         self._forget_opening(relid)
-        self._root.log("vmbus.channel_closed", guest=self.name, relid=relid)
+        return STATUS_FAILURE
+
+    def _serves(self, relid: int) -> None:
+        offer = self._offers[relid]
+        offer.breaks.serves(time.monotonic_ns())
+        self._root.log("vmbus.channel_opened", guest=self.name, device=offer.name, relid=relid)
+
+    def _close(self, relid: int) -> None:
+        if (opening := self._openings.get(relid)) is None:  # no flag could be had for it
+            self._root.nursery.start_soon(self._close_nothing, relid)
+        else:
+            self._host_of(relid).close(relid, opening)
+
+    async def _close_nothing(self, relid: int) -> None:
+        await trio.lowlevel.checkpoint()
         self._perform(self._server.completed(actions.ChannelClosed(relid)))
 
     def _forget_opening(self, relid: int) -> None:
         if (opening := self._openings.pop(relid, None)) is not None:
-            self._root.flags.free(opening[0])
+            self._host_of(relid).flags.free(opening.flag)
 
-    def _broken(self, relid: int, reason: str) -> None:
-        """The guest broke its ring: it loses this channel, and nothing else. A few times it gets another one."""
-        self._root.log("vmbus.channel_broken", guest=self.name, relid=relid, reason=reason)
-        if relid not in self._channels or (offer := self._offers.get(relid)) is None:
+    # -- what the hosts say (ChannelListener)
+
+    def _is_current(self, relid: int, number: int) -> bool:
+        return (opening := self._openings.get(relid)) is not None and opening.number == number
+
+    def opened(self, relid: int, number: int, status: int) -> None:
+        if self._is_current(relid, number):
+            if status == STATUS_SUCCESS:
+                self._serves(relid)
+            else:
+                self._refused(relid, f"its host could not serve it (status {status:#x})")
+            self._perform(self._server.completed(actions.ChannelOpened(relid, status)))
+
+    def closed(self, relid: int, number: int) -> None:
+        if self._is_current(relid, number):
+            self._forget_opening(relid)
+            self._root.log("vmbus.channel_closed", guest=self.name, relid=relid)
+            self._perform(self._server.completed(actions.ChannelClosed(relid)))
+
+    def lost(self, relid: int, number: int, failed: bool, reason: str) -> None:
+        """The guest gets another channel after a while; not where the service failed for good."""
+        if not self._is_current(relid, number) or (offer := self._offers.get(relid)) is None:
             return
-        self._perform(self._server.revoke(relid))
-        offer.broken += 1
-        if offer.broken < CHANNEL_BREAKS_MAX:
-            self._offer(offer)
+        if offer.name in self._withheld or self._server.channel_state(relid) is not ChannelState.OPEN:
+            return  # it is being closed already
+        now_ns = time.monotonic_ns()
+        due_ns = None if failed else offer.breaks.failed(now_ns)
+        kind = "vmbus.service_failed" if failed else "vmbus.channel_broken"
+        pause_ms = None if due_ns is None else (due_ns - now_ns) / 1e6
+        self._root.log(kind, guest=self.name, relid=relid, reason=reason, offered_again_in_ms=pause_ms)
+        self._withhold(relid, Withheld(offer, reason, due_ns))
 
-    # -- posting
+    # -- for the stack
+
+    def find_stuck(self, stuck_ms: int) -> str | None:
+        """The device of a channel whose thread has not moved for so long while its ring holds work."""
+        for host in self._all_hosts():
+            if (relid := host.find_stuck(stuck_ms)) is not None:
+                return self._offers[relid].device.name
+        return None
+
+    def workers(self) -> list[ServedChannel]:
+        """The channels that this process serves."""
+        return [channel for host in self._all_hosts() for channel in host.workers()]
 
     def _start_posting(self) -> None:
         if len(self._outbox) > OUTBOX_MESSAGES_MAX:
             self._root.log("vmbus.guest_does_not_read", guest=self.name, messages=len(self._outbox))
             self._outbox.clear()
             self._perform(self._server.disconnect())
-        elif not self._draining and not self._post_outbox():
-            self._draining = True
-            self._root.nursery.start_soon(self._drain_outbox)
-
-    def _post_outbox(self) -> bool:
-        """Post until the guest's buffers are full. True: nothing is left to post."""
-        connection = root_message_port(self.partition)
-        while self._outbox:
-            try:
-                self._root.hypercalls.post_message(connection, CHANNEL_MESSAGE, self._outbox[0])
-            except HypercallError as error:
-                if error.status in _NOT_NOW:
-                    return False
-                self._outbox.clear()  # the guest, or its port, is gone
-            else:
-                self._outbox.popleft()
-                self._posted += 1
-        return True
-
-    async def _drain_outbox(self) -> None:
-        """The guest is slow: try again, ever more patiently, without holding anyone else up."""
-        pause_ms = 0.5
-        while not self._post_outbox():
-            await trio.sleep(pause_ms / 1000)
-            pause_ms = min(pause_ms * 2, 50)
-        self._draining = False
+        else:
+            self._outbox.flush()

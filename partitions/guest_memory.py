@@ -1,4 +1,8 @@
-"""The pages that one guest handed to the root, by GPADL: the slots behind them, mapped into this process."""
+"""The pages that one guest handed over, by GPADL: the slots behind them, given to who serves its channels.
+
+That is this process, which maps them, or a driver partition: then they stand in its GPA space alone, and nothing here
+can touch them.
+"""
 
 import contextlib
 from collections import deque
@@ -7,27 +11,28 @@ from dataclasses import dataclass
 from typing import Final
 
 from bus.channel_actions import MapGpadl
-from bus.memory import PAGE_BYTES, MemorySlot, UntrustedMemory
+from bus.memory import MemorySlot, UntrustedMemory
 from bus.packets import GpaRange
-from partitions.served_channel import RingPlacement
-from runtime.abi import SLOT_PAGES_MAX, HypercallError
+from partitions.driver_messages import Grant
+from partitions.served_channel import RingPlacement, place_rings
+from runtime.abi import PARTITION_SELF, SLOT_PAGES_MAX, HypercallError
 from runtime.hypercalls import HypercallPort, MappedSlot
 
-_WINDOW_PAGES: Final = SLOT_PAGES_MAX * 32  # of the root's GPA space, one a GPADL: up to 16 slots fit
-_WINDOWS: Final = (1 << 36) // _WINDOW_PAGES
+WINDOW_PAGES: Final = SLOT_PAGES_MAX * 32  # of the root's GPA space, one a GPADL: up to 16 slots fit
+WINDOWS: Final = (1 << 36) // WINDOW_PAGES
 FIRST_WINDOW: Final = 1  # below it are the root's own slots
 
 
 class GpaWindows:
-    """Places in the root's own GPA space where guests' slots are mapped. Guests choose none of these numbers."""
+    """Places in a server's GPA space where guests' slots are mapped. Guests choose none of these numbers."""
 
     def __init__(self) -> None:
-        self._free = deque(range(FIRST_WINDOW, _WINDOWS))
+        self._free = deque(range(FIRST_WINDOW, WINDOWS))
 
     def take(self) -> int:
         """A window's number. LookupError: all are in use."""
         if not self._free:
-            raise LookupError(f"all {_WINDOWS - FIRST_WINDOW} windows for guest memory are in use")
+            raise LookupError(f"all {WINDOWS - FIRST_WINDOW} windows for guest memory are in use")
         return self._free.popleft()
 
     def claim(self, window: int) -> None:
@@ -42,21 +47,28 @@ class GpaWindows:
 class _Gpadl:
     relid: int
     numbers: tuple[int, ...]  # the guest's PFNs, in order
-    slots: Mapping[int, MemorySlot]  # by the guest's own GPFN
+    slots: Mapping[int, MemorySlot]  # by the guest's own GPFN; none where another partition has them
 
 
 class GuestMemory:
     """One guest's GPADLs. A window is reserved, and recorded, before anything is mapped there."""
 
-    def __init__(self, hypercalls: HypercallPort, windows: GpaWindows, partition: int) -> None:
-        self._call, self._windows, self._partition = hypercalls, windows, partition
-        self._reserved: dict[int, int] = {}  # window, by GPADL
+    def __init__(
+        self, hypercalls: HypercallPort, windows: GpaWindows, partition: int, holder: int = PARTITION_SELF
+    ) -> None:
+        """`holder`: whose GPA space `windows` is of, and who can then touch the pages: we, or a child of ours."""
+        self._call, self._windows, self._partition, self._holder = hypercalls, windows, partition, holder
+        self._reserved: dict[int, tuple[int, int]] = {}  # (relid, window), by GPADL
         self._gpadls: dict[int, _Gpadl] = {}
 
-    def reserve(self, gpadl: int) -> None:
+    def reserve(self, relid: int, gpadl: int) -> None:
         """A window for it, if it has none. LookupError: there is none."""
         if gpadl not in self._reserved:
-            self._reserved[gpadl] = self._windows.take()
+            self._reserved[gpadl] = relid, self._windows.take()
+
+    def _start(self, gpadl: int) -> int:
+        """Of its window. KeyError: it has none."""
+        return self._reserved[gpadl][1] * WINDOW_PAGES
 
     def map(self, request: MapGpadl) -> None:
         """Get the slots that hold the GPADL's pages, into the window reserved for it.
@@ -64,31 +76,38 @@ class GuestMemory:
         HypercallError, UntrustedMemory, OSError: not all of them are the guest's to give. The window is free again.
         """
         first, pages = _extent(request.ranges)
-        window = self._reserved[request.gpadl] * _WINDOW_PAGES
+        window = self._start(request.gpadl)
         self._clear(window)  # of what a predecessor may have mapped before it died
 
         def get() -> list[MappedSlot]:
             if pages > SLOT_PAGES_MAX:
                 raise UntrustedMemory("pages from all over a GPA space: no slot made for a channel looks so")
-            return self._call.map_partition_pages(self._partition, first, pages, window + SLOT_PAGES_MAX)
+            return self._call.map_partition_pages(
+                self._partition, first, pages, window + SLOT_PAGES_MAX, partition=self._holder
+            )
 
         self._take_slots(request, get, first)
 
     def claim(self, request: MapGpadl) -> None:
         """The slots that a predecessor mapped. Raises as `map`."""
         first, pages = _extent(request.ranges)
-        window = self._reserved[request.gpadl] * _WINDOW_PAGES
+        if self._holder != PARTITION_SELF:  # who holds them did not change
+            self._gpadls[request.gpadl] = _Gpadl(request.relid, _numbers(request), {})
+            return
+        window = self._start(request.gpadl)
         self._take_slots(request, lambda: self._call.claim_gpa_pages(window + SLOT_PAGES_MAX, pages), first)
 
     def _take_slots(self, request: MapGpadl, get: Callable[[], list[MappedSlot]], first: int) -> None:
-        numbers = tuple(number for part in request.ranges for number in part.page_numbers)
-        shift = self._reserved[request.gpadl] * _WINDOW_PAGES + SLOT_PAGES_MAX - first
+        numbers = _numbers(request)
+        shift = self._start(request.gpadl) + SLOT_PAGES_MAX - first
         slots: dict[int, MemorySlot] = {}
+        covered: set[int] = set()
         try:
             for mapped in get():
                 gpfn = mapped.gpfn - shift  # where the guest itself has it
-                slots[gpfn] = MemorySlot.from_fd(mapped.fd, gpfn, mapped.pages)
-            covered = {number for slot in slots.values() for number in range(slot.gpfn, slot.end_gpfn)}
+                covered.update(range(gpfn, gpfn + mapped.pages))
+                if mapped.fd >= 0:
+                    slots[gpfn] = MemorySlot.from_fd(mapped.fd, gpfn, mapped.pages)
             if not covered.issuperset(numbers):
                 raise UntrustedMemory("a page of the GPADL belongs to no slot of the guest")
         except BaseException:
@@ -99,17 +118,17 @@ class GuestMemory:
         self._gpadls[request.gpadl] = _Gpadl(request.relid, numbers, slots)
 
     def unmap(self, gpadl: int) -> None:
-        """Give the pages back; nothing here touches them any more. Also what was only reserved."""
+        """Give the pages back; nobody touches them any more. Also what was only reserved."""
         if (mapped := self._gpadls.pop(gpadl, None)) is not None:
             for slot in mapped.slots.values():
                 slot.close()
-        if (window := self._reserved.pop(gpadl, None)) is not None:
-            self._clear(window * _WINDOW_PAGES)
-            self._windows.free(window)
+        if (reserved := self._reserved.pop(gpadl, None)) is not None:
+            self._clear(reserved[1] * WINDOW_PAGES)
+            self._windows.free(reserved[1])
 
     def _clear(self, gpfn: int) -> None:
         with contextlib.suppress(HypercallError):  # a dead guest's slots are gone already
-            self._call.unmap_gpa_pages(gpfn, _WINDOW_PAGES)
+            self._call.unmap_gpa_pages(gpfn, WINDOW_PAGES, self._holder)
 
     def slots_of_channel(self, relid: int) -> dict[int, MemorySlot]:
         """Every slot that the channel's GPADLs handed over, once, by the guest's GPFN."""
@@ -119,26 +138,39 @@ class GuestMemory:
                 slots |= gpadl.slots
         return slots
 
-    def rings(self, gpadl: int, downstream_page_offset: int) -> RingPlacement:
-        """The pages of a GPADL as one stretch of memory. ValueError, LookupError: they are not one."""
+    def grants_of_channel(self, relid: int) -> tuple[Grant, ...]:
+        """Where its holder finds what the channel's GPADLs handed over."""
+        grants = []
+        for handle, gpadl in self._gpadls.items():
+            if gpadl.relid == relid:
+                first, last = min(gpadl.numbers), max(gpadl.numbers)
+                grants.append(Grant(self._start(handle) + SLOT_PAGES_MAX, first, last - first + 1))
+        return tuple(grants)
+
+    def ring_pages(self, gpadl: int) -> tuple[int, int]:
+        """As one stretch of the guest's pages: the first, and how many. ValueError, LookupError: it is none."""
         numbers = self._gpadls[gpadl].numbers
         if numbers != tuple(range(numbers[0], numbers[0] + len(numbers))):
             raise ValueError("the ring's pages are not consecutive")
-        for slot in self._gpadls[gpadl].slots.values():
-            if slot.gpfn <= numbers[0] and numbers[-1] < slot.end_gpfn:
-                start = (numbers[0] - slot.gpfn) * PAGE_BYTES
-                memory = slot.memory[start : start + len(numbers) * PAGE_BYTES]
-                return RingPlacement(memory, downstream_page_offset)
-        raise LookupError("the ring's pages are not in one slot")
+        return numbers[0], len(numbers)
 
-    def to_state(self) -> dict[int, int]:
-        """Windows by GPADL: what a successor needs beside the channel server's own state."""
-        return dict(self._reserved)
+    def rings(self, gpadl: int, downstream_page_offset: int) -> RingPlacement:
+        """The pages of a GPADL as one stretch of memory. ValueError, LookupError: they are not one."""
+        first, pages = self.ring_pages(gpadl)
+        return place_rings(self._gpadls[gpadl].slots.values(), first, pages, downstream_page_offset)
 
-    def adopt_state(self, state: Mapping[int, int]) -> None:
-        for gpadl, window in state.items():
-            self._windows.claim(window)
-            self._reserved[gpadl] = window
+    def to_state(self) -> list[list[int]]:
+        """[GPADL, relid, window]: what a successor needs beside the channel server's own state."""
+        return [[gpadl, relid, window] for gpadl, (relid, window) in self._reserved.items()]
+
+    def adopt(self, gpadl: int, relid: int, window: int) -> None:
+        """One row of a predecessor's `to_state`."""
+        self._windows.claim(window)
+        self._reserved[gpadl] = relid, window
+
+
+def _numbers(request: MapGpadl) -> tuple[int, ...]:
+    return tuple(number for part in request.ranges for number in part.page_numbers)
 
 
 def _extent(ranges: tuple[GpaRange, ...]) -> tuple[int, int]:

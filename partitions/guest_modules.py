@@ -9,9 +9,12 @@ from typing import Final
 _MODULES: Final = (
     "hashlib",
     "trio",
+    "partitions.driver",
+    "partitions.parent",
     "partitions.storage.disk",
     "partitions.guests.copy",
     "partitions.guests.idle",
+    "partitions.guests.parent",
     "partitions.guests.verified",
 )
 

@@ -1,11 +1,23 @@
-"""What the root was told to build: the platform's tables, as typed values."""
+"""What a parent was told to build: the platform's tables, as typed values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 from uuid import UUID, uuid5
 
-from runtime.abi import GUEST_PRIVILEGES, PAGE_BYTES, Privilege, Route
+from partitions.descendants import Described, below, pack
+from partitions.emulated.plan import EmulatedPlan
+from runtime.abi import (
+    CPU_WEIGHT_DEFAULT,
+    GUEST_PRIVILEGES,
+    PAGE_BYTES,
+    PARENT_PRIVILEGES,
+    WHOLE_PROCESSOR,
+    PartitionProperty,
+    Privilege,
+    Route,
+)
+from runtime.shares import CpuShare
 
 _INSTANCE_NAMESPACE = UUID("6f6e6c79-7061-5274-a973-6f7273686f77")  # ours; never on a wire by itself
 
@@ -18,12 +30,25 @@ def instance_guid(partition: str, device: str) -> UUID:
     return uuid5(_INSTANCE_NAMESPACE, f"{partition}/{device}")
 
 
+# Keys of a [[partition]] table, and what the hypervisor takes if nobody says anything.
+_SHARES: Final = {
+    "weight": (PartitionProperty.CPU_WEIGHT, CPU_WEIGHT_DEFAULT),
+    "cap": (PartitionProperty.CPU_CAP, WHOLE_PROCESSOR),
+    "reserve": (PartitionProperty.CPU_RESERVE, 0),
+}
+
+
+def _share(value: int | str) -> int:
+    return CpuShare.parse(value) if isinstance(value, str) else value
+
+
 @dataclass(frozen=True, slots=True)
 class DevicePlan:
     """A real device of the root: one [[root.device]] table."""
 
     name: str
-    backend: str  # "file" or "memory"
+    kind: str  # "disk", "echo", "link" or "switch"
+    backend: str | None  # "file" or "memory"; None: only a disk has one
     path: str | None
     size_bytes: int | None
     read_only: bool
@@ -38,7 +63,8 @@ class DevicePlan:
     def from_table(cls, table: Mapping[str, Any]) -> Self:
         return cls(
             name=table["name"],
-            backend=table["backend"],
+            kind=table["kind"],
+            backend=table.get("backend"),
             path=table.get("path"),
             size_bytes=table.get("size"),
             read_only=table.get("read_only", False),
@@ -65,23 +91,37 @@ class PartitionPlan:
     module: str
     memory_bytes: int
     vps: int
+    shares: Mapping[
+        PartitionProperty, int
+    ]  # of the scheduler: what is not as the hypervisor has it by itself
     privileges: tuple[str, ...] | None
     attachments: tuple[AttachmentPlan, ...]
+    emulated: tuple[EmulatedPlan, ...]
     boot: Mapping[str, Any]  # what the program finds in its birth
-    files: tuple[int, ...]
+    files: tuple[int, ...]  # its own; of a parent also those that say what is below it
+    is_parent: bool
+    reaches_by_messages: bool = False  # the root's devices, and not through rings
 
     @property
     def privilege_mask(self) -> Privilege:
-        """As the config names them; what a VMBus guest needs, if it names none."""
+        """As the config names them; if it names none, what a VMBus guest needs, and what a parent does."""
         if self.privileges is None:
-            return GUEST_PRIVILEGES
+            return PARENT_PRIVILEGES if self.is_parent else GUEST_PRIVILEGES
         mask = Privilege(0)
         for name in self.privileges:
             mask |= Privilege[name.upper()]
         return mask
 
     @classmethod
+    def of_tree(cls, one: Described, machine: Mapping[str, Any], described: Sequence[Described]) -> Self:
+        """The plan of a partition with all that `described` has below it."""
+        under = below(one.name, described)
+        files = [*one.files, *(pack(machine, under) if under else ())]
+        return cls.from_table(one.table, machine, files)
+
+    @classmethod
     def from_table(cls, table: Mapping[str, Any], machine: Mapping[str, Any], files: list[int]) -> Self:
+        """`files`: in the table's order, and behind them what `descendants.pack` made for a parent."""
         attachments = tuple(
             AttachmentPlan(
                 name=device["name"],
@@ -92,13 +132,16 @@ class PartitionPlan:
             for device in table.get("device", ())
         )
         module, _, function = table["program"].partition(":")
+        by_messages = machine.get("architecture") == "microkernel" and table["parent"] == "root"
         boot = {
             "function": function,
             "args": table.get("args", {}),
             "cpus": list(table.get("cpus", ())),
+            "direct_intercepts": bool(table.get("emulated")) and table.get("intercepts") == "direct",
             "files": [{"name": file["name"]} for file in table.get("file", ())],
             "devices": [
                 {"name": one.name, "ring_bytes": one.ring_bytes, "waiting": one.waiting}
+                | ({"messages": True} if by_messages else {})
                 for one in attachments
             ],
         }
@@ -109,8 +152,16 @@ class PartitionPlan:
             module=module,
             memory_bytes=table["memory"],
             vps=table["vps"],
+            shares={
+                code: value
+                for key, (code, default) in _SHARES.items()
+                if (value := _share(table.get(key, default))) != default
+            },
             privileges=None if privileges is None else tuple(privileges),
             attachments=attachments,
+            emulated=tuple(EmulatedPlan.from_table(each) for each in table.get("emulated", ())),
             boot=boot,
             files=tuple(files),
+            is_parent=len(files) > len(table.get("file", ())),
+            reaches_by_messages=by_messages,
         )

@@ -1,8 +1,10 @@
 """A partition's saved state: what its next process needs, in memory that the hypervisor keeps while none runs.
 
-    page 0        magic u64 | format u32 | reserved u32; at byte 64 a seam (bus.seam)
+    page 0        magic u64 | format of the first save u32 | reserved u32; at byte 64 a seam (bus.seam)
     pages 1..32   channel records, 64 bytes each, by number: commit word u64 | service word u64 | reserved
-    then          two halves, written in turn: sequence u64 | length u32 | CRC-32C u32 | value (msgpack)
+    then          two halves, written in turn: sequence u64 | length u32 | CRC-32C u32 | [format, value] (msgpack)
+
+The next root may write another format (partitions.saved_state_formats). Format 1 did not say it with the value.
 
 A save goes to the half that is not the newest, and counts once its header stands; a torn one has a wrong CRC, and the
 other half is still there. Only this partition's own processes write here; a reader trusts nothing but the checksums,
@@ -17,13 +19,12 @@ import msgpack  # type: ignore[import-untyped]
 
 from bus.native import crc32c
 from bus.seam import SEAM_BYTES, Seam, Step
+from partitions.saved_state_formats import FORMAT, UnknownFormat, migrate
 
 PAGE_BYTES: Final = 4096
 RECORD_BYTES: Final = 64
 RECORDS: Final = 2048
 HALF_BYTES: Final = 512 * 1024  # enough for some hundred channels
-FORMAT: Final = 1
-OLDEST_FORMAT: Final = 1  # readers take two formats back; there is only one yet
 
 _SEAM_AT: Final = 64  # a cache line of its own
 _RECORDS_AT: Final = PAGE_BYTES
@@ -68,7 +69,7 @@ class SavedState:
 
     def save(self, value: Mapping[str, Any]) -> None:
         """Replace what was saved before. Raises StateTooLarge."""
-        data = msgpack.packb(value, use_bin_type=True)
+        data = msgpack.packb([FORMAT, value], use_bin_type=True)
         if len(data) > VALUE_BYTES_MAX:
             raise StateTooLarge(f"{len(data)} bytes of state; at most {VALUE_BYTES_MAX}")
         sequence = self._sequence + 1
@@ -81,23 +82,26 @@ class SavedState:
         self.seam.passing(Step.SAVED)
 
     def load(self) -> dict[str, Any]:
-        """The newest whole value; later saves go on from it. Raises SavedStateError."""
+        """The newest whole value, as FORMAT has it; later saves go on from it. Raises SavedStateError."""
         magic, version, _ = _HEAD.unpack_from(self._memory, 0)
         if magic != _MAGIC:
             raise SavedStateError("nothing was ever saved here")
-        if version < OLDEST_FORMAT:
-            raise SavedStateError(f"format {version}; {OLDEST_FORMAT} is the oldest that can be read")
-        found: tuple[int, dict[str, Any]] | None = None
+        found: tuple[int, int | None, dict[str, Any]] | None = None
         for half in range(2):
             whole = self._read_half(_HALVES_AT + half * HALF_BYTES)
             if whole is not None and (found is None or whole[0] > found[0]):
                 found = whole
         if found is None:
             raise SavedStateError("both halves are torn, or nothing was saved yet")
+        try:
+            value = migrate(version if found[1] is None else found[1], found[2])
+        except UnknownFormat as error:
+            raise SavedStateError(str(error)) from error
         self._sequence = found[0]
-        return found[1]
+        return value
 
-    def _read_half(self, at: int) -> tuple[int, dict[str, Any]] | None:
+    def _read_half(self, at: int) -> tuple[int, int | None, dict[str, Any]] | None:
+        """Sequence, format (None: it does not say), value."""
         sequence, length, checksum = _HALF.unpack_from(self._memory, at)
         if sequence == 0 or length > VALUE_BYTES_MAX:
             return None
@@ -108,7 +112,12 @@ class SavedState:
             value = msgpack.unpackb(data, raw=False, strict_map_key=False)
         except (ValueError, msgpack.UnpackException):
             return None
-        return (sequence, value) if isinstance(value, dict) else None
+        match value:
+            case [int(version), dict(value)]:
+                return sequence, version, value
+            case dict():
+                return sequence, None, value
+        return None
 
 
 def _checksum(sequence: int, data: bytes) -> int:

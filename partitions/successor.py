@@ -27,7 +27,7 @@ def succeed(hypercall_fd: int, console_fd: int) -> int:
         birth = hypercalls.get_birth()  # answered when it becomes the root
         (firmware_fd,) = birth.files
         root = Root(hypercalls, PacketLink(socket.socket(fileno=firmware_fd)), console)
-        return await root.take_over(birth)
+        return await root.succeed(birth)
 
     try:
         return trio.run(live)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 from uuid import UUID
 
+from bus import tracing
 from bus.channel_client import ChannelClient, ClientChannelState
 from bus.channel_events import (
     AllOffersDelivered,
@@ -21,12 +22,14 @@ from bus.channel_events import (
     ConnectionRefused,
     GpadlCreated,
     GpadlTornDown,
+    Modified,
     Opened,
     Output,
     Rescinded,
     SendMessage,
     Unloaded,
 )
+from bus.channel_message_codec import Version
 from bus.channel_messages import OfferChannel
 from bus.memory import PAGE_BYTES, GpaSpace, MemorySlot
 from bus.native import Channel, Waiting
@@ -63,14 +66,21 @@ class GuestChannel:
         channel: Channel,
         data_offset: int,
         fds: list[int],
+        sets_flag: bool,
+        vp: int,
     ) -> None:
         self.relid, self.gpadl, self.channel = relid, gpadl, channel
         self.data: Final = slot.memory[data_offset:]
         self.data_gpfn: Final = slot.gpfn + data_offset // PAGE_BYTES
-        self.wait_fd: Final = fds[0]  # our doorbell, for event loops
         self.slot: Final = slot
         self.fds: Final = fds
+        self.sets_flag: Final = sets_flag  # its interrupts do: by the broker's route
+        self.vp: Final = vp  # that they went to when it was opened
         self._bus = bus
+
+    def move_interrupts(self, vp: int) -> None:
+        """Have the host's interrupts go to another of our VPs; traffic may go on. Raises VmbusError."""
+        self._bus._move_interrupts(self, vp)
 
     def close(self) -> None:
         """Close the channel and give its pages back. Whoever waits on it gets RingClosed. May be called twice."""
@@ -86,9 +96,12 @@ class GuestChannel:
 class VmbusGuest:
     """This partition's connection to its host's VMBus server."""
 
-    def __init__(self, vps: Sequence[VirtualProcessor], hypercalls: HypercallPort) -> None:
-        """Negotiate a version and learn the offers. Raises VmbusError."""
+    def __init__(
+        self, vps: Sequence[VirtualProcessor], hypercalls: HypercallPort, partition: int = 0
+    ) -> None:
+        """Negotiate a version and learn the offers. `partition`: what a trace calls us. Raises VmbusError."""
         self._vps, self._hypercalls = vps, hypercalls
+        self._partition = partition
         self._client = ChannelClient()
         self._gpa_space = GpaSpace()
         self._changed = threading.Condition()
@@ -176,6 +189,7 @@ class VmbusGuest:
             outbound = self._hypercalls.claim_connection_doorbell(offer.connection_id)
             undo.callback(os.close, outbound.fd)
             by_flag = inbound.route == Route.BROKER
+            traced = tracing.of_guest(self._partition, offer.relid, guest_channel_port(offer.relid))
             channel = Channel(
                 slot.memory,
                 outgoing_offset=0,
@@ -187,10 +201,12 @@ class VmbusGuest:
                 waiting=Waiting(waiting),
                 flags=vp.event_flags if by_flag else None,
                 flag=page_flag(VMBUS_SINT, offer.relid) if by_flag else -1,
+                trace=traced.trace,
+                trace_channel=traced.channel,
             )
             undo.pop_all()
         opened_channel = GuestChannel(
-            self, offer.relid, gpadl, slot, channel, data_offset, [inbound.fd, outbound.fd]
+            self, offer.relid, gpadl, slot, channel, data_offset, [inbound.fd, outbound.fd], by_flag, vp.index
         )
         with self._changed:
             self._channels[offer.relid] = opened_channel
@@ -209,6 +225,28 @@ class VmbusGuest:
         self._thread.join(1)
         self._gpa_space.close()
         os.close(self._stop_fd)
+
+    def _move_interrupts(self, opened: GuestChannel, vp_index: int) -> None:
+        """The host moves the flags first, and rings: nothing is lost while they stand where we do not look yet."""
+        vp = next((vp for vp in self._vps if vp.index == vp_index), None)
+        if vp is None:
+            raise VmbusError(f"there is no VP {vp_index}")
+        if (self._client.version or 0) < Version.V5_3:
+            raise VmbusError(
+                "before version 5.3 the host does not tell whether it has moved a channel's interrupts"
+            )
+        relid = opened.relid
+        try:
+            self._do(lambda: self._client.modify(relid, vp_index))
+        except LocalProtocolError as error:
+            raise VmbusError(str(error)) from error
+        moved = self._await(
+            lambda fact: isinstance(fact, Modified) and fact.relid == relid, "the interrupts' move", relid
+        )
+        if isinstance(moved, Modified) and moved.status:
+            raise VmbusError(f"the host did not move the channel's interrupts (status {moved.status:#x})")
+        if opened.sets_flag:
+            opened.channel.aim(vp.event_flags)
 
     # -- closing
 

@@ -1,4 +1,7 @@
-"""The port and connection ids that the VMBus server gives out. The hypervisor only needs them unique per partition.
+"""The port and connection ids that VMBus servers give out. The hypervisor only needs them unique per partition.
+
+A partition may be guest of one server and host of its own guests at once, so its ids in both parts differ. "Root" is
+the serving side, whichever partition that is.
 
 A guest knows, of all these, its two message connections, and for each channel the connection in the offer and the
 port on which the host's signals arrive.
@@ -9,12 +12,20 @@ from typing import Final
 from bus.channel_messages import MAX_CHANNELS
 
 GUEST_MESSAGE_PORT: Final = 1  # in the guest: host -> guest channel messages
-_GUEST_CHANNEL_PORT: Final = 0x1_0000  # in the guest: | relid
+_GUEST_CHANNEL_PORT: Final = 0x4_0000  # in the guest: | relid
 _ROOT_MESSAGE_PORT: Final = 0x1_0000  # in the root: | the guest's partition id, so a message names its sender
 _ROOT_LEGACY_MESSAGE_PORT: Final = (
     0x3_0000  # the same for versions below 5.0, which post to another connection
 )
-_ROOT_EVENT_PORT: Final = 0x2_0000  # in the root: | flag
+_ROOT_EVENT_PORT: Final = 0x2_0000  # in who serves the channel: | flag
+_DRIVER_PORT: Final = 0x5_0000  # in who offers: | the driver partition's id, so a message names its sender
+DRIVER_COMMAND_PORT: Final = 2  # in a driver partition: what it is told
+DRIVER_ANSWER_CONNECTION: Final = 3  # of a driver partition: what it tells
+_INTERCEPT_PORT: Final = 0x6_0000  # in who emulates devices: | the guest's partition id
+GUEST_INTERCEPT_PORT: Final = 0x5_0001  # in a guest with direct intercepts: it was answered
+GUEST_INTERCEPT_CONNECTION: Final = 0x5_0001  # of the same: it asks
+INTERCEPT_PAGE_GPFN: Final = 0xE_E000  # in its GPA space: the page for both
+_MESSAGE_CONNECTION: Final = 0x7_0000  # in who sends to a message server: | number of the device there
 _ID_MASK: Final = 0xFFFF
 
 
@@ -41,24 +52,37 @@ def partition_of_message_port(port: int) -> int | None:
     return None
 
 
-def root_event_port(flag: int) -> int:
-    """The root's port for one channel's guest -> host signals; also the root's connection to the guest's port."""
+def server_event_port(flag: int) -> int:
+    """The server's port for one channel's guest -> host signals; also its connection to the guest's port."""
     return _ROOT_EVENT_PORT | flag
 
 
-class FlagAllocator:
-    """Event flags of the root's SINT 2: one an open channel, over all guests. The one freed longest ago comes next."""
+def driver_port(partition: int) -> int:
+    """Our port for one driver partition's answers; also the id of our connection to its command port."""
+    if not 0 < partition <= _ID_MASK:
+        raise ValueError(f"partition id {partition}: the driver ports have 16 bits of it")
+    return _DRIVER_PORT | partition
 
-    def __init__(self) -> None:
+
+def driver_of_port(port: int) -> int | None:
+    """Which driver partition's answers arrive at this port; None: not one of theirs."""
+    return port & _ID_MASK if port & ~_ID_MASK == _DRIVER_PORT else None
+
+
+class FlagAllocator:
+    """Event flags of a server's SINT 2: one an open channel, over all guests. The one freed longest ago comes next."""
+
+    def __init__(self, flags: int = MAX_CHANNELS) -> None:
+        self._flags: Final = flags
         self._used: set[int] = set()
         self._last = 0
 
     def take(self) -> int:
         """LookupError: all are in use."""
-        if len(self._used) >= MAX_CHANNELS:
-            raise LookupError(f"all {MAX_CHANNELS} event flags of the root are in use")
+        if len(self._used) >= self._flags:
+            raise LookupError(f"all {self._flags} event flags are in use")
         flag = self._last
-        while (flag := flag % MAX_CHANNELS + 1) in self._used:
+        while (flag := flag % self._flags + 1) in self._used:
             pass
         self._used.add(flag)
         self._last = flag
@@ -70,3 +94,15 @@ class FlagAllocator:
 
     def free(self, flag: int) -> None:
         self._used.discard(flag)
+
+
+def message_connection(number: int) -> int:
+    """A partition's connection to the server of its device of that number, where that is reached without rings."""
+    return _MESSAGE_CONNECTION | number
+
+
+def intercept_port(partition: int) -> int:
+    """Our port for one guest's direct intercepts; also the id of our connection to its port."""
+    if not 0 < partition <= _ID_MASK:
+        raise ValueError(f"partition id {partition}: the intercept ports have 16 bits of it")
+    return _INTERCEPT_PORT | partition

@@ -34,6 +34,7 @@ class Load:
     mismatches: int
     p50_ns: int = 0  # of one operation, where each was timed
     p99_ns: int = 0
+    p999_ns: int = 0
 
     @property
     def operations_per_second(self) -> float:
@@ -86,6 +87,7 @@ class Volume:
             mismatches,
             latency.percentile(50),
             latency.percentile(99),
+            latency.percentile(99.9),
         )
 
     def read_randomly(self, operations: int, depth: int = QUEUE_DEPTH, seed: int = SEED) -> Load:
@@ -136,9 +138,16 @@ def main(partition: Partition) -> int:
     )
     with partition.open_disk(str(partition.args["device"])) as disk:
         volume = Volume(disk, min(int(partition.args.get("bytes", 64 << 20)), disk.size_bytes))
-        loads = [volume.read_singly(single)] if single else []
-        loads += [volume.read_randomly(scattered)] if scattered else []
-        loads += [volume.read_in_order(ordered)] if ordered else []
-    for load in loads:
-        partition.report("disk_load", **asdict(load))
-    return 1 if any(load.mismatches for load in loads) else 0
+        measures = (
+            (volume.read_singly, single),
+            (volume.read_randomly, scattered),
+            (volume.read_in_order, ordered),
+        )
+        mismatches = 0
+        for measure, operations in measures:
+            if operations:
+                partition.report("disk_load_begins", operations=operations)
+                load = measure(operations)
+                partition.report("disk_load", **asdict(load))
+                mismatches += load.mismatches
+    return 1 if mismatches else 0

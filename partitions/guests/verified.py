@@ -15,7 +15,8 @@ guest's pages after it has answered does visible harm.
 
 args: device; seed (its own for each guest and boot of one disk); blocks of 4 KiB, from first_block on; depth
 (requests in flight); operations or seconds; blocks_max (of one request); mix = { read, write, flush, discard } in
-percent; patience_s (how long it waits for an answer); history (the file's name).
+percent; durable (percent of the writes that have FUA); patience_s (how long it waits for an answer); history (the
+file's name).
 """
 
 import random
@@ -26,15 +27,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
-from bus.native import RingClosed, RingCorrupt, RingFull
 from partitions.child import Partition
 from partitions.storage.buffers import Buffer
 from partitions.storage.disk import MAX_IN_FLIGHT, Disk
 from partitions.storage.errors import DiskClosedError, DiskError, DiskTimeoutError
-from partitions.storage.protocol import Direction
-from partitions.storage.requests import Segment, Ticket, gpa_direct_ring_bytes
-from partitions.storage.scsi import Unmap
-from partitions.storage.target import build_unmap_parameters
+from partitions.storage.requests import Ticket
 from runtime.chaos.blocks import BLOCK_BYTES, SEED_MAX, SUSPECTS, BlockRun, value_text, version_of
 from runtime.chaos.history import (
     BLOCKS_PER_REQUEST_MAX,
@@ -50,7 +47,7 @@ RUNNING_AFTER: Final = 100  # completions, until the load counts as running
 PROGRESS_S: Final = 0.25
 TURNS_BETWEEN_LOOKS: Final = 64  # at the clock
 SUSPECTS_REPORTED_MAX: Final = 5
-_READ, _WRITE, _FLUSH, _DISCARD = OperationKind  # plain names: looked up for every request
+_READ, _WRITE, _FLUSH, _DISCARD, _WRITE_DURABLE = OperationKind  # plain names: looked up for every request
 
 Report = Callable[..., None]
 
@@ -70,6 +67,7 @@ class Plan:
     write: float = 40
     flush: float = 2
     discard: float = 8
+    durable: float = 5  # percent of the writes
     patience_s: float = PATIENCE_S
 
     def __post_init__(self) -> None:
@@ -85,6 +83,8 @@ class Plan:
         shares = (self.read, self.write, self.flush, self.discard)
         if min(shares) < 0 or round(sum(shares), 6) != 100:
             raise ValueError(f"mix {shares}: want percentages that make 100")
+        if not 0 <= self.durable <= 100:
+            raise ValueError(f"durable {self.durable}: want a percentage")
 
     @classmethod
     def from_args(cls, args: Mapping[str, Any]) -> Self:
@@ -142,6 +142,7 @@ class VerifiedLoad:
         self._free = [_Slot(self, disk, plan.blocks_max) for _ in range(plan.depth)]
         self._flying: deque[Ticket] = deque()
         self._read_below = plan.read
+        self._durable_below = plan.read + plan.write * plan.durable / 100
         self._write_below = plan.read + plan.write
         self._discard_below = self._write_below + plan.discard
         self._suspects = self._failed = self._completed = 0
@@ -208,10 +209,12 @@ class VerifiedLoad:
             kind, submit = _READ, self._disk.submit_read
             run.spoil(blocks)
         elif share < self._write_below:
-            kind, submit = _WRITE, self._disk.submit_write
+            durable = share < self._durable_below
+            kind = _WRITE_DURABLE if durable else _WRITE
+            submit = self._submit_durable if durable else self._disk.submit_write
             run.fill(first, blocks, version_of(plan.seed, history.invoked + 1))
         elif share < self._discard_below:
-            kind, submit = _DISCARD, self._submit_discard
+            kind, submit = _DISCARD, self._disk.submit_discard
         else:
             kind, first, blocks = _FLUSH, 0, 0
             submit = self._submit_flush
@@ -219,7 +222,7 @@ class VerifiedLoad:
         slot.number = number = history.invoke(kind, first, blocks)
         try:
             ticket = submit(first * BLOCK_BYTES, slot.buffer, blocks * BLOCK_BYTES)
-        except DiskClosedError as error:
+        except (DiskClosedError, DiskTimeoutError) as error:
             history.complete(number, Outcome.UNKNOWN, error.errno)
             raise
         slot.ticket, ticket.on_done = ticket, slot.finished
@@ -228,23 +231,8 @@ class VerifiedLoad:
     def _submit_flush(self, _offset: int, _buffer: Buffer, _length: int) -> Ticket:
         return self._disk.submit_flush()
 
-    def _submit_discard(self, offset: int, buffer: Buffer, length: int) -> Ticket:
-        """`Disk.discard` waits; here discards fly beside all else, their parameters in the slot's own pages."""
-        disk = self._disk
-        block = disk.block_bytes
-        parameters = build_unmap_parameters([(offset // block, length // block)])
-        buffer.view[: len(parameters)] = parameters
-        segment = Segment(buffer, 0, len(parameters))
-        while True:
-            try:
-                return disk.requests.start(Unmap(len(parameters)), Direction.WRITE, segment, whole=False)
-            except RingFull:
-                if disk.in_flight:
-                    self._await_oldest()
-                else:  # the server has yet to release what it answered
-                    disk.channel.wait_writable(gpa_direct_ring_bytes(len(parameters)))
-            except (RingClosed, RingCorrupt) as error:
-                raise disk.requests.fail_all(f"{type(error).__name__}: {error}") from error
+    def _submit_durable(self, offset: int, buffer: Buffer, length: int) -> Ticket:
+        return self._disk.submit_write(offset, buffer, length, durable=True)
 
     def finish(self, slot: _Slot) -> None:
         """The disk calls this as it takes in the completion of what `slot` asked for."""

@@ -15,8 +15,27 @@ class DeviceLock:
     def __exit__(self, *_: object) -> None: ...
 
 @final
+class Relay:
+    """Requests of guests on their way to another server's disk, to which `channel` is open. See block_relay.h.
+
+    Slot n is the `slot_bytes` from guest page `first_pfn + n * slot_bytes / 4096` on, and `memory` has all of them.
+    While a `Server` has it, only who holds that server's lock may use the channel.
+    """
+
+    def __new__(
+        cls,
+        channel: Channel,
+        memory: memoryview,
+        first_pfn: int,
+        slot_bytes: int,
+        block_bytes: int,
+    ) -> Relay: ...
+    def settle(self) -> None:
+        """With the lock held: wait until nothing is under way for a channel that was closed."""
+
+@final
 class Server:
-    """Serves plain READs and WRITEs of one channel straight from a descriptor, without the GIL."""
+    """Serves plain READs and WRITEs of one channel without the GIL: from a descriptor, or through a relay."""
 
     def __new__(
         cls,
@@ -28,12 +47,20 @@ class Server:
         max_transfer_bytes: int,
         read_only: bool,
         lock: DeviceLock,
+        relay: Relay | None = None,
     ) -> Server: ...
     def serve(self, timeout_ns: int, /) -> bool:
         """Serve until a packet comes that is not plain: True, and `channel.receive_batch` returns it next.
 
         False: the time is over, or a signal arrived. Either way all that was served is answered and released.
         Raises RingClosed, RingCorrupt; RuntimeError where packets are held or another thread uses the channel.
+        """
+
+    @property
+    def holds_device(self) -> bool:
+        """After `serve`, also one that raised: the next packet was begun, and some of it may be on the disk.
+
+        `lock` was taken for it and is the caller's, who gives it back when that packet has been answered.
         """
 
     def statistics(self) -> dict[str, int]:

@@ -38,7 +38,6 @@ from partitions.storage.scsi import Command, ReadBlocks, SynchronizeCache, Unmap
 from partitions.storage.target import build_unmap_parameters
 
 RETRY_S: Final = 0.001  # between looks at a full ring while nothing of ours is in flight
-CLOSE_POLL_S: Final = 0.1  # how late the pump may see that our own side closed the channel
 FAIR_BATCHES: Final = 16  # batches taken in before other tasks get a turn
 
 
@@ -262,6 +261,7 @@ class AsyncDisk:
         """Takes completions in until cancelled or the channel is gone; then nothing is left in flight."""
         batches = 0
         try:
+            wait_fd = self._channel.fileno()  # readable, too, once our own side has closed it
             while True:
                 packets = self._channel.receive_batch(REAP_PACKETS, 0)
                 if packets:
@@ -271,8 +271,7 @@ class AsyncDisk:
                     if batches % FAIR_BATCHES == 0:
                         await trio.lowlevel.checkpoint()
                 elif self._channel.arm():
-                    with trio.move_on_after(CLOSE_POLL_S):
-                        await trio.lowlevel.wait_readable(self._disk.wait_fd)
+                    await trio.lowlevel.wait_readable(wait_fd)
                     self._channel.disarm()
         except (RingClosed, RingCorrupt) as error:
             self._gone(error)
@@ -295,7 +294,6 @@ async def open_disk(
     channel: Channel,
     data: memoryview,
     data_gpfn: int,
-    wait_fd: int,
     *,
     set_up_timeout_s: float = SET_UP_TIMEOUT_S,
 ) -> AsyncIterator[AsyncDisk]:
@@ -303,10 +301,9 @@ async def open_disk(
 
     Args:
         data: the data area of the channel's slot, whole pages, at guest page `data_gpfn`.
-        wait_fd: the doorbell that `channel` was made with.
 
     Raises: as `Disk` when it is made.
     """
-    make = partial(Disk, channel, data, data_gpfn, wait_fd=wait_fd, set_up_timeout_s=set_up_timeout_s)
+    make = partial(Disk, channel, data, data_gpfn, set_up_timeout_s=set_up_timeout_s)
     async with AsyncDisk(await trio.to_thread.run_sync(make)) as disk:
         yield disk

@@ -39,6 +39,7 @@ enum ring_status block_queue_stage(struct block_queue *queue, uint32_t slot, boo
     memcpy(queue->extra, &head, sizeof head);
     for (uint32_t i = 0; i < pages; i++)
         queue->extra[sizeof head / 8 + i] = first_pfn + i;
+    endpoint_stamp_write(endpoint, TRACE_WRITE, transaction_id);
     const enum ring_status status =
         ring_write(&endpoint->writer, RING_PACKET_GPA_DIRECT, RING_FLAG_COMPLETION, transaction_id, queue->extra,
                    (uint32_t)sizeof head + pages * PFN_BYTES, &packet, STORVSP_PACKET_BYTES);
@@ -73,6 +74,7 @@ enum block_completion block_queue_take(struct block_queue *queue, const struct r
         return BLOCK_FOREIGN;
     endpoint->statistics.packets_received++;
     endpoint->statistics.bytes_received += found->payload_bytes;
+    endpoint_stamp(endpoint, TRACE_RECEIVE, transaction_id);
     queue->slot[number].transaction_id = 0;
     queue->in_flight--;
     *slot = number;

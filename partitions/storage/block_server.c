@@ -4,19 +4,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "block_relay.h"
 #include "clock.h"
 
-#define ANSWER_RING_BYTES (RING_DESCRIPTOR_BYTES + STORVSP_PACKET_BYTES + RING_TRAILER_BYTES)
-
-/* What an ordinary request asks for, from private copies. */
-struct transfer {
-    bool write;
-    uint64_t offset_bytes;
-    uint32_t bytes;
-};
-
 /* True: a plain READ or WRITE of blocks inside the disk, in the right direction. target.py decides the same. */
-static bool parse_request(const struct block_server *server, const struct storvsp_packet *packet, struct transfer *transfer)
+static bool parse_request(const struct block_server *server, const struct storvsp_packet *packet, struct block_transfer *transfer)
 {
     const uint8_t *cdb = packet->cdb_or_sense;
     uint64_t lba, blocks;
@@ -58,7 +50,7 @@ static bool parse_request(const struct block_server *server, const struct storvs
 
 /* Find the host memory behind the packet's one range. The number of vectors; 0: not one range of mapped pages. */
 static size_t resolve_pages(struct block_server *server, const struct storvsp_packet *packet,
-                            const struct transfer *transfer, uint32_t extra_bytes)
+                            const struct block_transfer *transfer, uint32_t extra_bytes)
 {
     struct gpa_direct_head head;
     size_t count;
@@ -82,7 +74,7 @@ static size_t resolve_pages(struct block_server *server, const struct storvsp_pa
 }
 
 /* One range of neighbouring pages is the usual case, and there the plain calls cost a tenth less. */
-static ssize_t move_once(const struct block_server *server, const struct transfer *transfer, size_t vectors)
+static ssize_t move_once(const struct block_server *server, const struct block_transfer *transfer, size_t vectors)
 {
     const struct iovec *const to = server->vectors;
     const off_t at = (off_t)transfer->offset_bytes;
@@ -92,7 +84,7 @@ static ssize_t move_once(const struct block_server *server, const struct transfe
     return vectors == 1 ? pread(server->fd, to->iov_base, to->iov_len, at) : preadv(server->fd, to, (int)vectors, at);
 }
 
-static bool move(const struct block_server *server, const struct transfer *transfer, size_t vectors)
+static bool move(const struct block_server *server, const struct block_transfer *transfer, size_t vectors)
 {
     ssize_t moved;
     do
@@ -101,8 +93,7 @@ static bool move(const struct block_server *server, const struct transfer *trans
     return moved == (ssize_t)transfer->bytes;
 }
 
-/* The request, turned into its own answer: byte for byte what executor.py builds. */
-static void make_answer(struct storvsp_packet *packet, const struct transfer *transfer)
+void block_server_make_answer(struct storvsp_packet *packet, const struct block_transfer *transfer)
 {
     packet->operation = STORVSP_COMPLETE_IO;
     packet->flags = packet->status = 0;
@@ -114,58 +105,96 @@ static void make_answer(struct storvsp_packet *packet, const struct transfer *tr
     packet->reserved_2 = 0;
 }
 
-/* Execute the peeked packet, stage its answer, add to *moved_bytes. False: it is for Python, and nothing was staged. */
-static bool serve_one(struct block_server *server, const struct ring_packet *found, uint32_t *moved_bytes)
+bool block_server_parse(struct block_server *server, const struct ring_packet *found, struct storvsp_packet *packet,
+                        struct block_transfer *transfer, size_t *vectors)
 {
     struct endpoint *endpoint = server->endpoint;
-    struct storvsp_packet packet;
-    struct transfer transfer;
     if (found->type != RING_PACKET_GPA_DIRECT || found->flags != RING_FLAG_COMPLETION
         || found->payload_bytes != STORVSP_PACKET_BYTES || found->extra_bytes < sizeof(struct gpa_direct_head)
         || found->extra_bytes > sizeof server->extra)
         return false;
-    ring_copy_out(&endpoint->reader, found->payload_at, &packet, STORVSP_PACKET_BYTES);
+    ring_copy_out(&endpoint->reader, found->payload_at, packet, STORVSP_PACKET_BYTES);
     ring_copy_out(&endpoint->reader, found->extra_at, server->extra, found->extra_bytes);
     /* The copies must be made here, once: read again, the guest's memory may say something else. */
-    __asm__ volatile("" : "+m"(packet), "+m"(server->extra));
-    if (!parse_request(server, &packet, &transfer))
+    __asm__ volatile("" : "+m"(*packet), "+m"(server->extra));
+    if (!parse_request(server, packet, transfer))
         return false;
-    const size_t vectors = resolve_pages(server, &packet, &transfer, found->extra_bytes);
-    if (vectors == 0)
-        return false;
-    if (ring_writable_cached(&endpoint->writer) < ANSWER_RING_BYTES
-        && (ring_writer_refresh(&endpoint->writer) != RING_OK
-            || ring_writable_cached(&endpoint->writer) < ANSWER_RING_BYTES))
-        return false; /* no room for the answer: Python waits for it, and sees a corrupt ring */
-    if (!move(server, &transfer, vectors))
-        return false; /* done again in Python, which finds out what the error means */
-    seam_pass(endpoint->seam, SEAM_EXECUTE);
-    make_answer(&packet, &transfer);
-    if (ring_write(&endpoint->writer, RING_PACKET_COMPLETION, 0, found->transaction_id, NULL, 0, &packet,
-                   STORVSP_PACKET_BYTES) != RING_OK)
+    *vectors = resolve_pages(server, packet, transfer, found->extra_bytes);
+    return *vectors != 0;
+}
+
+bool block_server_has_room(struct block_server *server, uint32_t owed)
+{
+    struct ring_writer *writer = &server->endpoint->writer;
+    const uint32_t wanted = (owed + 1) * BLOCK_ANSWER_RING_BYTES;
+    return ring_writable_cached(writer) >= wanted
+           || (ring_writer_refresh(writer) == RING_OK && ring_writable_cached(writer) >= wanted);
+}
+
+bool block_server_answer(struct block_server *server, uint64_t transaction_id, const struct storvsp_packet *packet,
+                         const struct block_transfer *transfer)
+{
+    struct endpoint *endpoint = server->endpoint;
+    endpoint_stamp_write(endpoint, TRACE_ANSWER, transaction_id);
+    if (ring_write(&endpoint->writer, RING_PACKET_COMPLETION, 0, transaction_id, NULL, 0, packet, STORVSP_PACKET_BYTES)
+        != RING_OK)
         return false; /* cannot happen: there was room, and only we write */
     endpoint->statistics.packets_received++;
-    endpoint->statistics.bytes_received += found->payload_bytes;
+    endpoint->statistics.bytes_received += STORVSP_PACKET_BYTES;
     endpoint->statistics.packets_sent++;
     endpoint->statistics.bytes_sent += STORVSP_PACKET_BYTES;
-    if (transfer.write) {
+    if (transfer->write) {
         server->statistics.writes++;
-        server->statistics.bytes_written += transfer.bytes;
+        server->statistics.bytes_written += transfer->bytes;
     } else {
         server->statistics.reads++;
-        server->statistics.bytes_read += transfer.bytes;
+        server->statistics.bytes_read += transfer->bytes;
     }
-    *moved_bytes += transfer.bytes;
     return true;
 }
 
-/* From here to leave() the device is ours, and a successor will know that we were at it. */
-static void enter(struct block_server *server)
+enum served {
+    SERVED,
+    NOT_PLAIN, /* for Python; nothing was done, nothing staged */
+    BEGUN,     /* for Python, which does it again; some of it may be on the disk; nothing staged, and there is room */
+};
+
+/* Execute the peeked packet, stage its answer, add to *moved_bytes. */
+static enum served serve_one(struct block_server *server, const struct ring_packet *found, uint32_t *moved_bytes)
+{
+    struct storvsp_packet packet;
+    struct block_transfer transfer;
+    size_t vectors;
+    if (!block_server_parse(server, found, &packet, &transfer, &vectors))
+        return NOT_PLAIN;
+    if (!block_server_has_room(server, 0))
+        return NOT_PLAIN; /* no room for the answer: Python waits for it, and sees a corrupt ring */
+    endpoint_stamp(server->endpoint, TRACE_BACKEND_BEGIN, found->transaction_id);
+    if (!move(server, &transfer, vectors))
+        return BEGUN; /* Python finds out what the error means */
+    endpoint_stamp(server->endpoint, TRACE_BACKEND_END, found->transaction_id);
+    seam_pass(server->endpoint->seam, SEAM_EXECUTE);
+    block_server_make_answer(&packet, &transfer);
+    if (!block_server_answer(server, found->transaction_id, &packet, &transfer))
+        return BEGUN;
+    *moved_bytes += transfer.bytes;
+    return SERVED;
+}
+
+/* From here to leave() the device is ours, and a successor will know that we were at it. False: the channel was closed
+ * meanwhile. Then whoever had the device may have let it go in the middle of a request, for a successor to do it again:
+ * what that did we must not see, and the mark is his. */
+static bool enter(struct block_server *server)
 {
     device_lock_acquire(server->lock);
+    if (atomic_load_explicit(&server->endpoint->closed, memory_order_relaxed)) {
+        device_lock_release(server->lock);
+        return false;
+    }
     if (server->endpoint->journal)
         atomic_store_explicit(&server->endpoint->journal->executing, 1, memory_order_relaxed);
     atomic_thread_fence(memory_order_release); /* the mark stands before anything is executed */
+    return true;
 }
 
 /* Publish what was answered, if anything, then let the next one at the device. */
@@ -178,6 +207,17 @@ static void leave(struct block_server *server)
     device_lock_release(server->lock);
     if (owed)
         endpoint_signal(endpoint);
+}
+
+/* The next request was begun and is not done. What it did to the disk nobody may see, or overwrite, before Python has done
+ * it again: device and mark stay with us, and the caller takes them over. What was answered before is published. The
+ * doorbell has to wait: a guest can make ringing it block, and must not stop the whole device with it. */
+static void hand_over(struct block_server *server)
+{
+    struct endpoint *endpoint = server->endpoint;
+    if (endpoint->writer.staged_in != endpoint->writer.published_in)
+        server->owes_signal |= endpoint_publish_and_release(endpoint);
+    server->holds_device = true;
 }
 
 /* Serve all that is there. RING_EMPTY: nothing is left; RING_OK: the next is Python's, or the batch is over.
@@ -195,13 +235,19 @@ static enum ring_status serve_batch(struct block_server *server, bool *for_pytho
         if (status != RING_OK)
             break;
         seam_pass(endpoint->seam, SEAM_TAKE);
+        endpoint_stamp(endpoint, TRACE_TAKE, packet.transaction_id);
         if (!inside) {
-            enter(server);
+            if (!enter(server))
+                return RING_OK; /* nothing is staged, nothing held: block_server_run() sees why */
             inside = true;
         }
-        if (!serve_one(server, &packet, &moved_bytes)) {
+        const enum served done = serve_one(server, &packet, &moved_bytes);
+        if (done != SERVED) {
             *for_python = true;
-            break;
+            if (done == NOT_PLAIN)
+                break;
+            hand_over(server);
+            return status;
         }
         ring_hold(&endpoint->reader, &packet);
         if (++staged == BLOCK_SERVER_PUBLISH_ANSWERS || moved_bytes >= BLOCK_SERVER_PUBLISH_BYTES) {
@@ -219,10 +265,15 @@ enum block_server_result block_server_run(struct block_server *server, uint64_t 
 {
     struct endpoint *endpoint = server->endpoint;
     bool for_python;
+    server->holds_device = false;
+    if (server->owes_signal) {
+        server->owes_signal = false;
+        endpoint_signal(endpoint);
+    }
     for (;;) {
         if (atomic_load_explicit(&endpoint->closed, memory_order_relaxed))
             return BLOCK_SERVER_CLOSED;
-        switch (serve_batch(server, &for_python)) {
+        switch (server->relay ? block_relay_batch(server, &for_python) : serve_batch(server, &for_python)) {
         case RING_OK:
             if (for_python)
                 return BLOCK_SERVER_PACKET;

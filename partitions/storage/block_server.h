@@ -20,6 +20,16 @@
 #define BLOCK_SERVER_PUBLISH_ANSWERS 4u
 #define BLOCK_SERVER_PUBLISH_BYTES 16384u
 #define BLOCK_SERVER_BATCH 256u       /* requests between two looks at the clock */
+#define BLOCK_ANSWER_RING_BYTES (RING_DESCRIPTOR_BYTES + STORVSP_PACKET_BYTES + RING_TRAILER_BYTES)
+
+/* What an ordinary request asks for, from private copies. */
+struct block_transfer {
+    bool write;
+    uint64_t offset_bytes;
+    uint32_t bytes;
+};
+
+struct block_relay;
 
 struct block_server_statistics {
     uint64_t reads, writes, bytes_read, bytes_written;
@@ -29,12 +39,15 @@ struct block_server_statistics {
 struct block_server {
     struct endpoint *endpoint;
     const struct gpa_table *table; /* not changed while block_server_run() runs */
-    int fd;
+    int fd;                    /* where the bytes are; unused with a relay */
+    struct block_relay *relay; /* or NULL; the server of another disk has the bytes */
     uint32_t block_bytes;
     uint64_t blocks;
     uint32_t max_transfer_bytes; /* at most STORVSP_MAX_TRANSFER_BYTES */
     bool writable;
     struct device_lock *lock;
+    bool holds_device; /* after a run: the next packet was begun; until its answer is published the device is the caller's */
+    bool owes_signal;  /* left to the next run */
     struct block_server_statistics statistics;
     uint64_t extra[STORVSP_MAX_EXTRA_BYTES / 8]; /* private copy of the current packet's extra header */
     struct gpa_span spans[STORVSP_MAX_PFNS];
@@ -48,8 +61,23 @@ enum block_server_result {
     BLOCK_SERVER_CORRUPT, /* what was answered before is published; the last request is not released */
 };
 
+/* Copy a peeked packet out of the ring and decide. True: an ordinary request, its pages in server->vectors (*vectors of
+ * them); false: it is for Python. */
+bool block_server_parse(struct block_server *server, const struct ring_packet *found, struct storvsp_packet *packet,
+                        struct block_transfer *transfer, size_t *vectors);
+
+/* The request, turned into the answer of one that went well: byte for byte what executor.py builds. */
+void block_server_make_answer(struct storvsp_packet *packet, const struct block_transfer *transfer);
+
+/* Stage an answer, and count. There must be room for it. */
+bool block_server_answer(struct block_server *server, uint64_t transaction_id, const struct storvsp_packet *packet,
+                         const struct block_transfer *transfer);
+
+/* Whether one more answer fits behind `owed` that are not staged yet. */
+bool block_server_has_room(struct block_server *server, uint32_t owed);
+
 /* Serve until something for Python comes, or until deadline_ns. On return all answers are published, and all that was
- * answered is released. */
+ * answered is released. With holds_device the lock is the caller's to give back; not to be called before that. */
 enum block_server_result block_server_run(struct block_server *server, uint64_t deadline_ns);
 
 #endif

@@ -22,7 +22,10 @@ static int module_exec(PyObject *module)
     state->server_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &server_spec, NULL);
     state->queue_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &queue_spec, NULL);
     state->lock_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &lock_spec, NULL);
+    state->relay_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &relay_spec, NULL);
     if (!state->server_type || !state->queue_type || !state->lock_type || PyModule_AddType(module, state->lock_type) < 0)
+        return -1;
+    if (!state->relay_type || PyModule_AddType(module, state->relay_type) < 0)
         return -1;
     if (PyModule_AddType(module, state->server_type) < 0 || PyModule_AddType(module, state->queue_type) < 0)
         return -1;
@@ -38,6 +41,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->server_type);
     Py_VISIT(state->queue_type);
     Py_VISIT(state->lock_type);
+    Py_VISIT(state->relay_type);
     return 0;
 }
 
@@ -47,6 +51,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->server_type);
     Py_CLEAR(state->queue_type);
     Py_CLEAR(state->lock_type);
+    Py_CLEAR(state->relay_type);
     return 0;
 }
 

@@ -10,12 +10,13 @@
 
 struct module_state {
     const struct core_api *core;
-    PyTypeObject *server_type, *queue_type, *lock_type;
+    PyTypeObject *server_type, *queue_type, *lock_type, *relay_type;
 };
 
-extern PyType_Spec server_spec, queue_spec, lock_spec;
+extern PyType_Spec server_spec, queue_spec, lock_spec, relay_spec;
 
 struct device_lock *device_lock_of(PyObject *object); /* a DeviceLock */
+struct block_relay *block_relay_of(PyObject *object);  /* a Relay */
 
 /* The state of the module that an object's type belongs to. The types are final, so this is always the right one. */
 static inline struct module_state *state_of(PyTypeObject *type)

@@ -5,21 +5,25 @@
 
 struct server_object {
     PyObject_HEAD
-    PyObject *channel, *gpa_map, *lock; /* keep what `server` points into alive */
+    PyObject *channel, *gpa_map, *lock, *relay; /* keep what `server` points into alive */
     struct block_server server;
 };
 
 static PyObject *server_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"channel", "gpa_map", "descriptor", "size_bytes", "block_bytes", "max_transfer_bytes",
-                            "read_only", "lock", NULL};
-    PyObject *channel, *gpa_map, *lock;
+                            "read_only", "lock", "relay", NULL};
+    PyObject *channel, *gpa_map, *lock, *relay = Py_None;
     int fd, read_only;
     unsigned long long size_bytes;
     unsigned int block_bytes, max_transfer_bytes;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOiKIIpO!", names, &channel, &gpa_map, &fd, &size_bytes, &block_bytes,
-                                     &max_transfer_bytes, &read_only, state_of(type)->lock_type, &lock))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOiKIIpO!|O", names, &channel, &gpa_map, &fd, &size_bytes, &block_bytes,
+                                     &max_transfer_bytes, &read_only, state_of(type)->lock_type, &lock, &relay))
         return NULL;
+    if (relay != Py_None && Py_TYPE(relay) != state_of(type)->relay_type) {
+        PyErr_SetString(PyExc_TypeError, "relay: want a Relay or None");
+        return NULL;
+    }
     if (block_bytes == 0 || size_bytes % block_bytes || size_bytes > INT64_MAX || max_transfer_bytes == 0) {
         PyErr_SetString(PyExc_ValueError, "size_bytes: want whole blocks");
         return NULL;
@@ -36,6 +40,11 @@ static PyObject *server_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     self->channel = channel;
     self->gpa_map = gpa_map;
     self->server.fd = fd;
+    if (relay != Py_None) {
+        Py_INCREF(relay);
+        self->relay = relay;
+        self->server.relay = block_relay_of(relay);
+    }
     self->server.block_bytes = block_bytes;
     self->server.blocks = size_bytes / block_bytes;
     self->server.max_transfer_bytes =
@@ -51,6 +60,7 @@ static void server_dealloc(PyObject *object)
     Py_XDECREF(self->channel);
     Py_XDECREF(self->gpa_map);
     Py_XDECREF(self->lock);
+    Py_XDECREF(self->relay);
     freefunc free_object = (freefunc)PyType_GetSlot(type, Py_tp_free);
     free_object(object);
     Py_DECREF(type);
@@ -64,6 +74,7 @@ static PyObject *server_serve(PyObject *object, PyObject *argument)
     const long long timeout_ns = PyLong_AsLongLong(argument);
     if (timeout_ns == -1 && PyErr_Occurred())
         return NULL;
+    self->server.holds_device = false; /* also where it does not come to a run */
     self->server.table = core->gpa_enter(self->gpa_map);
     if (!self->server.table)
         return NULL;
@@ -90,6 +101,17 @@ static PyObject *server_statistics(PyObject *object, PyObject *unused)
                          "bytes_written", (unsigned long long)counted->bytes_written);
 }
 
+static PyObject *server_holds_device(PyObject *object, void *unused)
+{
+    return PyBool_FromLong(((struct server_object *)object)->server.holds_device);
+}
+
+static PyGetSetDef server_properties[] = {
+    {"holds_device", server_holds_device, NULL,
+     "After serve(): the next packet was begun, and the device's lock, taken for it, is the caller's to give back.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyMethodDef server_methods[] = {
     {"serve", server_serve, METH_O, NULL},
     {"statistics", server_statistics, METH_NOARGS, NULL},
@@ -100,6 +122,7 @@ static PyType_Slot server_slots[] = {
     {Py_tp_new, server_new},
     {Py_tp_dealloc, server_dealloc},
     {Py_tp_methods, server_methods},
+    {Py_tp_getset, server_properties},
     {0, NULL},
 };
 

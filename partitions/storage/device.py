@@ -1,6 +1,7 @@
 """A disk as the root offers it: a backend, and a VSP for each channel that is opened to it."""
 
 import fcntl
+import os
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -8,8 +9,15 @@ from bus import guids
 from bus.native import Channel, GpaMap
 from bus.seam import Seam
 from partitions.machine_plan import DevicePlan
+from partitions.served_channel import Service
 from partitions.storage._blockio import DeviceLock
-from partitions.storage.backends import BackendOpenError, BlockBackend, FileBackend, MemoryBackend
+from partitions.storage.backends import (
+    BackendOpenError,
+    BlockBackend,
+    DescriptorBackend,
+    FileBackend,
+    MemoryBackend,
+)
 from partitions.storage.vsp import StorageVsp
 
 
@@ -20,7 +28,7 @@ class OfferedDevice(Protocol):
 
     @property
     def interface(self) -> UUID: ...
-    def open(self, channel: Channel, gpa_map: GpaMap, record: memoryview, seam: Seam) -> StorageVsp: ...
+    def open(self, channel: Channel, gpa_map: GpaMap, record: memoryview, seam: Seam) -> Service: ...
     def close(self) -> None: ...
 
 
@@ -29,14 +37,17 @@ class DiskDevice:
 
     interface: Final[UUID] = guids.SCSI
 
-    def __init__(self, plan: DevicePlan, memory_fd: int | None) -> None:
+    def __init__(self, plan: DevicePlan, memory_fd: int | None, *, backing_fd: int | None = None) -> None:
         """Raises BackendOpenError: the text says what is wrong and how to mend it.
 
         Args:
             memory_fd: the pages of a memory disk, which the hypervisor keeps while no root runs.
+            backing_fd: the backing file, opened by whoever may; None: it is opened here.
         """
         self.name = plan.name
-        self.backend: BlockBackend = open_backend(plan, memory_fd)
+        self.backend: BlockBackend = (
+            open_backend(plan, memory_fd) if backing_fd is None else adopt_backend(plan, backing_fd)
+        )
         self._lock = DeviceLock()
 
     def open(self, channel: Channel, gpa_map: GpaMap, record: memoryview, seam: Seam) -> StorageVsp:
@@ -44,6 +55,10 @@ class DiskDevice:
         return StorageVsp(
             channel, gpa_map, self.backend, serial=self.name, lock=self._lock, record=record, seam=seam
         )
+
+    def exclusive(self) -> DeviceLock:
+        """Held by whoever executes requests of this disk, until their answers are published: docs/recovery.md."""
+        return self._lock
 
     def stick(self) -> None:
         """Take the device's lock and never give it back: `partvisor crash root --stuck`."""
@@ -58,7 +73,7 @@ class DiskDevice:
             self.backend.close()
 
 
-def open_backend(plan: DevicePlan, memory_fd: int | None) -> BlockBackend:
+def open_backend(plan: DevicePlan, memory_fd: int | None) -> DescriptorBackend:
     if plan.backend == "memory":
         assert plan.size_bytes is not None  # the config's validation sees to it
         return MemoryBackend(plan.size_bytes, block_bytes=plan.block_bytes, descriptor=memory_fd)
@@ -72,6 +87,20 @@ def open_backend(plan: DevicePlan, memory_fd: int | None) -> BlockBackend:
     )
     _claim(backend, plan)
     return backend
+
+
+def adopt_backend(plan: DevicePlan, backing_fd: int) -> BlockBackend:
+    """On a descriptor that `open_backing` made, which the backend then owns. Raises BackendOpenError."""
+    return FileBackend.adopt(
+        backing_fd, plan.size_bytes, read_only=plan.read_only, block_bytes=plan.block_bytes, name=plan.name
+    )
+
+
+def open_backing(plan: DevicePlan) -> int:
+    """The backing file of a disk, to be handed over: checked, claimed, open. Raises BackendOpenError."""
+    with open_backend(plan, None) as backend:
+        assert backend.descriptor is not None
+        return os.dup(backend.descriptor)
 
 
 def _claim(backend: FileBackend, plan: DevicePlan) -> None:

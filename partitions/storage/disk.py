@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Final, Self
 
-from bus.native import Channel, RingClosed, RingCorrupt, RingFull
+from bus.native import RingClosed, RingCorrupt, RingFull
 from partitions.storage.buffers import Buffer, BufferPool, BufferSpaceError
-from partitions.storage.errors import DiskClosedError, DiskTimeoutError
+from partitions.storage.errors import DiskClosedError, DiskNotSentError, DiskTimeoutError
 from partitions.storage.handshake import ANSWER_BYTES, Answer, Ask, DiskDescription, set_up
 from partitions.storage.identity import UNMAP_BYTES_MAX
 from partitions.storage.io_queue import IoQueue, check_shape, slot_bytes_for
@@ -26,7 +26,8 @@ from partitions.storage.requests import (
     gpa_direct_ring_bytes,
 )
 from partitions.storage.scsi import Command, ReadBlocks, SynchronizeCache, Unmap, WriteBlocks
-from partitions.storage.target import build_unmap_parameters
+from partitions.storage.target import UNMAP_PARAMETER_BYTES, build_unmap_parameters
+from partitions.storage.transport import Transport
 
 REAP_PACKETS: Final = 64
 MAX_IN_FLIGHT: Final = 256
@@ -43,17 +44,16 @@ class Disk:
     Raises, from every method that talks to the server:
         DiskCommandError: the server or the medium refused this request; the disk goes on.
         DiskClosedError: the channel is gone, and each request in flight with it.
-        DiskTimeoutError: `timeout_s` passed. None waits for as long as it takes: a storage server that is
-            being restarted answers late, but answers.
+        DiskTimeoutError: `timeout_s` passed; DiskNotSentError where it passed before there was room to ask. None
+            waits for as long as it takes: a storage server that is being restarted answers late, but answers.
     """
 
     def __init__(
         self,
-        channel: Channel,
+        channel: Transport,
         data: memoryview,
         data_gpfn: int,
         *,
-        wait_fd: int = -1,
         timeout_s: float | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
         set_up_timeout_s: float = SET_UP_TIMEOUT_S,
@@ -62,15 +62,13 @@ class Disk:
 
         Args:
             data: the data area of the channel's slot, whole pages, at guest page `data_gpfn`.
-            wait_fd: the doorbell that `channel` was made with; only `AsyncDisk` needs it.
 
         Raises:
             DiskProtocolError: whatever answers is no disk that we can use.
         """
-        self.channel: Final = channel
+        self.channel: Final[Transport] = channel
         self.pool: Final = BufferPool(data, data_gpfn)
         self.requests: Final = Requests(channel)
-        self.wait_fd: Final = wait_fd
         self._max_in_flight = max_in_flight
         self._queue_open = False
         self.timeout_s: float | None = set_up_timeout_s
@@ -125,14 +123,14 @@ class Disk:
     def discard(self, offset: int, length: int) -> None:
         """The range's content is no longer wanted; where the disk can do that, it then reads as zeros."""
         self.description.check_range(offset, length)
-        block = self.block_bytes
-        with self.allocate(len(build_unmap_parameters([(0, 0)]))) as buffer:
+        buffer = self.allocate(UNMAP_PARAMETER_BYTES)
+        ticket = None
+        try:
             for start in range(offset, offset + length, UNMAP_BYTES_MAX):
-                piece = min(UNMAP_BYTES_MAX, offset + length - start)
-                parameters = build_unmap_parameters([(start // block, piece // block)])
-                buffer.view[: len(parameters)] = parameters
-                segment = Segment(buffer, 0, len(parameters))
-                self.wait(self._start(Unmap(len(parameters)), Direction.WRITE, segment, whole=False))
+                ticket = self.submit_discard(start, buffer, min(UNMAP_BYTES_MAX, offset + length - start))
+                self.wait(ticket)
+        finally:
+            _release_when_done(ticket, buffer)
 
     # -- many in flight
 
@@ -154,6 +152,24 @@ class Disk:
         self._check_transfer(offset, length, buffer, start)
         command = WriteBlocks(offset // self.block_bytes, length // self.block_bytes, durable)
         return self._start(command, Direction.WRITE, Segment(buffer, start, length), whole=True)
+
+    def submit_discard(self, offset: int, buffer: Buffer, length: int, start: int = 0) -> Ticket:
+        """Discard `length` bytes of the disk, at most UNMAP_BYTES_MAX of them; waits as `submit_read`.
+
+        `buffer` is not for data: the request's UNMAP_PARAMETER_BYTES stand there, at `start`, until it has ended.
+        """
+        self.description.check_range(offset, length)
+        if not 0 < length <= UNMAP_BYTES_MAX:
+            raise ValueError(
+                f"length {length}: want 1 to {UNMAP_BYTES_MAX}, the most that one request discards"
+            )
+        if start < 0 or start + UNMAP_PARAMETER_BYTES > len(buffer):
+            raise ValueError(f"{UNMAP_PARAMETER_BYTES} bytes at {start} of a buffer of {len(buffer)} bytes")
+        block = self.block_bytes
+        parameters = build_unmap_parameters([(offset // block, length // block)])
+        buffer.view[start : start + UNMAP_PARAMETER_BYTES] = parameters
+        segment = Segment(buffer, start, UNMAP_PARAMETER_BYTES)
+        return self._start(Unmap(UNMAP_PARAMETER_BYTES), Direction.WRITE, segment, whole=False)
 
     def open_queue(self, depth: int, transfer_bytes: int) -> IoQueue:
         """For many transfers of one size; see `IoQueue`. Until it is closed the disk starts nothing else.
@@ -223,18 +239,31 @@ class Disk:
     def _start(
         self, command: Command, direction: Direction, segment: Segment | None, *, whole: bool
     ) -> Ticket:
+        deadline = self._deadline_ns()
         while True:
-            if self.in_flight < self._max_in_flight:
-                try:
-                    return self.requests.start(command, direction, segment, whole=whole)
-                except RingFull:
-                    if not self.in_flight:  # the server has yet to release what it answered
-                        length = segment.length if segment is not None else 0
-                        self.channel.wait_writable(gpa_direct_ring_bytes(length))
-                        continue
-                except (RingClosed, RingCorrupt) as error:
-                    raise self._gone(error) from error
-            self._reap(-1)
+            try:
+                if self.in_flight < self._max_in_flight:
+                    try:
+                        return self.requests.start(command, direction, segment, whole=whole)
+                    except RingFull:
+                        if not self.in_flight:  # the server has yet to release what it answered
+                            length = segment.length if segment is not None else 0
+                            self.channel.wait_writable(gpa_direct_ring_bytes(length), self._left_ns(deadline))
+                            continue
+            except (RingClosed, RingCorrupt) as error:
+                raise self._gone(error) from error
+            self._reap(self._left_ns(deadline))
+
+    def _deadline_ns(self) -> int | None:
+        return None if self.timeout_s is None else time.monotonic_ns() + int(self.timeout_s * _NS_PER_S)
+
+    def _left_ns(self, deadline: int | None) -> int:
+        """To wait for room: -1 for ever. DiskNotSentError: the time is over."""
+        if deadline is None:
+            return -1
+        if (left := deadline - time.monotonic_ns()) <= 0:
+            raise DiskNotSentError(f"no room for a request within {self.timeout_s} s")
+        return left
 
     def _gone(self, error: Exception) -> DiskClosedError:
         return self.requests.fail_all(f"{type(error).__name__}: {error}")
@@ -251,7 +280,7 @@ class Disk:
         return ended
 
     def _wait_all(self, tickets: Iterable[Ticket]) -> None:
-        deadline = None if self.timeout_s is None else time.monotonic_ns() + int(self.timeout_s * _NS_PER_S)
+        deadline = self._deadline_ns()
         for ticket in tickets:
             while not ticket.done:
                 remaining = -1 if deadline is None else deadline - time.monotonic_ns()
@@ -304,6 +333,7 @@ class Disk:
 
     def _piece(self, wanted: int, *, must: bool) -> Buffer | None:
         """A buffer for the next piece, perhaps smaller than wished for; None: wait for an earlier one."""
+        deadline = self._deadline_ns()
         while True:
             largest = min(self.pool.longest_run_bytes, self.max_transfer_bytes)
             if largest:
@@ -312,11 +342,12 @@ class Disk:
                 return None
             if not self.in_flight:
                 raise BufferSpaceError("each page of the data area is held by the caller")
-            self._reap(-1)
+            self._reap(self._left_ns(deadline))
 
     def _set_up(self) -> DiskDescription:
         steps = set_up()
-        with self.allocate(ANSWER_BYTES) as buffer:
+        buffer = self.allocate(ANSWER_BYTES)
+        try:
             ask = next(steps)
             while True:
                 answer = self._ask(ask, buffer)
@@ -325,6 +356,9 @@ class Disk:
                 except StopIteration as stop:
                     description: DiskDescription = stop.value
                     return description
+        finally:
+            if not buffer.in_flight:  # else it was not answered in time
+                buffer.release()
 
     def _ask(self, ask: Ask, buffer: Buffer) -> Answer:
         segment = Segment(buffer, 0, ask.data_bytes) if ask.data_bytes else None
@@ -339,8 +373,8 @@ class Disk:
         return Answer(ticket.reply, bytes(buffer.view[: ask.data_bytes]))
 
 
-def _release_when_done(ticket: Ticket, buffer: Buffer) -> None:
-    if ticket.done:
+def _release_when_done(ticket: Ticket | None, buffer: Buffer) -> None:
+    if ticket is None or ticket.done:
         buffer.release()
     else:
         ticket.on_done = buffer.release

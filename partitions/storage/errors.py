@@ -66,6 +66,10 @@ class DiskTimeoutError(DiskError):
     errno = errno.ETIMEDOUT
 
 
+class DiskNotSentError(DiskTimeoutError):
+    """No room for the request in the time allowed: nothing was sent, its buffer is free."""
+
+
 _BY_CODE: Final[Mapping[tuple[int, int], int]] = {
     (SPACE_EXHAUSTED.asc, SPACE_EXHAUSTED.ascq): errno.ENOSPC,
     (WRITE_PROTECTED.asc, WRITE_PROTECTED.ascq): errno.EROFS,

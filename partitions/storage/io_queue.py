@@ -20,8 +20,11 @@ from partitions.storage._blockio import MAX_SLOTS, MAX_TRANSFER_BYTES, Queue
 from partitions.storage.buffers import Buffer
 from partitions.storage.errors import DiskClosedError, DiskError, DiskShortTransferError, command_error
 from partitions.storage.handshake import DiskDescription
+from partitions.storage.message_channel import MessageChannel
+from partitions.storage.message_queue import MessageQueue
 from partitions.storage.protocol import Packet, ScsiRequest
 from partitions.storage.requests import Requests
+from partitions.storage.transport import Transport
 
 DRAIN_TIMEOUT_NS: Final = 5_000_000_000  # for what is still in flight when a queue is closed
 
@@ -34,7 +37,7 @@ class IoQueue:
 
     def __init__(
         self,
-        channel: Channel,
+        channel: Transport,
         description: DiskDescription,
         requests: Requests,
         buffer: Buffer,
@@ -53,14 +56,8 @@ class IoQueue:
         ]
         self._requests, self._buffer, self._closed = requests, buffer, closed
         self._blocks = transfer_bytes // block
-        self._native: Final = Queue(
-            channel,
-            buffer.gpfn,
-            depth,
-            slot_bytes,
-            block,
-            description.capacity.blocks,
-            requests.sequence,
+        self._native: Final = _make_queue(
+            channel, buffer, depth, slot_bytes, block, description.capacity.blocks, requests.sequence
         )
 
     @property
@@ -162,6 +159,22 @@ class IoQueue:
 
     def _gone(self, error: Exception) -> DiskClosedError:
         return self._requests.fail_all(f"{type(error).__name__}: {error}")
+
+
+def _make_queue(
+    channel: Transport,
+    buffer: Buffer,
+    depth: int,
+    slot_bytes: int,
+    block_bytes: int,
+    disk_blocks: int,
+    sequence: int,
+) -> Queue | MessageQueue:
+    if isinstance(channel, Channel):
+        return Queue(channel, buffer.gpfn, depth, slot_bytes, block_bytes, disk_blocks, sequence)
+    if isinstance(channel, MessageChannel):
+        return MessageQueue(channel, buffer.view, depth, slot_bytes, block_bytes, disk_blocks, sequence)
+    raise TypeError(f"no queue over a {type(channel).__name__}")
 
 
 def slot_bytes_for(transfer_bytes: int) -> int:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from bus.memory import PAGE_BYTES, PFN_BYTES
-from bus.native import Channel
 from bus.packets import DESCRIPTOR_BYTES, RANGE_BYTES, TRAILER_BYTES, PacketType, page_count
 from partitions.storage.buffers import Buffer
 from partitions.storage.errors import (
@@ -29,6 +28,7 @@ from partitions.storage.protocol import (
     ScsiRequest,
 )
 from partitions.storage.scsi import Command
+from partitions.storage.transport import Transport
 
 SLOT_BITS: Final = 16  # low bits of a transaction id; above them: the sequence number
 NO_SLOT: Final = 0xFFFF  # in those bits: a request of this table, not of an IoQueue's slot
@@ -77,7 +77,7 @@ class RequestCounters:
 class Requests:
     """The table of requests in flight. One thread, or one event loop."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Transport) -> None:
         self._channel = channel
         self._in_flight: dict[int, Ticket] = {}
         self.sequence = 0  # of the last request; none is used twice: a late duplicate matches nothing

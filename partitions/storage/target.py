@@ -64,6 +64,7 @@ from partitions.storage.sense import (
 
 _UNMAP_HEAD: Final = struct.Struct(">HHI")
 _UNMAP_DESCRIPTOR: Final = struct.Struct(">QII")
+UNMAP_PARAMETER_BYTES: Final = _UNMAP_HEAD.size + _UNMAP_DESCRIPTOR.size  # for one range
 UNMAP_PARAMETER_BYTES_MAX: Final = _UNMAP_HEAD.size + UNMAP_DESCRIPTORS_MAX * _UNMAP_DESCRIPTOR.size
 
 

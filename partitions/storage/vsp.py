@@ -9,10 +9,10 @@ import threading
 from collections.abc import Mapping
 from typing import Final
 
-from bus.native import Channel, GpaMap, RingClosed
+from bus.native import Channel, GpaMap, RingClosed, RingError
 from bus.packets import DESCRIPTOR_BYTES, TRAILER_BYTES, PacketFlags, PacketType
 from bus.seam import Seam, Step
-from partitions.storage._blockio import DeviceLock, Server
+from partitions.storage._blockio import DeviceLock, Relay, Server
 from partitions.storage.backends import BlockBackend
 from partitions.storage.executor import MAX_TRANSFER_BYTES, Executor
 from partitions.storage.protocol import PACKET_BYTES
@@ -21,6 +21,9 @@ from partitions.storage.session import SessionState, load_session, save_session
 _EXECUTING_AT: Final = 8  # bus/native/endpoint.h, struct endpoint_journal
 _SESSION_AT: Final = 16
 _RECORD_BYTES: Final = 20
+REPLAYED_REQUESTS_MAX: Final = (
+    256  # before the channel is served as ever; more than anybody has begun at once
+)
 STOP_POLL_NS: Final = 100_000_000  # how late `stop` may be seen where nobody closes the channel
 _COMPLETION_RING_BYTES: Final = DESCRIPTOR_BYTES + PACKET_BYTES + TRAILER_BYTES
 
@@ -41,16 +44,18 @@ class StorageVsp:
         lock: DeviceLock | None = None,
         record: memoryview | None = None,
         seam: Seam | None = None,
+        relay: Relay | None = None,
     ) -> None:
         """One opening of one channel.
 
         Args:
             saved: the snapshot of a predecessor that served this same opening.
-            fast: leave plain reads and writes to C, where the backend has a descriptor.
+            fast: leave plain reads and writes to C, where the backend has a descriptor or there is a relay.
             lock: the device's, where several channels are opened to it.
             record: memory that outlives this process, which `channel` has as its journal: byte 8 says that a
                 batch is being executed, bytes 16 to 19 say how far the session has come.
             seam: where the process may be made to die; `channel` has the same.
+            relay: by which C reaches the backend's disk, where that is behind a channel.
 
         Raises:
             SnapshotError: `saved` is none of ours.
@@ -66,17 +71,19 @@ class StorageVsp:
             backend, gpa_map.views, serial=serial, max_transfer_bytes=max_transfer_bytes, saved=saved
         )
         self._fast: Server | None = None
-        if fast and backend.descriptor is not None:
+        if fast and (backend.descriptor is not None or relay is not None):
             self._fast = Server(
                 channel,
                 gpa_map,
-                backend.descriptor,
+                -1 if backend.descriptor is None else backend.descriptor,
                 backend.size_bytes,
                 backend.block_bytes,
                 max_transfer_bytes,
                 backend.read_only,
                 self._lock,
+                relay,
             )
+        self._holds_device = False
         self._owes_replay = False  # of a batch in whose midst a predecessor died
         self.waits_for_guest = False  # to take answers in: no fault of ours
         self.dropped = 0  # packets that are no request: a guest's mistake
@@ -94,13 +101,22 @@ class StorageVsp:
                         return  # not released: a successor executes it
                     self._serve(packet)
         except RingClosed:
-            return
+            pass  # who closed it lets the device go, once nobody can see what we may have begun
+        except RingError:  # nobody will execute again what we may have begun
+            self.let_go()
+            raise
 
     def _next_packets(self) -> list[tuple[int, int, int, bytes, bytes]]:
         """What Python has to answer: all of it during the set-up, then only what the fast path leaves."""
         if self._fast is None or self._executor.session.state is not SessionState.READY:
             return self._channel.receive_batch(1, STOP_POLL_NS)
-        return self._channel.receive_batch(1, 0) if self._fast.serve(STOP_POLL_NS) else []
+        try:
+            left = self._fast.serve(STOP_POLL_NS)
+        finally:
+            # Until `_serve` has done what C began and could not do. No guest can keep us from that: C's own copies of
+            # the indexes have the request, and room for its answer.
+            self._holds_device = self._fast.holds_device
+        return self._channel.receive_batch(1, 0) if left else []
 
     def _answer(self, packet_type: int, flags: int, extra_header: bytes, payload: bytes) -> bytes | None:
         if packet_type not in (PacketType.INBAND, PacketType.GPA_DIRECT):
@@ -113,16 +129,45 @@ class StorageVsp:
         """Execute, publish, release. There is room for the answer: the device is not held while a guest is slow."""
         packet_type, flags, identity, extra, payload = packet
         self._seam.passing(Step.TAKE)
-        with self._lock:
+        self._hold()
+        try:
             self._record[_EXECUTING_AT] = 1
             answer = self._answer(packet_type, flags, extra, payload)
             self._seam.passing(Step.EXECUTE)
             save_session(self._record[_SESSION_AT:_RECORD_BYTES], self._executor.session)
             if answer is not None:
-                self._channel.send_completion(answer, identity)
+                self._channel.send_completion(answer, identity, ring=False)  # a guest can make ringing block
             if not self._owes_replay:
                 self._record[_EXECUTING_AT] = 0
+        except RingClosed:  # by us: a successor may execute this again
+            raise
+        except RingError:  # the guest broke it: nobody will
+            self.let_go()
+            raise
+        if not self._owes_replay:
+            self.let_go()  # not after any other failure: our successor will, once it has executed this again
         self._channel.release()
+
+    def _hold(self) -> None:
+        if self._holds_device:
+            return
+        self._lock.__enter__()
+        if (
+            self._channel.is_closed
+        ):  # who had the device before us may have let it go in the middle of a request
+            self._lock.__exit__(None, None, None)
+            raise RingClosed("closed before the device was ours")
+        self._holds_device = True
+
+    def inherit(self, failed: object) -> None:
+        """Go on holding the device that a failed one on this channel held."""
+        assert isinstance(failed, StorageVsp)
+        self._holds_device, failed._holds_device = failed._holds_device, False
+
+    def let_go(self) -> None:
+        if self._holds_device:
+            self._holds_device = False
+            self._lock.__exit__(None, None, None)
 
     def _wait_for_room(self, stop: threading.Event) -> bool:
         """False: told to stop while the guest left no room for an answer."""
@@ -140,6 +185,7 @@ class StorageVsp:
     def replay(self) -> None:
         """Execute what the ring holds at this moment, in its order: a predecessor may have begun with it.
 
+        A guest that asks for more meanwhile does not keep us here: a batch is smaller than REPLAYED_REQUESTS_MAX.
         Ends early where the guest leaves no room for answers; `serve` goes on there: a predecessor's batch had room
         for all of its answers. Until it is replayed as a whole its mark stands, so that whoever comes after us replays
         the rest of it before other channels, too. Raises RingCorrupt.
@@ -147,15 +193,23 @@ class StorageVsp:
         self._owes_replay = self._record[_EXECUTING_AT] != 0
         self._executor.session.replaying = True
         try:
-            while self._channel.wait_writable(_COMPLETION_RING_BYTES, 0):
+            for _ in range(REPLAYED_REQUESTS_MAX):
+                if not self._channel.wait_writable(_COMPLETION_RING_BYTES, 0):
+                    break
                 if not (packets := self._channel.receive_batch(1, 0)):
-                    return
+                    break
                 self._serve(packets[0])
                 self._executor.session.replaying = False
+        except RingClosed:
+            raise
+        except RingError:
+            self.let_go()
+            raise
         finally:
             self._executor.session.replaying = False
             self._owes_replay = False
-            self._record[_EXECUTING_AT] = 0
+        self._record[_EXECUTING_AT] = 0  # not after a failure: whoever comes next has to know
+        self.let_go()
 
     def snapshot(self) -> dict[str, int | str]:
         """What a successor's `saved` needs; changes only during the channel's set-up."""

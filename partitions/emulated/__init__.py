@@ -1,0 +1,1 @@
+"""Devices of a PC, for partitions that know of no hypervisor: state machines behind ports."""

@@ -1,0 +1,111 @@
+"""A VP that runs x86 machine code: unicorn executes, the hypervisor intercepts.
+
+Its RAM is the partition's own memory slot, mapped at guest physical 0: what the code writes stands in the pages that
+others can be given. IN and OUT, and memory above the RAM, become accesses of the partition. There is no firmware:
+whoever wants INT 10h has to bring it.
+
+Needs the extra `emulation`: pip install 'partvisor[emulation]'
+"""
+
+import ctypes
+import enum
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from bus.memory import PAGE_BYTES, MemorySlot
+
+if TYPE_CHECKING:
+    from partitions.child import Partition
+
+HOLE_BYTES: Final = 64 * 1024  # above the RAM, as far as real mode reaches: accesses there are the parent's
+_NO_END: Final = 0xFFFF_FFFF  # run until HLT
+
+
+class MachineCodeError(Exception):
+    """The code cannot be run, or did what no processor goes on after. One line."""
+
+
+class Mode(enum.IntEnum):
+    """What the processor starts in."""
+
+    REAL = 16
+    PROTECTED = 32
+    LONG = 64
+
+
+class MachineCode:
+    """One VP. `memory` is its RAM, from address 0 on."""
+
+    def __init__(self, partition: "Partition", ram_bytes: int, mode: Mode = Mode.REAL, vp: int = 0) -> None:
+        """Raises MachineCodeError: there is no unicorn. HypercallError: the partition has not so much memory."""
+        try:
+            unicorn: Any = importlib.import_module("unicorn")  # says nothing of its types
+            x86_const: Any = importlib.import_module("unicorn.x86_const")
+        except ImportError as error:
+            raise MachineCodeError(
+                "running machine code needs unicorn: pip install 'partvisor[emulation]'"
+            ) from error
+        if ram_bytes <= 0 or ram_bytes % PAGE_BYTES:
+            raise MachineCodeError(f"{ram_bytes} bytes of RAM; want whole pages of {PAGE_BYTES}")
+        self._access, self._vp = partition.accesses, vp
+        mapped = partition.hypercalls.map_gpa_pages(0, ram_bytes // PAGE_BYTES)
+        self._slot: Final = MemorySlot.from_fd(mapped.fd, mapped.gpfn, mapped.pages)
+        self.memory: Final = self._slot.memory
+        self._x86, self._error = x86_const, unicorn.UcError
+        modes = {16: unicorn.UC_MODE_16, 32: unicorn.UC_MODE_32, 64: unicorn.UC_MODE_64}
+        self._processor: Any = unicorn.Uc(unicorn.UC_ARCH_X86, modes[mode])
+        # Keeps the address good as long as the processor has it.
+        self._anchor = (ctypes.c_char * ram_bytes).from_buffer(self.memory)
+        self._processor.mem_map_ptr(0, ram_bytes, unicorn.UC_PROT_ALL, ctypes.addressof(self._anchor))
+        self._processor.mmio_map(ram_bytes, HOLE_BYTES, self._load, ram_bytes, self._store, ram_bytes)
+        hook = self._processor.hook_add
+        hook(unicorn.UC_HOOK_INSN, self._in, None, 1, 0, x86_const.UC_X86_INS_IN)
+        hook(unicorn.UC_HOOK_INSN, self._out, None, 1, 0, x86_const.UC_X86_INS_OUT)
+        hook(unicorn.UC_HOOK_INTR, self._interrupt)
+        self.on_access: Callable[[], None] | None = None  # called after each, for whoever measures
+        self._unexpected: str | None = None
+
+    # -- what it cannot do by itself
+
+    def _in(self, processor: object, port: int, size: int, _: object) -> int:
+        value = self._access.access_port(self._vp, port, size).value
+        if self.on_access is not None:
+            self.on_access()
+        return value
+
+    def _out(self, processor: object, port: int, size: int, value: int, _: object) -> None:
+        self._access.access_port(self._vp, port, size, write=True, value=value & (1 << 8 * size) - 1)
+        if self.on_access is not None:
+            self.on_access()
+
+    def _load(self, processor: object, offset: int, size: int, base: int) -> int:
+        return self._access.access_memory(self._vp, base + offset, size)
+
+    def _store(self, processor: object, offset: int, size: int, value: int, base: int) -> None:
+        self._access.access_memory(
+            self._vp, base + offset, size, write=True, value=value & (1 << 8 * size) - 1
+        )
+
+    def _interrupt(self, processor: Any, number: int, _: object) -> None:
+        self._unexpected = f"interrupt {number:#x}, and there is no firmware to take it"
+        processor.emu_stop()
+
+    # -- running
+
+    def register(self, name: str) -> int:
+        """Such as "ax" or "rip"."""
+        return int(self._processor.reg_read(getattr(self._x86, f"UC_X86_REG_{name.upper()}")))
+
+    def set_register(self, name: str, value: int) -> None:
+        self._processor.reg_write(getattr(self._x86, f"UC_X86_REG_{name.upper()}"), value)
+
+    def run(self, start: int) -> None:
+        """From this address to the next HLT. Raises MachineCodeError: the code went where there is nothing."""
+        self._unexpected = None
+        try:
+            self._processor.emu_start(start, _NO_END)
+        except self._error as error:
+            raise MachineCodeError(f"at {self.register('rip'):#x}: {error}") from error
+        if self._unexpected is not None:
+            raise MachineCodeError(f"at {self.register('rip'):#x}: {self._unexpected}")
