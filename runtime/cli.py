@@ -6,7 +6,18 @@ from collections.abc import Sequence
 
 import click
 
-from runtime.commands import bench, config_file, doctor, machines, recovery, run
+from runtime.commands import (
+    bench,
+    config_file,
+    debug,
+    doctor,
+    machines,
+    recovery,
+    run,
+    sched,
+    simulate,
+    trace,
+)
 from runtime.exits import CommandError, ExitCode
 
 _EXIT_CODES = """\b
@@ -43,12 +54,18 @@ for command in (
     config_file.schema,
     machines.list_,
     machines.show,
+    machines.interrupts,
     machines.events,
     machines.stop,
     machines.kill,
+    sched.sched,
     recovery.crash,
     recovery.service,
+    debug.debug,
+    debug.reboot,
     bench.bench,
+    trace.trace,
+    simulate.simulate,
     doctor.doctor,
 ):
     cli.add_command(command)

@@ -15,8 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from runtime.abi import CPU_WEIGHT_DEFAULT, CPU_WEIGHT_MAX, WHOLE_PROCESSOR
+from runtime.architecture import Architecture, driver_names
 from runtime.config_overrides import apply_overrides
+from runtime.config_shape import PROGRAM_PATTERN, Name, Shape
+from runtime.emulated_config import EMULATED_MAX, EmulatedDeviceConfig, InterceptWay
 from runtime.exits import CommandError, ExitCode
+from runtime.reserved_names import ROOT
+from runtime.shares import SHARE_PATTERN, CpuShare
 from runtime.sizes import SIZE_PATTERN, ByteSize, DiskSize, MemorySize, RingSize, format_size
 
 if TYPE_CHECKING:
@@ -28,17 +34,7 @@ PARTITIONS_MAX: Final = 256
 DEVICES_MAX: Final = 64
 FILES_MAX: Final = 16  # of one partition; what the hypervisor hands over at its birth
 VPS_MAX: Final = 64
-ROOT: Final = "root"  # the name of partition 1; no configured partition may take it
 
-NAME_PATTERN: Final = "^[a-z0-9][a-z0-9_-]{0,31}$"
-PROGRAM_PATTERN: Final = "^[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
-
-PATTERN_MEANINGS: Final = {  # an error says these words; the regular expressions are for editors
-    NAME_PATTERN: "1 to 32 of a-z, 0-9, '-' and '_', the first one a letter or digit",
-    PROGRAM_PATTERN: "a function as 'package.module:function'",
-}
-
-Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 CpuNumber = Annotated[int, Meta(ge=0, le=4095)]
 
 
@@ -63,8 +59,20 @@ class WaitingKind(enum.StrEnum):
     BLOCK = "block"
 
 
+class SchedulerChoice(enum.StrEnum):
+    """By what the hypervisor carries weights, reserves and caps out."""
+
+    AUTO = "auto"
+    CGROUP2 = "cgroup2"
+    CGROUP1 = "cgroup1"
+    SIGNALS = "signals"
+
+
 class DeviceKind(enum.StrEnum):
     DISK = "disk"
+    ECHO = "echo"  # answers each request with its own bytes; to measure what an exchange costs
+    LINK = "link"  # joins two partitions by a channel of their own
+    SWITCH = "switch"  # joins two partitions through the root, which copies each packet
 
 
 class BackendKind(enum.StrEnum):
@@ -78,10 +86,6 @@ class FileMode(enum.StrEnum):
     READ_WRITE = "read-write"  # must exist
 
 
-class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One table of the file. An unknown key is an error, with its path."""
-
-
 class MachineSettings(Shape, frozen=True, kw_only=True):
     """[machine]"""
 
@@ -89,6 +93,13 @@ class MachineSettings(Shape, frozen=True, kw_only=True):
     memory: Annotated[MemorySize, Meta(description="All memory of the machine; partitions draw from it.")] = (
         msgspec.field(default_factory=lambda: MemorySize(512 << 20))
     )
+    architecture: Annotated[Architecture, Meta(description="Who runs the root's devices.")] = (
+        Architecture.MICROKERNELIZED
+    )
+    driver_memory: Annotated[
+        MemorySize,
+        Meta(description="Deposited for each driver partition, beside the pages of a memory disk."),
+    ] = msgspec.field(default_factory=lambda: MemorySize(4 << 20))
     on_root_failure: Annotated[OnRootFailure, Meta(description="What happens when the root dies.")] = (
         OnRootFailure.HALT
     )
@@ -109,13 +120,23 @@ class MachineSettings(Shape, frozen=True, kw_only=True):
         WaitingKind, Meta(description="How both sides wait, for each device that does not say otherwise.")
     ] = WaitingKind.ADAPTIVE
 
+    scheduler: Annotated[
+        SchedulerChoice,
+        Meta(
+            description="What carries weights, reserves and caps out: cgroups where they are writable and can"
+            " do it, otherwise signals; or one of them alone."
+        ),
+    ] = SchedulerChoice.AUTO
+
 
 class DeviceConfig(Shape, frozen=True, kw_only=True):
     """[[root.device]]: a real device, which the root owns."""
 
     name: Annotated[Name, Meta(description="What [[partition.device]] tables call it.")]
     kind: DeviceKind
-    backend: Annotated[BackendKind, Meta(description="Where the blocks are kept.")]
+    backend: Annotated[
+        BackendKind | None, Meta(description="Where the blocks of a disk are kept; nothing else has any.")
+    ] = None
     path: Annotated[
         Path | None,
         Meta(
@@ -146,9 +167,11 @@ class RootConfig(Shape, frozen=True, kw_only=True):
 
 
 class PartitionDeviceConfig(Shape, frozen=True, kw_only=True):
-    """[[partition.device]]: one device of the root, offered to this partition over a channel."""
+    """[[partition.device]]: one device of the parent, offered to this partition over a channel."""
 
-    name: Annotated[Name, Meta(description="Of a [[root.device]].")]
+    name: Annotated[
+        Name, Meta(description="Of a [[root.device]]; or of a [[partition.device]] of its parent.")
+    ]
     ring_bytes: Annotated[
         RingSize, Meta(description="Data area of the ring, each direction; the header page is not counted.")
     ] = msgspec.field(default_factory=lambda: RingSize(64 << 10))
@@ -194,6 +217,17 @@ class PartitionConfig(Shape, frozen=True, kw_only=True):
         tuple[CpuNumber, ...],
         Meta(description="Host CPUs that it may run on; left out: any.", max_length=4096),
     ] = ()
+    weight: Annotated[
+        int,
+        Meta(ge=1, le=CPU_WEIGHT_MAX, description="Share of contended processor time among its siblings."),
+    ] = CPU_WEIGHT_DEFAULT
+    reserve: Annotated[
+        CpuShare,
+        Meta(description="Guaranteed to each VP whenever it wants to run, such as '20%' of a processor."),
+    ] = msgspec.field(default_factory=lambda: CpuShare(0))
+    cap: Annotated[
+        CpuShare, Meta(description="The most that each VP gets, such as '50%' of a processor; 100%: no cap.")
+    ] = msgspec.field(default_factory=lambda: CpuShare(WHOLE_PROCESSOR))
     privileges: Annotated[
         tuple[str, ...] | None,
         Meta(
@@ -204,6 +238,10 @@ class PartitionConfig(Shape, frozen=True, kw_only=True):
     devices: Annotated[tuple[PartitionDeviceConfig, ...], Meta(max_length=DEVICES_MAX)] = msgspec.field(
         name="device", default=()
     )
+    intercepts: Annotated[
+        InterceptWay, Meta(description="How accesses to emulated devices travel: 'direct' is the fast way.")
+    ] = InterceptWay.HYPERVISOR
+    emulated: Annotated[tuple[EmulatedDeviceConfig, ...], Meta(max_length=EMULATED_MAX)] = ()
     files: Annotated[tuple[PartitionFileConfig, ...], Meta(max_length=FILES_MAX)] = msgspec.field(
         name="file", default=()
     )
@@ -224,6 +262,16 @@ class MachineConfig(Shape, frozen=True, kw_only=True):
             if device.name == name:
                 return device
         raise KeyError(name)
+
+    @property
+    def drivers(self) -> tuple[str, ...]:
+        """Names of the driver partitions."""
+        return driver_names(self)
+
+    def path_of(self, name: str) -> str:
+        """What the machine calls the configured partition `name`: "inner", or "outer/inner" for a child of "outer"."""
+        parent = next(partition.parent for partition in self.partitions if partition.name == name)
+        return name if parent == ROOT else f"{self.path_of(parent)}/{name}"
 
     def signal_route_of(self, device: PartitionDeviceConfig) -> SignalRoute:
         return device.signal_route or self.machine.signal_route
@@ -263,6 +311,8 @@ def decode_value(kind: type, value: object, folder: Path) -> object:
     """Read a value of a type that TOML lacks. ValueError: the text says what is allowed."""
     if issubclass(kind, ByteSize):
         return kind.parse(value)
+    if issubclass(kind, CpuShare):
+        return CpuShare.parse(value)
     if issubclass(kind, Path):
         if not isinstance(value, str) or not 0 < len(value) <= PATH_CHARACTERS_MAX or "\0" in value:
             raise ValueError(f"a path, 1 to {PATH_CHARACTERS_MAX} characters")
@@ -275,6 +325,8 @@ def schema_of_value(kind: type) -> dict[str, Any]:
     if issubclass(kind, ByteSize):
         number = {"type": "integer", "minimum": kind.bytes_min, "maximum": kind.bytes_max}
         return {"anyOf": [number, {"type": "string", "pattern": SIZE_PATTERN}]}
+    if issubclass(kind, CpuShare):
+        return {"type": "string", "pattern": SHARE_PATTERN}
     if issubclass(kind, Path):
         return {"type": "string", "minLength": 1, "maxLength": PATH_CHARACTERS_MAX}
     raise NotImplementedError(kind)
@@ -333,11 +385,15 @@ def convert(document: Document) -> MachineConfig:
 
 def to_tables(config: MachineConfig) -> dict[str, Any]:
     """The config as plain tables: numbers, texts, lists and dicts, ready for JSON or TOML."""
-    encoded = msgspec.msgpack.encode(
-        config, enc_hook=lambda value: str(value) if isinstance(value, Path) else int(value)
-    )
+    encoded = msgspec.msgpack.encode(config, enc_hook=_plain)
     tables: dict[str, Any] = msgspec.msgpack.decode(encoded)  # by this way arrays are lists
     return tables
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, CpuShare):
+        return value.text
+    return int(value) if isinstance(value, ByteSize) else str(value)
 
 
 def json_schema() -> dict[str, Any]:
@@ -350,8 +406,9 @@ def json_schema() -> dict[str, Any]:
     for shape in Shape.__subclasses__():  # msgspec leaves the defaults of our own types out
         for field in msgspec.structs.fields(shape):
             factory = field.default_factory
-            if callable(factory) and isinstance(default := factory(), ByteSize):
+            if callable(factory) and isinstance(default := factory(), ByteSize | CpuShare):
                 properties = schema["$defs"][shape.__name__]["properties"]
-                properties[field.encode_name]["default"] = format_size(default)
+                text = default.text if isinstance(default, CpuShare) else format_size(default)
+                properties[field.encode_name]["default"] = text
     plain: dict[str, Any] = json.loads(json.dumps(schema))  # as it will be read: tuples are lists
     return plain

@@ -6,11 +6,12 @@ from typing import Final
 
 import trio
 
-from runtime.config import ROOT
 from runtime.console import ConsoleRecord, console_pair, read_record
 from runtime.events import EventLog
+from runtime.reserved_names import ROOT
 
 _KIND_CHARACTERS_MAX: Final = 64
+_ARGUMENTS: Final = frozenset({"self", "kind", "partition"})  # of EventLog.append: no field may be called so
 _UNNAMED_RECORDS_MAX: Final = 4_096  # of processes whose name the broker has not said yet
 
 
@@ -54,7 +55,14 @@ class ConsoleLog:
         if name is None and len(self._unnamed) < _UNNAMED_RECORDS_MAX:
             self._unnamed.append(record)
             return
-        self._log.append(_kind(record.kind, name), name, **record.fields)
+        fields = dict(record.fields)
+        if name == ROOT and record.kind == "output" and isinstance(fields.get("partition"), str):
+            name = str(
+                fields.pop("partition")
+            )  # what that one said to a serial port, which the root emulates
+        for taken in _ARGUMENTS & fields.keys():
+            fields[f"{taken}_"] = fields.pop(taken)
+        self._log.append(_kind(record.kind, name), name, **fields)
 
     def close(self) -> None:
         ends: tuple[socket.socket, ...] = (self._reader, self.writer)

@@ -14,7 +14,9 @@ from typing import Any, Final
 
 import msgspec
 
-from runtime.config import ROOT, BackendKind, FileMode
+from runtime import driver_checks, emulated_checks, link_checks, share_checks
+from runtime.config import BackendKind, DeviceKind, FileMode
+from runtime.reserved_names import ROOT
 from runtime.sizes import PAGE_BYTES, format_size
 from runtime.toml_lines import Steps
 from runtime.validate import Problem, quoted, spell
@@ -32,26 +34,34 @@ Table = Mapping[str, Any]
 def cross_check(config: Table, spelled: Mapping[Steps, object]) -> list[Problem]:
     """All mistakes that no single value shows. `spelled` has each value as the file spells it."""
     problems: list[Problem] = []
-    devices = list(_tables(config.get("root"), "device", ("root",)))
-    partitions = list(_tables(config, "partition", ()))
+    devices = list(tables_of(config.get("root"), "device", ("root",)))
+    partitions = list(tables_of(config, "partition", ()))
     problems += _duplicates(devices) + _duplicates(partitions)
     problems += _shared_backing_files(devices)
     for path, device in devices:
         problems += _backend(path, device)
-    problems += _parents(partitions, _all_named(config, "partition"))
+    problems += share_checks.check_all(partitions)
+    problems += link_checks.check(devices, partitions)
+    problems += driver_checks.check(config, devices, partitions)
     problems += _memory(config, partitions, spelled)
     offered = [device["name"] for _, device in devices if "name" in device]
-    all_known = _all_named(config.get("root"), "device")
+    all_known = is_all_named(config.get("root"), "device")
     for path, partition in partitions:
-        own_devices = list(_tables(partition, "device", path))
-        files = list(_tables(partition, "file", path))
+        own_devices = list(tables_of(partition, "device", path))
+        files = list(tables_of(partition, "file", path))
         problems += _duplicates(own_devices) + _duplicates(files)
-        for device_path, device in own_devices:
+        for device_path, device in own_devices if partition.get("parent") == ROOT else ():
             name = device.get("name")
             if name is not None and name not in offered and all_known:
                 allowed = f"a [[root.device]]: {quoted(offered)}"
                 problems.append(Problem((*device_path, "name"), spell(name), allowed))
+        emulated = list(tables_of(partition, "emulated", path))
+        disks = [one for _, one in devices if one.get("kind") in (None, DeviceKind.DISK)]
+        problems += emulated_checks.check_one(path, partition, emulated, disks, all_known)
+        if partition.get("parent") not in (None, ROOT):
+            problems += link_checks.not_passed_on(own_devices, devices)
         problems += _cpus(path, partition)
+        problems += share_checks.check_one(path, partition)
         problems += _privileges(path, partition)
         problems += _program(path, partition)
         problems += _args(path, partition)
@@ -60,7 +70,7 @@ def cross_check(config: Table, spelled: Mapping[Steps, object]) -> list[Problem]
     return problems
 
 
-def _tables(table: object, key: str, path: Steps) -> Iterator[tuple[Steps, Table]]:
+def tables_of(table: object, key: str, path: Steps) -> Iterator[tuple[Steps, Table]]:
     """The sound tables of an array of tables, each with its path."""
     items = table.get(key) if isinstance(table, Mapping) else None
     if isinstance(items, list):
@@ -69,7 +79,7 @@ def _tables(table: object, key: str, path: Steps) -> Iterator[tuple[Steps, Table
                 yield (*path, key, index), item
 
 
-def _all_named(table: object, key: str) -> bool:
+def is_all_named(table: object, key: str) -> bool:
     """Whether an array of tables is so sound that a name which is not in it does not exist."""
     items = table.get(key) if isinstance(table, Mapping) else None
     return isinstance(items, list | tuple) and all(
@@ -107,6 +117,15 @@ def _shared_backing_files(devices: list[tuple[Steps, Table]]) -> list[Problem]:
 def _backend(path: Steps, device: Table) -> list[Problem]:
     problems = []
     backend, backing, size = device.get("backend"), device.get("path"), device.get("size")
+    kind = device.get("kind")
+    if kind in link_checks.WITHOUT_BACKEND:
+        given = [key for key in ("backend", "path", "size") if device.get(key) is not None]
+        return [
+            Problem((*path, key), spell(str(device[key])), f'nothing with kind = "{kind}"') for key in given
+        ]
+    if kind is DeviceKind.DISK and "backend" in device and backend is None:
+        wanted = '"file" or "memory", as kind = "disk" needs one'
+        problems.append(Problem((*path, "backend"), "nothing", wanted))
     if "path" in device and "size" in device:  # neither was refused already
         if backend is BackendKind.FILE and backing is None:
             problems.append(Problem((*path, "path"), "nothing", 'a path, as backend = "file" needs one'))
@@ -123,85 +142,66 @@ def _backend(path: Steps, device: Table) -> list[Problem]:
     return problems
 
 
-def _parents(partitions: list[tuple[Steps, Table]], all_known: bool) -> list[Problem]:
-    problems = []
-    parents = {table["name"]: table.get("parent") for _, table in partitions if "name" in table}
-    for path, partition in partitions:
-        name, parent = partition.get("name"), partition.get("parent")
-        if name == ROOT:
-            problems.append(
-                Problem((*path, "name"), spell(name), "any other name; this one is the root partition's")
-            )
-        if parent is None or parent == ROOT:
-            continue
-        if parent not in parents and all_known:
-            others = [ROOT, *(other for other in parents if other != name)]
-            problems.append(Problem((*path, "parent"), spell(parent), quoted(others)))
-            continue
-        ancestor, steps = parent, 0
-        while ancestor in parents and ancestor != name and steps < len(parents):
-            ancestor, steps = parents[ancestor], steps + 1
-        if ancestor == name and name is not None:
-            allowed = f"a chain of parents that ends at {spell(ROOT)}"
-            problems.append(Problem((*path, "parent"), f"{spell(parent)}, which closes a circle", allowed))
-    return problems
-
-
 def _memory(
     config: Table, partitions: list[tuple[Steps, Table]], spelled: Mapping[Steps, object]
 ) -> list[Problem]:
-    """Each parent deposits its children's memory out of its own; rings lie in their partition's."""
+    """The root deposits its children's memory out of the machine's; rings lie in their partition's."""
     problems: list[Problem] = []
     machine = config.get("machine")
-    own: dict[str, int] = {}
-    if isinstance(machine, Mapping) and "memory" in machine:
-        own[ROOT] = max(machine["memory"] - _kept_by_root(config), 0)
-    taken: dict[str, int] = {}
+    taken = 0
     for path, partition in partitions:
         memory = partition.get("memory")
         if memory is None:
             continue
-        if "name" in partition:
-            own[partition["name"]] = memory
-        if "parent" in partition:
-            taken[partition["parent"]] = taken.get(partition["parent"], 0) + memory
+        if partition.get("parent") == ROOT:
+            taken += memory
         rings = sum(
             2 * (device["ring_bytes"] + PAGE_BYTES)
-            for _, device in _tables(partition, "device", path)
+            for _, device in tables_of(partition, "device", path)
             if "ring_bytes" in device
         )
         if rings >= memory:
             allowed = f"more than {format_size(rings)}, which the rings of its devices take"
             problems.append(
-                Problem((*path, "memory"), _as_spelled((*path, "memory"), memory, spelled), allowed)
+                Problem((*path, "memory"), as_spelled((*path, "memory"), memory, spelled), allowed)
             )
-    for parent, total in taken.items():
-        if parent not in own or total <= own[parent]:
-            continue
-        if parent == ROOT:
-            path = ("machine", "memory")
-            found = (
-                f"{_as_spelled(path, own[ROOT] + _kept_by_root(config), spelled)} for all partitions together"
-            )
-            needed = format_size(total + _kept_by_root(config))
-            kept = format_size(_kept_by_root(config))
-            allowed = f"at least {needed}: they ask for {format_size(total)}, and the root keeps {kept}"
-        else:
-            path = next((*path, "memory") for path, table in partitions if table.get("name") == parent)
-            found = f"{_as_spelled(path, own[parent], spelled)} for {spell(parent)} and its children together"
-            allowed = f"at least {format_size(total)}, which its children ask for"
+    if not isinstance(machine, Mapping) or "memory" not in machine:
+        return problems
+    kept = _kept_by_root(config)
+    if taken and taken + kept > machine["memory"]:
+        path = ("machine", "memory")
+        found = f"{as_spelled(path, max(machine['memory'], kept), spelled)} for all partitions together"
+        needed = format_size(taken + kept)
+        allowed = (
+            f"at least {needed}: they ask for {format_size(taken)}, and the root keeps {format_size(kept)}"
+        )
         problems.append(Problem(path, found, allowed))
     return problems
 
 
 def _kept_by_root(config: Table) -> int:
-    """Its own pages, and those of memory disks, which are the root's too."""
+    """Its own pages, those of memory disks, and what it deposits for driver partitions."""
     disks = sum(
         device["size"]
-        for _, device in _tables(config.get("root"), "device", ("root",))
+        for _, device in tables_of(config.get("root"), "device", ("root",))
         if device.get("backend") == "memory" and isinstance(device.get("size"), int)
     )
-    return ROOT_MEMORY_BYTES_MIN + int(disks)
+    emulated = sum(  # a page for each, whose state outlives the root
+        1
+        for path, partition in tables_of(config, "partition", ())
+        for _ in tables_of(partition, "emulated", path)
+    )
+    count = sum(
+        device.get("kind") is DeviceKind.DISK
+        for _, device in tables_of(config.get("root"), "device", ("root",))
+    )
+    attached = sum(
+        1
+        for path, partition in tables_of(config, "partition", ())
+        if partition.get("parent") == ROOT and any(tables_of(partition, "device", path))
+    )
+    drivers = driver_checks.memory_of_drivers(config, count, attached)
+    return ROOT_MEMORY_BYTES_MIN + int(disks) + emulated * PAGE_BYTES + drivers
 
 
 def _cpus(path: Steps, partition: Table) -> list[Problem]:
@@ -339,5 +339,5 @@ def _openable(path: Steps, file: Path, read_only: bool, may_create: bool) -> lis
     return []
 
 
-def _as_spelled(path: Steps, value: int, spelled: Mapping[Steps, object]) -> str:
+def as_spelled(path: Steps, value: int, spelled: Mapping[Steps, object]) -> str:
     return spell(spelled.get(path, format_size(value)))

@@ -2,16 +2,20 @@
 
     root -> platform   boot-hypervisor {}                 the loader wants the hypervisor
     platform -> root   booted {partition}                 it runs; the root is this partition of it
-    platform -> root   machine {machine, devices, cpus}   [machine], [[root.device]] and [root] cpus of the config
+    platform -> root   machine {machine, devices, cpus, traced}   [machine], [[root.device]] and [root] cpus of the
+                       config; whose trace memory comes along
     platform -> root   partition {a [[partition]] table} + its files, once for each
     platform -> root   create {}                          all was said: open the devices, create the children
+    root -> platform   describe {}                        a root after a reboot: say it all again, from `machine` on
     root -> platform   ready {}                           every child was started
     root -> platform   failed {reason}                    it could not; one line for the user
     root -> platform   restored {at_ns, ...}              it has taken over from a predecessor that died
     platform -> root   retire {}                          finish what is under way, save, and end with EXIT_RETIRED
-    platform -> root   stick {}                           a fault on purpose: serve no channel any more
-    platform -> root   seam {step, passes, deaths}        die at that step, at that pass; so many roots (bus.seam)
+    platform -> root   stick {device}                     a fault on purpose: serve no channel any more
+    platform -> root   seam {step, passes, deaths, device}  die at that step, at that pass; so many roots (bus.seam)
     platform -> root   inspect {request, name}            -> inspected {request, devices: [...]}
+
+With a device both are for its driver partition, otherwise for the root itself.
 
 The root powers off (flushes, closes its devices, ends) when the broker, which stops the machine, sends it SIGTERM.
 

@@ -12,8 +12,10 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from bus.trace import STAMPS
 from runtime.config import MachineConfig
 from runtime.events import Event, EventLog
 from runtime.exits import CommandError, ExitCode
@@ -31,9 +33,18 @@ class RunOptions:
     log: EventLog  # everything that happens goes here; `serve_management` publishes it
     announce_ready: Callable[[], None]  # call once, when every partition of the config has started
     detached: bool  # no terminal: stdin and stdout are /dev/null, stderr is a file in the folder
+    post_mortem: Path | None = None  # where the flight recorder goes if the machine fails
+    trace: Path | None = None  # where the stamps of all hops go at the end
+    trace_stamps: int = STAMPS  # that are kept of each thread; a power of two
 
 
-def run_in_foreground(config: MachineConfig, listener: Callable[[Event, bytes], None]) -> int:
+def run_in_foreground(
+    config: MachineConfig,
+    listener: Callable[[Event, bytes], None],
+    post_mortem: Path | None = None,
+    trace: Path | None = None,
+    trace_stamps: int = STAMPS,
+) -> int:
     """Run a machine until it ends; `listener` sees every event. Returns the exit code.
 
     Raises:
@@ -42,10 +53,21 @@ def run_in_foreground(config: MachineConfig, listener: Callable[[Event, bytes], 
     with machine_folder(config.machine.name) as folder:
         log = EventLog()
         log.listen(listener)
-        return _run(config, RunOptions(folder, log, announce_ready=lambda: None, detached=False))
+        options = RunOptions(
+            folder,
+            log,
+            lambda: None,
+            detached=False,
+            post_mortem=post_mortem,
+            trace=trace,
+            trace_stamps=trace_stamps,
+        )
+        return _run(config, options)
 
 
-def run_detached(config: MachineConfig) -> dict[str, Any]:
+def run_detached(
+    config: MachineConfig, post_mortem: Path | None = None, trace: Path | None = None
+) -> dict[str, Any]:
     """Start a machine as a daemon and return once it is ready: {name, pid, folder}.
 
     Raises:
@@ -60,7 +82,7 @@ def run_detached(config: MachineConfig) -> dict[str, Any]:
         try:
             os.setsid()
             if os.fork() == 0:  # not a session leader, so no terminal can become ours
-                _daemon(config, write_fd)
+                _daemon(config, write_fd, _absolute(post_mortem), _absolute(trace))
         finally:
             os._exit(ExitCode.DONE)
     os.close(write_fd)
@@ -73,7 +95,11 @@ def run_detached(config: MachineConfig) -> dict[str, Any]:
     return dict(report)
 
 
-def _daemon(config: MachineConfig, report_fd: int) -> NoReturn:
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.absolute()
+
+
+def _daemon(config: MachineConfig, report_fd: int, post_mortem: Path | None, trace: Path | None) -> NoReturn:
     """The grandchild. It tells its grandparent once how the boot went, and never returns."""
     reported = False
 
@@ -102,7 +128,9 @@ def _daemon(config: MachineConfig, report_fd: int) -> NoReturn:
 
             log.listen(remember)
             ready = {"name": folder.name, "pid": folder.pid, "folder": str(folder.path)}
-            options = RunOptions(folder, log, announce_ready=lambda: report(**ready), detached=True)
+            options = RunOptions(
+                folder, log, lambda: report(**ready), detached=True, post_mortem=post_mortem, trace=trace
+            )
             exit_code = _run(config, options)
         report(error=f"the machine ended while it booted: {last_reason or f'exit code {exit_code}'}")
     except CommandError as error:

@@ -4,9 +4,12 @@ import os
 from typing import Final
 
 from runtime import codec
+from runtime.abi import TRACE_FILE
 from runtime.config import FileMode, MachineConfig, to_tables
 from runtime.exits import CommandError
 from runtime.firmware import PacketLink
+from runtime.machine_trace import MachineTrace
+from runtime.reserved_names import ROOT
 
 _OPEN_FLAGS: Final = {
     FileMode.READ: os.O_RDONLY,
@@ -19,12 +22,22 @@ class MachineFailed(CommandError):
     """The machine could not start, or went down by itself. The text is one line for the user."""
 
 
-async def describe_machine(config: MachineConfig, firmware: PacketLink) -> None:
+async def describe_machine(
+    config: MachineConfig, firmware: PacketLink, trace: MachineTrace | None = None
+) -> None:
     """Files are opened here, with the user's rights, so that nobody below needs a path. Raises MachineFailed."""
     tables = to_tables(config)
     root = tables["root"]
+    traced = [name for name in (ROOT, *config.drivers) if trace is not None]
     await firmware.send(
-        "machine", {"machine": tables["machine"], "devices": root["device"], "cpus": root["cpus"]}
+        "machine",
+        {
+            "machine": tables["machine"],
+            "devices": root["device"],
+            "cpus": root["cpus"],
+            "traced": traced,
+        },
+        [fd for name in traced if trace is not None and (fd := trace.descriptor(name)) is not None],
     )
     for partition, table in zip(config.partitions, tables["partition"], strict=True):
         fds: list[int] = []
@@ -36,6 +49,9 @@ async def describe_machine(config: MachineConfig, firmware: PacketLink) -> None:
                     raise MachineFailed(
                         f"partition {partition.name}: can't open {file.path}: {error.strerror}"
                     ) from error
+            if trace is not None and (fd := trace.descriptor(partition.name)) is not None:
+                table["file"].append({"name": TRACE_FILE})
+                fds.append(os.dup(fd))
             await firmware.send("partition", table, fds)
         finally:
             codec.close_all(fds)

@@ -2,15 +2,21 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from typing import Protocol
 
 import trio
 
 
-def execute(module: str, sockets: Mapping[str, socket.socket], *options: str) -> subprocess.Popen[bytes]:
+class Descriptor(Protocol):
+    """What has a file descriptor."""
+
+    def fileno(self) -> int: ...
+
+
+def execute(module: str, sockets: Mapping[str, Descriptor], *options: str) -> subprocess.Popen[bytes]:
     """Start a process of the machine, in a session of its own: a Ctrl-C reaches the platform alone."""
     arguments = [item for option, sock in sockets.items() for item in (option, str(sock.fileno()))]
     return subprocess.Popen(
@@ -44,3 +50,15 @@ async def exit_of(process: subprocess.Popen[bytes]) -> None:
 def exit_text(process: subprocess.Popen[bytes]) -> str:
     code = process.returncode
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+async def first_of(*events: trio.Event) -> None:
+    """Wait for any of them."""
+    async with trio.open_nursery() as nursery:
+
+        async def watch(event: trio.Event) -> None:
+            await event.wait()
+            nursery.cancel_scope.cancel()
+
+        for event in events:
+            nursery.start_soon(watch, event)

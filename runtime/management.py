@@ -15,7 +15,14 @@ a malformed request gets a typed error and hurts nobody else.
 | kill | name | {} once the partition's end is on its way |
 | crash | how | {} once the root has been broken so: kill, hang, stuck |
 | seam | step, passes, deaths | {} once the root has been told to die at a named step (bus.seam) |
+| crash-driver | name, how | as crash, for a driver partition |
+| seam-driver | name, step, passes, deaths | as seam, for a driver partition |
 | service | | {} once the root has been asked to make room for its successor |
+| interrupts | name | {ports: [...]}: every port of that partition, or of all for "", and its accounting |
+| sched | | what `MachineControl.sched` returns: who has had how much of the processors |
+| schedule | name, shares | {} once the partition's weight, reserve or cap has changed |
+| hypervisor | | what `MachineControl.hypervisor` returns: its size, memory, calls |
+| reboot | | {} once every partition is being ended; "machine.rebooted" says that they are back |
 | stop | | {} once the machine's end is on its way; it is over when the folder's lock is free |
 | events | since | {events: [...], last_sequence}: kept events after number `since`, oldest first |
 """
@@ -85,8 +92,29 @@ class MachineControl(Protocol):
     async def seam(self, step: str, passes: int, deaths: int) -> None:
         """Have the root die exactly at a named step, at that pass; and its successors, `deaths` in all. REFUSED."""
 
+    async def crash_driver(self, name: str, how: str) -> None:
+        """Break a driver partition: "kill", "hang" or "stuck". REFUSED; NOT_FOUND."""
+
+    async def seam_driver(self, name: str, step: str, passes: int, deaths: int) -> None:
+        """As `seam`, for a driver partition. REFUSED; NOT_FOUND."""
+
     async def service(self) -> None:
         """Replace a healthy root. REFUSED."""
+
+    async def interrupts(self, name: str) -> list[Mapping[str, Any]]:
+        """A row for each port, with what became of its interrupts; "" for all partitions. NOT_FOUND."""
+
+    async def sched(self) -> Mapping[str, Any]:
+        """The scheduler's mechanism and its books: {partitions: [...], mechanism, now_ns, ...}."""
+
+    async def schedule(self, name: str, shares: Mapping[str, Any]) -> None:
+        """Change a partition's `weight`, `reserve` or `cap`, in the hypervisor's units. NOT_FOUND."""
+
+    async def hypervisor(self) -> Mapping[str, Any]:
+        """What the broker says of itself."""
+
+    async def reboot(self) -> None:
+        """End every partition, and begin again with a new root. REFUSED."""
 
     async def stop(self) -> None:
         """Begin an orderly end and return at once."""
@@ -180,7 +208,14 @@ class _Server:
             "kill": ({"name": str}, self._kill),
             "crash": ({"how": str}, self._crash),
             "seam": ({"step": str, "passes": int, "deaths": int}, self._seam),
+            "crash-driver": ({"name": str, "how": str}, self._crash_driver),
+            "seam-driver": ({"name": str, "step": str, "passes": int, "deaths": int}, self._seam_driver),
             "service": ({}, self._service),
+            "interrupts": ({"name": str}, self._interrupts),
+            "sched": ({}, self._sched),
+            "schedule": ({"name": str, "shares": dict}, self._schedule),
+            "hypervisor": ({}, self._hypervisor),
+            "reboot": ({}, self._reboot),
             "stop": ({}, self._stop),
             "events": ({"since": int}, self._events),
         }
@@ -282,8 +317,33 @@ class _Server:
         await self._control.seam(args["step"], args["passes"], args["deaths"])
         return {}
 
+    async def _crash_driver(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        await self._control.crash_driver(args["name"], args["how"])
+        return {}
+
+    async def _seam_driver(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        await self._control.seam_driver(args["name"], args["step"], args["passes"], args["deaths"])
+        return {}
+
     async def _service(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
         await self._control.service()
+        return {}
+
+    async def _interrupts(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"ports": await self._control.interrupts(args["name"])}
+
+    async def _sched(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        return await self._control.sched()
+
+    async def _schedule(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        await self._control.schedule(args["name"], args["shares"])
+        return {}
+
+    async def _hypervisor(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        return await self._control.hypervisor()
+
+    async def _reboot(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        await self._control.reboot()
         return {}
 
     async def _stop(self, args: Mapping[str, Any]) -> Mapping[str, Any]:

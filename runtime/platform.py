@@ -6,39 +6,34 @@ holds no guest memory and no device, and it still answers when the root is dead,
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import trio
 
-from bus.seam import DEATHS_MAX, PASSES_MAX, Step
 from runtime import codec
 from runtime.abi import PAGE_BYTES, ExitStatus
-from runtime.config import ROOT, MachineConfig, OnRootFailure
+from runtime.architecture import Architecture
+from runtime.config import MachineConfig, OnRootFailure
 from runtime.console_log import ConsoleLog
+from runtime.debug_access import DebugAccess
 from runtime.events import EventLog
 from runtime.firmware import BOOT_MS_MAX, POWER_OFF_MS_MAX, LinkMessage, PacketLink
 from runtime.machine_description import MachineFailed, describe_machine
-from runtime.machine_process import execute, exit_of, exit_text
+from runtime.machine_process import Descriptor, execute, exit_of, exit_text, first_of
+from runtime.reserved_names import ROOT
+from runtime.roster import Roster
 
+DRIVER_MODULE: Final = "partitions.resident_driver"  # what the hypervisor of a monolithic machine loads
 STOP_GRACE_MS: Final = 2_000  # between asking the partitions to end and killing them
 
 
 class RequestRefused(Exception):
     """Broker or root will not do what was asked; the text says why."""
-
-
-@dataclass(slots=True)
-class _Child:
-    """A configured partition, as the broker's events tell."""
-
-    name: str
-    pid: int = 0
-    exit: ExitStatus | None = None
 
 
 @dataclass(slots=True)
@@ -53,9 +48,9 @@ class Outcome:
 class Platform:
     """One machine from power-on to power-off. `run` does it all; the other methods are for management."""
 
-    def __init__(self, config: MachineConfig, log: EventLog) -> None:
-        self.config, self.log = config, log
-        self._children = {partition.name: _Child(partition.name) for partition in config.partitions}
+    def __init__(self, config: MachineConfig, log: EventLog, debug: DebugAccess | None = None) -> None:
+        self.config, self.log, self._debug = config, log, debug
+        self._roster = Roster([config.path_of(partition.name) for partition in config.partitions])
         self._outcome: Outcome | None = None
         self._ended = trio.Event()
         self._ready = trio.Event()
@@ -73,6 +68,9 @@ class Platform:
         self._root_hypercalls: socket.socket | None = None  # the hypervisor's end, until it boots
         self._replies: dict[int, trio.MemorySendChannel[LinkMessage]] = {}
         self._last_request = 0
+        self._nursery: trio.Nursery | None = None
+        self._reboot_began: float | None = None  # time.monotonic(), while one is under way
+        self._first_root_is_over = False  # its end was wanted, by a reboot
 
     # -- the whole life ------------------------------------------------------------------------------------
 
@@ -83,14 +81,17 @@ class Platform:
         """
         try:
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 self._power_on()
                 nursery.start_soon(self._serve_firmware)
                 nursery.start_soon(self._console.serve)
                 nursery.start_soon(self._watch_root, nursery)
                 with trio.move_on_after(BOOT_MS_MAX / 1000) as boot:
-                    await _first_of(self._ready, self._ended)
+                    await first_of(self._ready, self._ended)
                 if boot.cancelled_caught:
-                    self._end(f"the machine did not start within {BOOT_MS_MAX // 1000} s", failed=True)
+                    reason = f"the machine did not start within {BOOT_MS_MAX // 1000} s"
+                    missing = ", ".join(self._roster.missing()) if self._built else ""
+                    self._end(reason + (f": {missing} did not" if missing else ""), failed=True)
                 if self._ready.is_set():
                     await self._warm_standby()
                     self.log.append("machine.ready")
@@ -101,7 +102,7 @@ class Platform:
         finally:
             self._kill_everything()
         assert self._outcome is not None
-        self._outcome.exits = {child.name: child.exit for child in self._children.values() if child.exit}
+        self._outcome.exits = self._roster.exits
         self.log.append("machine.stopped", reason=self._outcome.reason, failed=self._outcome.failed)
         return self._outcome
 
@@ -136,10 +137,16 @@ class Platform:
         assert self._root_firmware is not None
         power, broker_power = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with broker_power:
-            policy = self.config.machine.on_root_failure.value
-            self._broker = execute(
-                "runtime.hypervisor", {"--power-fd": broker_power}, "--on-root-failure", policy
-            )
+            settings = self.config.machine
+            options = ["--on-root-failure", settings.on_root_failure, "--scheduler", settings.scheduler]
+            if settings.architecture is Architecture.MONOLITHIC:
+                options += ["--driver-module", DRIVER_MODULE]
+            sockets: dict[str, Descriptor] = {"--power-fd": broker_power}
+            if self._debug is not None:
+                sockets |= self._debug.of_broker()
+            self._broker = execute("runtime.hypervisor", sockets, *options)
+            if self._debug is not None:
+                self._debug.listener.close()  # once the broker is gone, nobody shall seem to listen
         self.log.append("hypervisor.started", pid=self._broker.pid)
         self._power = PacketLink(power)
         nursery.start_soon(self._watch_broker)
@@ -205,6 +212,8 @@ class Platform:
                         self._check_ready()
                     case "failed":
                         self._end(str(message.values.get("reason", "the root gave no reason")), failed=True)
+                    case "describe":  # a root after a reboot: it begins as the first one did
+                        await self._describe()
                     case "restored":
                         self.log.append("root.restored", ROOT, **message.values)
                         nursery.start_soon(self._warm_standby)
@@ -222,10 +231,7 @@ class Platform:
                 case "adopt":
                     assert self._firmware is not None
                     await self._firmware.send("booted", {"partition": values["id"]})
-                    try:
-                        await describe_machine(self.config, self._firmware)
-                    except MachineFailed as failure:
-                        self._end(str(failure), failed=True)
+                    await self._describe()
                 case "halting":
                     self._end(self._root_end(str(values.get("reason"))), failed=True)
                 case "halt":
@@ -246,6 +252,13 @@ class Platform:
                         **{key: value for key, value in values.items() if key != "name"},
                     )
 
+    async def _describe(self) -> None:
+        assert self._firmware is not None
+        try:
+            await describe_machine(self.config, self._firmware, self._debug.trace if self._debug else None)
+        except MachineFailed as failure:
+            self._end(str(failure), failed=True)
+
     def _root_end(self, reason: str) -> str:
         """The broker's, but for the first root, which is our child: only we can learn how it died."""
         if self._root is not None and self._root_pid == self._root.pid and self._root.poll() is not None:
@@ -258,13 +271,15 @@ class Platform:
             self._root_started(values)
             self._console.name(pid, name)
             return
-        self._children.setdefault(name, _Child(name)).pid = pid
+        self._roster.started(name, pid)
         self.log.append("partition.started", name, pid=pid, partition_id=values.get("id"))
         self._console.name(pid, name)
         self._check_ready()
 
     def _root_started(self, values: Mapping[str, Any]) -> None:
-        """A successor has taken over the root's part."""
+        """A successor has taken over the root's part; or, after a reboot, the first one's."""
+        if self._reboot_began is not None:
+            self._roster.forget()
         self._root_pid = int(values["pid"])
         self.log.append(
             "root.started",
@@ -281,7 +296,7 @@ class Platform:
                 await self.ask_hypervisor("warm")
 
     def _check_ready(self) -> None:
-        if self._built and all(self._children[partition.name].pid for partition in self.config.partitions):
+        if self._built and not self._roster.missing():
             self._ready.set()
 
     def _partition_exited(self, values: Mapping[str, Any]) -> None:
@@ -292,21 +307,24 @@ class Platform:
             return
         status = ExitStatus(values.get("code"), values.get("signal"))
         self._console.drain()  # its last words come before its death
-        self._children.setdefault(name, _Child(name)).exit = status
+        self._roster.exited(name, status)
         self.log.append(
             "partition.exited", name, reason=values.get("reason"), code=status.code, signal=status.signal
         )
-        configured = [self._children[partition.name] for partition in self.config.partitions]
-        if not self._stopping and configured and all(child.exit is not None for child in configured):
-            bad = [
-                f"{child.name}: {child.exit}" for child in configured if child.exit and child.exit.code != 0
-            ]
+        if self._reboot_began is not None:
+            return
+        if not self._ready.is_set() and (missing := self._roster.missing(below=name)):
+            self._end(f"partition {name} ended before it had started {', '.join(missing)}", failed=True)
+        if not self._stopping and self._roster.have_all_ended:
+            bad = self._roster.failures
             self._end("every partition has ended" + (f" ({', '.join(bad)})" if bad else ""), failed=bool(bad))
 
     async def _watch_root(self, nursery: trio.Nursery) -> None:
         assert self._root is not None
         await exit_of(self._root)
-        if not self._stopping and (self._broker is None or not self._root_is_replaced):
+        if self._first_root_is_over:
+            return
+        if not self._stopping and (self._broker is None or not self.root_is_replaced):
             status = exit_text(self._root)
             await trio.sleep(0.005)  # the broker may have more to say of it
             self._end(f"the root partition died ({status})", failed=True)
@@ -333,7 +351,7 @@ class Platform:
         return await self._request(self._firmware, verb, values)
 
     @property
-    def _root_is_replaced(self) -> bool:
+    def root_is_replaced(self) -> bool:
         return self.config.machine.on_root_failure is not OnRootFailure.HALT
 
     def status(self) -> dict[str, Any]:
@@ -347,35 +365,32 @@ class Platform:
             "hypervisor_pid": self._broker.pid if self._broker else None,
         }
 
-    async def crash_root(self, how: str) -> None:
-        """Break the root on purpose. RequestRefused: there is no such way, or nobody to do it."""
-        match how:
-            case "kill":
-                await self.ask_hypervisor("kill", name=ROOT)
-            case "hang":
-                await self.ask_hypervisor("kill", name=ROOT, signal=int(signal.SIGSTOP))
-            case "stuck":
-                await self._tell_root("stick")
-            case _:
-                raise RequestRefused(f"{how!r} is no way to crash; kill, hang and stuck are")
-
-    async def arm_seam(self, step: str, passes: int, deaths: int) -> None:
-        """Have the root die at a named step. RequestRefused: there is no such step, or the numbers are too big."""
+    async def reboot(self) -> None:
+        """End every partition and begin again with a new root. Returns at once. RequestRefused: not now."""
+        if not self._ready.is_set() or self._outcome is not None or self._reboot_began is not None:
+            raise RequestRefused("the machine is starting, or ending")
+        self._reboot_began, self._first_root_is_over = time.monotonic(), True
         try:
-            Step.named(step)
-        except ValueError as error:
-            raise RequestRefused(str(error)) from error
-        if not 0 < passes <= PASSES_MAX or not 0 < deaths <= DEATHS_MAX:
-            raise RequestRefused(f"want 1 to {PASSES_MAX} passes and 1 to {DEATHS_MAX} deaths")
-        await self._tell_root("seam", {"step": step, "passes": passes, "deaths": deaths})
+            await self.ask_hypervisor("reboot", grace_ms=STOP_GRACE_MS)
+        except BaseException:
+            self._reboot_began = None
+            raise
+        self.log.append("machine.rebooting")
+        self._built, self._ready = False, trio.Event()
+        assert self._nursery is not None
+        self._nursery.start_soon(self._see_reboot_through)
 
-    async def service_root(self) -> None:
-        """Have a healthy root make room for its successor. RequestRefused: the config wants none."""
-        if not self._root_is_replaced:
-            raise RequestRefused('the root has no successor: set on_root_failure = "standby" or "restart"')
-        await self._tell_root("retire")
+    async def _see_reboot_through(self) -> None:
+        with trio.move_on_after((BOOT_MS_MAX + 2 * STOP_GRACE_MS) / 1000) as scope:
+            await first_of(self._ready, self._ended)
+        if scope.cancelled_caught:
+            self._end("the machine did not come back from its reboot", failed=True)
+        began, self._reboot_began = self._reboot_began, None
+        if self._ready.is_set() and began is not None:
+            self.log.append("machine.rebooted", took_ms=round((time.monotonic() - began) * 1000))
+            await self._warm_standby()
 
-    async def _tell_root(self, verb: str, values: Mapping[str, object] | None = None) -> None:
+    async def tell_root(self, verb: str, values: Mapping[str, object] | None = None) -> None:
         if self._firmware is None or not self._ready.is_set():
             raise RequestRefused("the root is not up")
         await self._firmware.send(verb, values)
@@ -403,14 +418,3 @@ class Platform:
         if waiting is not None:
             with contextlib.suppress(trio.WouldBlock):
                 waiting.send_nowait(message)
-
-
-async def _first_of(*events: trio.Event) -> None:
-    async with trio.open_nursery() as nursery:
-
-        async def watch(event: trio.Event) -> None:
-            await event.wait()
-            nursery.cancel_scope.cancel()
-
-        for event in events:
-            nursery.start_soon(watch, event)

@@ -4,6 +4,7 @@
         quickstart.5e884898/                one folder a machine: its name and a random part
             lock                            flocked by the platform as long as it lives; says name and pid
             management, events              zmq ipc sockets, 0600
+            debug, recorder                 the hypervisor's debug port and flight recorder: runtime.debug_access
             stderr                          of a detached machine
 
 A lock dies with its holder, so a folder whose lock is free is a leftover, and any later command sweeps it
@@ -36,11 +37,15 @@ _ATTEMPTS_MAX: Final = 100
 _JANITOR_GRACE_MS: Final = 2_000
 _TOKEN_BYTES: Final = 4
 _FOLDER_PATTERN: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}[.][0-9a-f]{8}")
-# $1: the machine's folder; $2: the folder around it, removed only when empty. `echo` says that no signal can
-# end it any more, so that the machine may start; `read` returns at end of file.
+# $1: the machine's folder; $2: the folder around it, removed only when empty; then patterns of cgroups, which cannot
+# be removed before the last process in them has died. `echo` says that no signal can end it any more, so that the
+# machine may start; `read` returns at end of file.
 _JANITOR: Final = (
     'trap "" HUP INT QUIT TERM; echo; exec >/dev/null; read -r _;'
-    ' rm -rf -- "$1"; rmdir -- "$2" 2>/dev/null; exit 0'
+    ' rm -rf -- "$1"; rmdir -- "$2" 2>/dev/null; shift 2; IFS=; tries=0;'
+    ' while [ "$#" -gt 0 ] && [ "$tries" -lt 15 ]; do left=; for pattern in "$@"; do for group in $pattern; do'
+    ' [ -d "$group" ] || continue; find "$group" -depth -type d -exec rmdir {} ";" 2>/dev/null;'
+    ' [ ! -d "$group" ] || left=1; done; done; [ -n "$left" ] || break; sleep 0.1; tries=$((tries + 1)); done; exit 0'
 )
 
 
@@ -84,6 +89,14 @@ class MachineFolder:
         return self.path / "events"
 
     @property
+    def debug_path(self) -> Path:
+        return self.path / "debug"
+
+    @property
+    def recorder_path(self) -> Path:
+        return self.path / "recorder"
+
+    @property
     def stderr_path(self) -> Path:
         return self.path / "stderr"
 
@@ -111,7 +124,7 @@ def machine_folder(name: str) -> Iterator[MachineFolder]:
     keep the lock and the janitor's pipe, so that the machine would seem to live on in it.
 
     Args:
-        name: of the machine; fits config.NAME_PATTERN.
+        name: of the machine; fits config_shape.NAME_PATTERN.
 
     Raises:
         MachineExists: a machine of that name runs.
@@ -119,7 +132,9 @@ def machine_folder(name: str) -> Iterator[MachineFolder]:
     """
     folder, lock_fd = _create(name)
     try:
-        with janitor(folder.path, folder.path.parent):
+        from runtime.hypervisor.scheduling_cgroups import cgroups_of  # other commands start without it
+
+        with janitor(folder.path, folder.path.parent, cgroups_of(os.getpid())):
             try:
                 yield folder
             finally:
@@ -276,13 +291,14 @@ def _read_live_lock(path: Path) -> LockRecord | None:
 
 
 @contextlib.contextmanager
-def janitor(path: Path, around: Path | None = None) -> Iterator[None]:
-    """Run the process that removes `path` when we end, in whatever way; and `around`, if that is empty then."""
+def janitor(path: Path, around: Path | None = None, cgroups: Iterable[str] = ()) -> Iterator[None]:
+    """Run the process that removes `path` when we end, in whatever way; and `around`, if that is empty then; and what
+    there is of `cgroups`, which are patterns."""
     read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
     try:
         try:
             process = subprocess.Popen(
-                ["/bin/sh", "-c", _JANITOR, "partvisor-janitor", str(path), str(around or "")],
+                ["/bin/sh", "-c", _JANITOR, "partvisor-janitor", str(path), str(around or ""), *cgroups],
                 stdin=read_fd,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -16,7 +16,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import inspect
 
-from runtime.config import PATTERN_MEANINGS, Document, MachineConfig, decode_value
+from runtime.config import Document, MachineConfig, decode_value
+from runtime.config_shape import PATTERN_MEANINGS
 from runtime.toml_lines import Steps, lines_of_values
 
 PROBLEMS_MAX: Final = 100  # a file that is wrong throughout; more lines would help nobody
@@ -53,11 +54,12 @@ class Problem:
 def find_problems(document: Document) -> list[Problem]:
     """Check a whole document; an empty list means that `config.convert` accepts it."""
     from runtime.cross_checks import cross_check
+    from runtime.tree_checks import check_tree
 
     walk = Walk(document.folder)
     decoded = walk.value(inspect.type_info(MachineConfig), document.tables, ())
     assert isinstance(decoded, dict)  # the outermost value of a TOML file is always a table
-    problems = walk.problems + cross_check(decoded, walk.spelled)
+    problems = walk.problems + cross_check(decoded, walk.spelled) + check_tree(decoded, walk.spelled)
     lines = lines_of_values(document.text)
     placed = [
         Problem(problem.path, problem.found, problem.allowed, _line(problem.path, lines, document))

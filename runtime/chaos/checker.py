@@ -10,7 +10,8 @@ What is decided:
 * A request that failed may have taken effect before its failure was reported, and not after.
 * At a `Cut` the machine ended at once: what was in flight then took effect before, or never. Where the power went too,
   a block holds one value that it had at or after the beginning of the last flush that completed: what had completed
-  before a flush began is durable, whatever came later may be gone.
+  before a flush began is durable, whatever came later may be gone. Nor may it be a value from before a durable write
+  (FUA) of this block that completed.
 * Every read returned whole blocks that were written, there and before it ended.
 * Every invocation completed within the bound, unless the run was cut short on purpose.
 
@@ -113,7 +114,7 @@ class _Disk:
                         for block, value in zip(blocks, operation.values, strict=True):
                             registers[block].read(value, access)
                         self.values += len(blocks)
-                case OperationKind.WRITE:
+                case OperationKind.WRITE | OperationKind.WRITE_DURABLE:
                     access, version = self._change(operation), operation.version
                     for block in blocks:
                         registers[block].write(version, access)
@@ -131,7 +132,9 @@ class _Disk:
         if end is None or outcome is Outcome.UNKNOWN:
             cut = bisect_left(self._cut_times, start)
             end = self._cut_times[cut] if cut < len(self._cut_times) else NEVER
-        return Access(start, end, operation, certain=outcome is Outcome.DONE)
+        done = outcome is Outcome.DONE
+        durable = done and operation.kind == OperationKind.WRITE_DURABLE
+        return Access(start, end, operation, certain=done, durable=durable)
 
     def take_image(self, image: Mapping[int, int], after_ns: int) -> None:
         start = max(after_ns, *(time + 1 for time in self._cut_times), BEGINNING)
@@ -143,7 +146,8 @@ class _Disk:
     def conflicts(self, tearing: bool) -> Iterator[tuple[int, Conflict]]:
         for epoch in range(len(self._epochs) - 1, 0, -1):
             for block, register in self._epochs[epoch].items():
-                self._trace_back(epoch, block, register, tearing)
+                if (forgotten := self._trace_back(epoch, block, register, tearing)) is not None:
+                    yield block, forgotten
         for block, register in self._epochs[0].items():
             register.initial = self._initial.get(block, ZEROS)
         for epoch, registers in enumerate(self._epochs):
@@ -154,8 +158,11 @@ class _Disk:
                         conflict.kind, conflict.reason = Kind.LOST, Reason.TWO_SURVIVORS
                     yield block, conflict
 
-    def _trace_back(self, epoch: int, block: int, register: Register, tearing: bool) -> None:
-        """A power cut left one value. Where it was read later, it must have been there before: as if read then."""
+    def _trace_back(self, epoch: int, block: int, register: Register, tearing: bool) -> Conflict | None:
+        """A power cut left one value. Where it was read later, it must have been there before: as if read then.
+
+        A conflict: it was there before, and a write that was to survive came after it.
+        """
         values = register.survivors()
         if not values and register.zero_reads and (without := len(register.conflicts(tearing=tearing))):
             register.initial = ZEROS
@@ -168,7 +175,13 @@ class _Disk:
             reader = register.first_read(survivor).source
             start, end = self._flushed[epoch - 1], self._power_times[epoch - 1]
             earlier = self._epochs[epoch - 1][block]
-            earlier.read(survivor, Access(start, end, reader, power_cut=True))
+            left = Access(start, end, reader, power_cut=True)
+            older = survivor in (ZEROS, self._initial.get(block)) or self._was_written(survivor, block, epoch)
+            if older and (durable := earlier.forgotten(survivor)) is not None:
+                version, write = durable
+                return Conflict(Kind.NOT_DURABLE, Reason.FORGOTTEN, version, write, left, survivor, left)
+            earlier.read(survivor, left)
+        return None
 
     def _was_written(self, value: int, block: int, epoch: int) -> bool:
         """Before the power cut that `epoch` began with."""
@@ -202,7 +215,8 @@ def _sum_up(histories: Sequence[History], disk: _Disk, found: list[Violation]) -
         failed=outcomes[Outcome.FAILED],
         unfinished=outcomes[None] + outcomes[Outcome.UNKNOWN],
         reads=kinds[OperationKind.READ],
-        writes=kinds[OperationKind.WRITE],
+        writes=kinds[OperationKind.WRITE] + kinds[OperationKind.WRITE_DURABLE],
+        durable_writes=kinds[OperationKind.WRITE_DURABLE],
         flushes=kinds[OperationKind.FLUSH],
         discards=kinds[OperationKind.DISCARD],
         values=disk.values,

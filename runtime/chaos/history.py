@@ -62,6 +62,7 @@ class OperationKind(IntEnum):
     WRITE = 2
     FLUSH = 3
     DISCARD = 4
+    WRITE_DURABLE = 5  # with FUA: on the medium before it completes
 
 
 class Outcome(IntEnum):
@@ -99,11 +100,11 @@ class Operation:
 
     @property
     def version(self) -> int:
-        """What this operation, a WRITE, writes."""
+        """What this operation, a WRITE of either kind, writes."""
         return version_of(self.seed, self.number)
 
     def __str__(self) -> str:
-        return f"{self.kind.name.lower()} {self.seed}:{self.number}"
+        return f"{self.kind.name.lower().replace('_', ' ')} {self.seed}:{self.number}"
 
 
 @dataclass(slots=True)

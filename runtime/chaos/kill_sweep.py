@@ -1,8 +1,9 @@
-"""`scripts/kill-sweep`: kill the root at random instants and at every named step, under load, and judge the disk.
+"""`scripts/kill-sweep`: kill root or driver at random instants and at every named step, under load; judge the disk.
 
 Several boots of a machine, one or two guests each with the verified load, and one that opens and closes its channel all
 the time. The root is killed as soon as it has come back, again and again: from outside after a random time, which may
 fall into its recovery, or by itself at a step (bus.seam). A kill counts once the hypervisor has reaped its victim.
+With driver partitions, those are killed in the same ways, in every second turn, and now and then both at once.
 """
 
 import argparse
@@ -41,7 +42,11 @@ EARLY_S: Final = 0.02
 LATE_S: Final = 0.15
 FAILURES_AT_ONCE: Final = 10  # a root that failed more often within FAILURES_WITHIN_S ends its machine
 FAILURES_WITHIN_S: Final = 2.1
+KILLED: Final = "signal 9"
 POWERED_OFF: Final = ("exit code 0", "signal 15")  # at the end of its machine
+DRIVER_FAILURES_AT_ONCE: Final = 6  # then it is left in peace for so long that it is forgiven
+DRIVER_PEACE_S: Final = 1.2
+DATA_STEPS: Final = tuple(step for step in Step if step <= Step.SIGNAL)
 PERCENTS: Final = (50, 90, 99, 100)
 
 
@@ -61,6 +66,8 @@ class Tally:
     other_failures: list[str] = field(default_factory=list)  # the machine ended, something was left behind
     outages_ns: list[int] = field(default_factory=list)
     takeovers_ns: list[int] = field(default_factory=list)
+    driver_kills: int = 0
+    driver_outages_ns: list[int] = field(default_factory=list)
     own_deaths: Counter[str] = field(default_factory=Counter)  # of roots that nobody had killed
     boots: int = 0
 
@@ -75,12 +82,25 @@ class Killer:
 
     def __init__(self, machine: LoadedMachine, rng: random.Random, tally: Tally) -> None:
         self._machine, self._rng, self._tally = machine, rng, tally
+        self._driver_failures = 0  # since it was left in peace
         self._recent: deque[float] = deque(maxlen=FAILURES_AT_ONCE - 2)  # a step may kill two at once
 
     def _pace(self) -> None:
         if len(self._recent) == self._recent.maxlen:
             time.sleep(max(self._recent[0] + FAILURES_WITHIN_S - time.monotonic(), 0))
         self._recent.append(time.monotonic())
+
+    def kill(self, turn: "Turn") -> bool:
+        """False: the load is over."""
+        match turn:
+            case (True, None):
+                return self.kill_driver_at_random()
+            case (True, Step() as step):
+                return self.kill_driver_at(step)
+            case (_, Step() as step):
+                return self.kill_at(step)
+            case _:
+                return self.kill_at_random()
 
     def kill_at_random(self) -> bool:
         """False: the load is over."""
@@ -119,6 +139,52 @@ class Killer:
             self._tally.not_come_to[step.text] += 1
         return self._settle(seen)
 
+    # -- the driver partition
+
+    def kill_driver_at_random(self) -> bool:
+        """As `kill_at_random`; in one of five turns the root dies with it."""
+        machine, rng = self._machine, self._rng
+        seen, roots = machine.driver_deaths, len(machine.all_of("root.exited"))
+        self._pace_driver()
+        time.sleep(rng.uniform(0, LATE_S))
+        machine.kill_driver()
+        if rng.random() < EARLY:
+            self._pace()
+            time.sleep(rng.uniform(0, EARLY_S))
+            machine.kill_root()
+            if not self._settle(roots):
+                return False
+        return self._settle_driver(seen)
+
+    def kill_driver_at(self, step: Step) -> bool:
+        """As `kill_at`."""
+        machine, rng = self._machine, self._rng
+        seen, restored = machine.driver_deaths, len(machine.all_of("driver.serving"))
+        deaths = rng.choice((1, 1, 2))
+        for _ in range(deaths):
+            self._pace_driver()
+        if not machine.arm(step, rng.randint(1, DATA_PASSES_MAX), deaths, driver=True):
+            return False
+
+        def struck() -> bool:
+            return machine.driver_has_died_at(step, restored)
+
+        if machine.wait_until(lambda: struck() or machine.load_ended, STEP_PATIENCE_S) and struck():
+            self._tally.struck[f"driver {step.text}"] += 1
+        elif not machine.load_ended:
+            self._tally.not_come_to[f"driver {step.text}"] += 1
+        return self._settle_driver(seen)
+
+    def _pace_driver(self) -> None:
+        self._driver_failures += 1
+        if self._driver_failures > DRIVER_FAILURES_AT_ONCE:
+            time.sleep(DRIVER_PEACE_S)
+            self._driver_failures = 1
+
+    def _settle_driver(self, seen: int) -> bool:
+        machine = self._machine
+        return self._until(lambda: machine.driver_deaths > seen and machine.driver_serves)
+
     def _settle(self, seen: int) -> bool:
         """Until the last of the dead has a successor that serves."""
         machine = self._machine
@@ -131,11 +197,19 @@ class Killer:
         return not machine.load_ended
 
 
+Turn = tuple[bool, Step | None]  # whether the driver is meant; at which step, or at a random instant
+
+
 def sweep(options: argparse.Namespace, folder: Path) -> Tally:
     """All boots."""
     rng, tally = random.Random(options.seed), Tally()
     each = max(int(options.kills * STEPS_EACH), STEPS_LEAST)
-    schedule: list[Step | None] = [*(step for step in Step for _ in range(each)), *([None] * options.kills)]
+    schedule: list[Turn] = [(False, step) for step in Step for _ in range(each)]
+    schedule += [(False, None)] * options.kills
+    if options.architecture == "disaggregated":
+        schedule = [turn for turn in schedule if turn[1] not in DATA_STEPS]  # which the root never comes to
+        schedule += [(True, step) for step in DATA_STEPS for _ in range(each)]
+        schedule += [(True, None)] * options.kills
     rng.shuffle(schedule)
     while schedule:
         _one_boot(options, folder / f"boot{tally.boots}", rng, tally, schedule)
@@ -146,7 +220,7 @@ def sweep(options: argparse.Namespace, folder: Path) -> Tally:
 
 
 def _one_boot(
-    options: argparse.Namespace, folder: Path, rng: random.Random, tally: Tally, schedule: list[Step | None]
+    options: argparse.Namespace, folder: Path, rng: random.Random, tally: Tally, schedule: list[Turn]
 ) -> None:
     load = Load(
         policy=options.policy,
@@ -154,15 +228,14 @@ def _one_boot(
         guests=1 + tally.boots % 2,
         reopening=True,
         seconds=min(BOOT_S, 3 + len(schedule) / 3),
-        settings={"signal_route": rng.choice(("direct", "broker"))},
+        settings={"signal_route": rng.choice(("direct", "broker")), "architecture": options.architecture},
     )
     with LoadedMachine(folder, load) as machine:
         try:
             machine.wait_for("guest.verified_progress")
             killer = Killer(machine, rng, tally)
             while schedule and not machine.load_ended:
-                step = schedule.pop()
-                if not (killer.kill_at_random() if step is None else killer.kill_at(step)):
+                if not killer.kill(schedule.pop()):
                     break
             judged = machine.judge()
         except (MachineEnded, TimeoutError) as error:
@@ -203,14 +276,29 @@ def _add(tally: Tally, boot: str, machine: LoadedMachine, judged: Judged) -> Non
     ended = [fields["at_ns"] for fields in killed]
     for history in judged.histories:
         tally.outages_ns += [gap.length_ns for gap in gaps_around(history, ended) if gap is not None]
+    _add_driver(tally, machine, judged)
     served = sorted(event["fields"]["serving_ns"] for event in restored)
     for at_ns in ended:
         tally.takeovers_ns += [next(ns for ns in served if ns > at_ns) - at_ns] if served[-1] > at_ns else []
 
 
+def _add_driver(tally: Tally, machine: LoadedMachine, judged: Judged) -> None:
+    ended = []
+    for event in machine.all_of("driver.exited"):
+        if event["fields"]["reason"] == KILLED:
+            ended.append(event["monotonic_ns"])
+        else:
+            tally.own_deaths[f"driver: {event['fields']['reason']}"] += 1
+    tally.driver_kills += len(ended)
+    for event in machine.all_of("driver.failed"):
+        tally.other_failures.append(f"the driver was given up: {event['fields']['reason']}")
+    for history in judged.histories:
+        tally.driver_outages_ns += [gap.length_ns for gap in gaps_around(history, ended) if gap is not None]
+
+
 def _was_killed(reason: str) -> bool:
     """The first root is the platform's child, which has words of its own for it; the others are the hypervisor's."""
-    return reason in ("signal 9", "signal SIGKILL")
+    return reason in (KILLED, "signal SIGKILL")
 
 
 def _percentiles(values_ns: Sequence[int]) -> dict[str, float]:
@@ -226,20 +314,25 @@ def _percentiles(values_ns: Sequence[int]) -> dict[str, float]:
 def summarize(tally: Tally, options: argparse.Namespace, seconds: float) -> dict[str, Any]:
     return {
         "policy": options.policy,
+        "architecture": options.architecture,
         "seed": options.seed,
         "passed": tally.passed,
         "boots": tally.boots,
         "seconds": round(seconds, 1),
         "kills": tally.kills,
         "takeovers": tally.takeovers,
+        "driver_kills": tally.driver_kills,
         "own_deaths": dict(tally.own_deaths),
-        "at_steps": {step.text: tally.struck[step.text] for step in Step},
+        "at_steps": dict(sorted(tally.struck.items()))
+        if options.architecture == "disaggregated"
+        else {step.text: tally.struck[step.text] for step in Step},
         "steps_not_come_to": dict(tally.not_come_to),
         "operations": tally.operations,
         "unfinished": tally.unfinished,
         "channel_openings": tally.reopened,
         "violations": {kind.value: tally.violations[kind.value] for kind in Kind},
         "outage_ms": _percentiles(tally.outages_ns),
+        "driver_outage_ms": _percentiles(tally.driver_outages_ns),
         "takeover_ms": _percentiles(tally.takeovers_ns),
         "explanations": tally.explanations,
         "other_failures": tally.other_failures,
@@ -266,13 +359,16 @@ def _print(summary: dict[str, Any]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="scripts/kill-sweep",
-        description="Kill the root at random instants and at every named step under the verified load; judge the disk.",
+        description="Kill root and drivers at random instants and at every named step under load; judge the disk.",
         epilog="Example: scripts/kill-sweep --kills 100 --policy restart",
     )
     parser.add_argument(
         "--kills", type=int, default=KILLS, metavar="N", help="at random instants (default 1000)"
     )
     parser.add_argument("--policy", choices=("standby", "restart"), default="standby")
+    parser.add_argument(
+        "--architecture", choices=("microkernelized", "disaggregated"), default="microkernelized"
+    )
     parser.add_argument(
         "--seed", type=int, default=1, metavar="S", help="the schedule follows from it (default 1)"
     )

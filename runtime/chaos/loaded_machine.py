@@ -35,6 +35,7 @@ PATIENCE_S: Final = 60.0  # for anything that must happen; a busy host is no fin
 BOUND_S: Final = 20.0  # of one request: beyond it counts as hung
 BLOCK_BYTES: Final = 4096
 DISK_BYTES: Final = 16 << 20
+DRIVER: Final = "disk0"  # the device, and the driver partition that has it where there is one
 REOPENED_BLOCK: Final = 3072  # where the reopening guest's own blocks begin
 
 Event = Mapping[str, Any]
@@ -55,6 +56,7 @@ class Load:
     blocks: int = 512
     depth: int = 32
     settings: Mapping[str, int | str] = field(default_factory=dict)  # of [machine]
+    root_cpus: tuple[int, ...] = ()  # of the host; none: any
 
     @property
     def seeds(self) -> range:
@@ -76,10 +78,11 @@ class Judged:
 class LoadedMachine:
     """One boot. Its threads only read; all methods are for one caller."""
 
-    def __init__(self, folder: Path, load: Load) -> None:
+    def __init__(self, folder: Path, load: Load, runtime_dir: Path | None = None) -> None:
+        """`runtime_dir`: for its sockets, where `folder`, which holds the rest, is too deep for their paths."""
         folder.mkdir(parents=True, exist_ok=True)
         self.load, self._folder = load, folder
-        self.runtime_dir: Final = folder / "run"
+        self.runtime_dir: Final = runtime_dir or folder / "run"
         config = folder / "machine.toml"
         config.write_text(self._config())
         self._environment = os.environ | {BASE_VARIABLE: str(self.runtime_dir)}
@@ -122,6 +125,8 @@ class LoadedMachine:
         load = self.load
         settings = {"name": "loaded", "memory": "512MiB", "on_root_failure": load.policy, **load.settings}
         lines = ["[machine]", *(f"{key} = {json.dumps(value)}" for key, value in settings.items())]
+        if load.root_cpus:
+            lines += ["[root]", f"cpus = {list(load.root_cpus)}"]
         lines += ["[[root.device]]", 'name = "disk0"', 'kind = "disk"', 'backend = "file"']
         lines += [f'path = "{self.image}"', f"size = {DISK_BYTES}"]
         for seed in load.seeds:
@@ -224,6 +229,32 @@ class LoadedMachine:
         pid = self.root_pid
         return pid if signal_process(pid, with_signal) else None
 
+    # -- the driver partition, with architecture = "disaggregated"
+
+    @property
+    def driver_pid(self) -> int:
+        started = [event for event in self.all_of("partition.started") if event["partition"] == DRIVER]
+        return int(started[-1]["fields"]["pid"])
+
+    @property
+    def driver_deaths(self) -> int:
+        return sum(event["partition"] == DRIVER for event in self.all_of("partition.exited"))
+
+    @property
+    def driver_serves(self) -> bool:
+        """Whether the newest process of the driver partition has told that it serves."""
+        started = sum(event["partition"] == DRIVER for event in self.all_of("partition.started"))
+        told = max((event["fields"]["generation"] for event in self.all_of("driver.serving")), default=0)
+        return bool(told >= started > self.driver_deaths)
+
+    def driver_has_died_at(self, step: Step, since: int = 0) -> bool:
+        return any(event["fields"]["died_at"] == step.text for event in self.all_of("driver.serving")[since:])
+
+    def kill_driver(self, with_signal: int = signal.SIGKILL) -> int | None:
+        """As `kill_root`."""
+        pid = self.driver_pid
+        return pid if signal_process(pid, with_signal) else None
+
     def request(self, verb: str, **args: object) -> dict[str, Any]:
         """Of the machine's management. CommandError: it refused, or does not answer."""
         from runtime.management_client import ManagementClient
@@ -245,10 +276,14 @@ class LoadedMachine:
             check=False,
         )
 
-    def arm(self, step: Step, passes: int = 1, deaths: int = 1) -> bool:
-        """Have the root die at that step. False: the machine has come to its end."""
+    def arm(self, step: Step, passes: int = 1, deaths: int = 1, *, driver: bool = False) -> bool:
+        """Have the root, or the driver, die at that step. False: the machine has come to its end."""
         try:
-            self.request("seam", step=step.text, passes=passes, deaths=deaths)
+            args: dict[str, Any] = {"step": step.text, "passes": passes, "deaths": deaths}
+            if driver:
+                self.request("seam-driver", name=DRIVER, **args)
+            else:
+                self.request("seam", **args)
         except CommandError:
             if self.wait_until(lambda: self._over, PATIENCE_S):
                 return False
@@ -260,6 +295,8 @@ class LoadedMachine:
     def finish(self) -> None:
         """Have its guests ask for nothing more: they end, and it with them. Roots may go on dying."""
         for event in self.all_of("partition.started"):
+            if event["partition"] == DRIVER:
+                continue  # it ends when its guests have
             signal_process(event["fields"]["pid"], signal.SIGTERM)
 
     def judge(self, patience_s: float = PATIENCE_S) -> Judged:

@@ -62,6 +62,7 @@ class Reason(StrEnum):
     BETWEEN = "between"  # `other` came while the register certainly held `value`
     NO_DISCARD = "no_discard"  # `other` read zeros after `value` was there, and no discard came between
     TWO_SURVIVORS = "two_survivors"  # of one power cut
+    FORGOTTEN = "forgotten"  # `since` was on the medium, and a power cut left `other_value`, which is older
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +74,7 @@ class Access:
     source: Operation | str
     certain: bool = True  # False: perhaps it never took effect
     power_cut: bool = False  # not a request but what a power cut left
+    durable: bool = False  # a write whose completion said that it was on the medium
 
     def __str__(self) -> str:
         return str(self.source)
@@ -167,6 +169,29 @@ class Register:
         if self.torn_reads and not self._unfinished():
             values.append(TORN)
         return values
+
+    def forgotten(self, survivor: int) -> tuple[int, Access] | None:
+        """A durable write, and its value, that came after all that made `survivor`: no power cut may leave that.
+
+        Accesses to one value stand in one piece: of two values one came first as a whole, certainly so if one of its
+        accesses ended before one of the other's began.
+        """
+        if survivor == TORN:
+            return None
+        if survivor == ZEROS:
+            last = max((discard.end for discard in self.discards), default=BEGINNING)
+        else:
+            cluster = self.clusters.get(survivor)
+            last = BEGINNING if cluster is None or cluster.write is None else cluster.write.end
+            if cluster is not None and cluster.ender is not None:
+                last = min(last, cluster.ender.end)
+        for cluster in self.clusters.values():
+            write, starter = cluster.write, cluster.starter
+            if write is None or not write.durable or cluster.value == survivor:
+                continue
+            if last < (write.start if starter is None else max(write.start, starter.start)):
+                return cluster.value, write
+        return None
 
     def first_read(self, value: int) -> Access:
         """Of a value that was read here."""

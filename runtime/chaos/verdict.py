@@ -38,6 +38,7 @@ class Verdict:
     unfinished: int  # no completion was observed, or one that does not say what happened
     reads: int
     writes: int
+    durable_writes: int  # of them, with FUA
     flushes: int
     discards: int
     values: int  # that were compared: blocks read by guests, or found in the image
@@ -64,8 +65,8 @@ def summary(verdict: Verdict) -> dict[str, Any]:
     """Plain numbers and texts, for JSON."""
     gap = verdict.longest_gap
     names = (
-        "operations", "completed", "failed", "unfinished", "reads", "writes", "flushes", "discards", "values",
-        "blocks", "guests",
+        "operations", "completed", "failed", "unfinished", "reads", "writes", "durable_writes", "flushes", "discards",
+        "values", "blocks", "guests",
     )  # fmt: skip
     return {
         "judgement": verdict.judgement.value,
@@ -110,6 +111,11 @@ class Narrator:
                 text = f"{self.access(since)} returned {value_text(value)} before {self.access(other)} began"
             case Reason.TWO_SURVIVORS:
                 text = f"{self.access(since)} returned {value_text(value)}, but the power cut had left another value"
+            case Reason.FORGOTTEN:
+                text = (
+                    f"{self.access(since)} was to survive, yet {self.access(until)} left "
+                    f"{value_text(conflict.other_value or 0)}, which is older"
+                )
             case Reason.NO_DISCARD:
                 assert other is not None
                 text = (

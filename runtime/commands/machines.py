@@ -9,6 +9,7 @@ import click
 
 from runtime.exits import ExitCode
 from runtime.reports import cell, print_json, print_record, print_table
+from runtime.reserved_names import HYPERVISOR
 
 if TYPE_CHECKING:
     from runtime.events import Event
@@ -72,13 +73,37 @@ def list_(machine: str | None, as_json: bool) -> int:
 def show(name: str, machine: str | None, as_json: bool) -> int:
     """Show one partition: its state, memory, processors, devices.
 
+    `partvisor show hypervisor` shows the hypervisor itself: its size, its memory, the calls that it made and served.
+
     \b
     Example:
       partvisor show writer
+      partvisor show hypervisor
     """
     with _client(machine) as client:
-        record = client.request("show", name=name)
+        record = client.request("hypervisor") if name == HYPERVISOR else client.request("show", name=name)
     print_json(record) if as_json else print_record(record)
+    return ExitCode.DONE
+
+
+@click.command()
+@click.argument("name", default="")
+@_machine_option
+@_json_option
+def interrupts(name: str, machine: str | None, as_json: bool) -> int:
+    """Show what became of every interrupt, port by port; of partition NAME, or of all.
+
+    sent = merged + suppressed + delivered + waiting. What goes by the direct route does not pass the hypervisor: there
+    the rings' own counters tell.
+
+    \b
+    Example:
+      partvisor interrupts writer
+      partvisor interrupts --json
+    """
+    with _client(machine) as client:
+        rows = client.request("interrupts", name=name)["ports"]
+    print_json({"ports": rows}) if as_json else print_table(rows, "no ports")
     return ExitCode.DONE
 
 

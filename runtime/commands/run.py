@@ -1,6 +1,7 @@
 """`partvisor run`: boot a machine."""
 
 import contextlib
+from pathlib import Path
 
 import click
 
@@ -22,9 +23,31 @@ from runtime.reports import print_json
     type=click.Choice(["halt", "restart", "standby"]),
     help="What happens when the root dies; else as the config says.",
 )
+@click.option(
+    "--architecture",
+    type=click.Choice(["microkernelized", "disaggregated", "monolithic", "hosted", "microkernel"]),
+    help="Who runs the root's devices; else as the config says.",
+)
+@click.option(
+    "--post-mortem",
+    type=click.Path(path_type=Path),
+    help="If the machine fails, keep the hypervisor's last events in this file, for: partvisor debug --post-mortem.",
+)
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    help="Stamp the hops of every request; what is kept goes into this file at the end, for: partvisor trace FILE.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print events, or with -d the machine, as JSON lines.")
 def run(
-    config: str, detach: bool, overrides: tuple[str, ...], on_root_failure: str | None, as_json: bool
+    config: str,
+    detach: bool,
+    overrides: tuple[str, ...],
+    on_root_failure: str | None,
+    architecture: str | None,
+    post_mortem: Path | None,
+    trace: Path | None,
+    as_json: bool,
 ) -> int:
     """Boot the machine of a config file.
 
@@ -41,9 +64,11 @@ def run(
 
     if on_root_failure is not None:
         overrides = (*overrides, f"machine.on_root_failure={on_root_failure}")
+    if architecture is not None:
+        overrides = (*overrides, f"machine.architecture={architecture}")
     machine = load(config, overrides)
     if detach:
-        started = run_detached(machine)
+        started = run_detached(machine, post_mortem, trace)
         name, pid = started["name"], started["pid"]
         if as_json:
             print_json(started)
@@ -57,4 +82,4 @@ def run(
         with contextlib.suppress(BrokenPipeError):  # the machine does not depend on being watched
             print_json(event_fields(event)) if as_json else print(event_line(event), flush=True)
 
-    return run_in_foreground(machine, show)
+    return run_in_foreground(machine, show, post_mortem, trace)
