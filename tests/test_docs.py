@@ -29,7 +29,7 @@ from partitions.storage.scsi import Opcode
 from runtime.abi import HvStatus, HypercallCode, Privilege
 from runtime.call_arguments import ARGUMENTS, Argument
 from runtime.cli import cli
-from runtime.config import Shape
+from runtime.config_shape import Shape
 from runtime.hypervisor.dispatch import RULES
 
 ROOT: Final = Path(__file__).parent.parent
@@ -106,10 +106,15 @@ def mentioned_commands(page: Path) -> list[list[str]]:
     return [span.split() for span in spans if re.match(r"(partvisor [a-z]|scripts/\w+)", span)]
 
 
-def subcommand(words: list[str]) -> click.Command:
-    found = cli.get_command(click.Context(cli), words[1])
-    assert found is not None, f"no such command: {words}"
-    return found
+def subcommand(words: list[str]) -> tuple[click.Command, list[str]]:
+    """The innermost command that the words name, and the words behind it."""
+    found: click.Command = cli
+    rest = words[1:]
+    while rest and isinstance(found, click.Group) and (found is cli or rest[0] in found.commands):
+        inner = found.commands.get(rest[0])
+        assert inner is not None, f"no such command: {words}"
+        found, rest = inner, rest[1:]
+    return found, rest
 
 
 @every_page
@@ -122,7 +127,8 @@ def test_every_command_of_ours_parses(page: Path) -> None:
     for words in shell_commands(page):
         if words[0] == "partvisor" and words[1:] != ["--help"]:
             try:
-                subcommand(words).make_context(words[1], words[2:])
+                command, rest = subcommand(words)
+                command.make_context(words[1], rest)
             except click.exceptions.Exit:  # --help
                 pass
             except click.UsageError as error:
@@ -130,7 +136,9 @@ def test_every_command_of_ours_parses(page: Path) -> None:
     for words in mentioned_commands(page):
         if words[0] == "partvisor":
             options = [
-                option for each in subcommand(words).params for option in [*each.opts, *each.secondary_opts]
+                option
+                for each in subcommand(words)[0].params
+                for option in [*each.opts, *each.secondary_opts]
             ]
             assert {word for word in words[2:] if word[:1] == "-"} <= {*options, "--help"}, words
 
@@ -160,7 +168,7 @@ RUNNABLE: Final = [page for page in PAGES if any("run" in block.tag.split() for 
 
 @pytest.mark.machine
 @pytest.mark.parametrize("page", RUNNABLE, ids=page_id)
-def test_the_pages_programs_do_what_the_page_says(page: Path, tmp_path: Path) -> None:
+def test_the_pages_programs_do_what_the_page_says(page: Path, tmp_path: Path, runtime_dir: Path) -> None:
     folder = tmp_path / "page"
     folder.mkdir()
     tools = tmp_path / "bin"
@@ -171,7 +179,7 @@ def test_the_pages_programs_do_what_the_page_says(page: Path, tmp_path: Path) ->
     environment = os.environ | {
         "PATH": f"{tools}:{os.environ['PATH']}",
         "PYTHONPATH": f"{folder}:{ROOT}",
-        "PARTVISOR_RUNTIME_DIR": str(tmp_path / "run"),
+        "PARTVISOR_RUNTIME_DIR": str(runtime_dir),
     }
 
     def run(script: str) -> subprocess.CompletedProcess[str]:
@@ -204,7 +212,7 @@ def test_the_pages_programs_do_what_the_page_says(page: Path, tmp_path: Path) ->
                 assert missing == [], "\n".join(printed)
     finally:
         run("while partvisor stop 2>/dev/null; do :; done")
-    assert not (tmp_path / "run").exists()  # no machine, no socket, no folder
+    assert not runtime_dir.exists()  # no machine, no socket, no folder
 
 
 # -- tables --------------------------------------------------------------------------------------------------
@@ -255,9 +263,23 @@ def test_every_rule_stands_in_the_table_as_the_code_has_it() -> None:
         assert test == "—" or f"def {test}(" in tests, code.name
 
 
+def test_the_hypervisors_files_stand_in_the_table() -> None:
+    page = (ROOT / "docs/hypervisor.md").read_text()
+    listed = re.findall(r"`(\w+)`", page.split("\n## Its files\n")[1].split("\n## ")[0])
+    files = {path.stem for path in (ROOT / "runtime/hypervisor").glob("*.py")} - {"__init__"}
+    assert sorted(listed) == sorted(files)
+
+
 def test_every_key_of_a_configuration_stands_in_the_tables() -> None:
     rows = {row[0] for row in table_rows("configuration.md")}
-    arrays = {"device", "partition", "file", "machine", "root"}  # tables with a section of their own
+    arrays = {
+        "device",
+        "emulated",
+        "partition",
+        "file",
+        "machine",
+        "root",
+    }  # tables with a section of their own
     for shape in Shape.__subclasses__():
         assert {field.encode_name for field in msgspec.structs.fields(shape)} - arrays <= rows, shape
 

@@ -15,6 +15,7 @@ ALLOWED: Final = {
 # What the word "ABI" covers: all of `runtime` that a partition may import.
 RUNTIME_ABI: Final = {
     "runtime.abi",
+    "runtime.call_arguments",
     "runtime.chaos.blocks",
     "runtime.chaos.history",
     "runtime.codec",
@@ -22,6 +23,8 @@ RUNTIME_ABI: Final = {
     "runtime.firmware",
     "runtime.hypercalls",
     "runtime.lifeline",
+    "runtime.measure.exchanges",
+    "runtime.shares",
 }
 SOURCES: Final = sorted(path for package in ALLOWED for path in (ROOT / package).rglob("*.py"))
 

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,12 +21,14 @@ PARTVISOR: Final = [sys.executable, "-m", "runtime.cli"]
 class RunningMachine:
     """`partvisor run CONFIG --json` as a user runs it, with its events as they come."""
 
-    def __init__(self, config: Path, runtime_dir: Path, *overrides: str) -> None:
+    def __init__(
+        self, config: Path, runtime_dir: Path, *overrides: str, options: tuple[str, ...] = ()
+    ) -> None:
         self.runtime_dir = runtime_dir
         self.environment = os.environ | {"PARTVISOR_RUNTIME_DIR": str(runtime_dir)}
         arguments = [item for override in overrides for item in ("--set", override)]
         self.process = subprocess.Popen(
-            [*PARTVISOR, "run", str(config), "--json", *arguments],
+            [*PARTVISOR, "run", str(config), "--json", *arguments, *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -153,23 +154,14 @@ Boot = Callable[..., RunningMachine]
 
 
 @pytest.fixture
-def runtime_dir() -> Iterator[Path]:
-    """Where machines put their sockets. A socket's path has at most 107 bytes: pytest's own folders are too deep."""
-    folder = Path(tempfile.mkdtemp(prefix="pv-"))
-    yield folder / "run"
-    assert list(folder.rglob("*")) == []
-    folder.rmdir()
-
-
-@pytest.fixture
 def boot(tmp_path: Path, runtime_dir: Path) -> Iterator[Boot]:
     """boot(toml text, *overrides) -> a machine; every one is destroyed, and must have left nothing."""
     machines: list[RunningMachine] = []
 
-    def start(text: str, *overrides: str) -> RunningMachine:
+    def start(text: str, *overrides: str, options: tuple[str, ...] = ()) -> RunningMachine:
         config = tmp_path / f"machine{len(machines)}.toml"
         config.write_text(text)
-        machine = RunningMachine(config, runtime_dir, *overrides)
+        machine = RunningMachine(config, runtime_dir, *overrides, options=options)
         machines.append(machine)
         return machine
 

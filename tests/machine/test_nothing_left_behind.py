@@ -92,8 +92,9 @@ def test_sigkill_at_a_random_instant_of_the_boot(boot: Boot, seed: int) -> None:
     victim = rng.choice(victims)
     if not victim.is_running():
         return
+    name = victim.name()  # now: once dead it may be gone before it can be asked
     victim.send_signal(signal.SIGKILL)
-    if victim.name() == "sh":  # the janitor: the machine runs on without it
+    if name == "sh":  # the janitor: the machine runs on without it
         machine.process.send_signal(signal.SIGTERM)
     time.sleep(0.3)
     machine.process.send_signal(signal.SIGTERM)

@@ -24,7 +24,7 @@ Start = Callable[..., LoadedMachine]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(tmp_path: Path, runtime_dir: Path) -> Iterator[Start]:
     """start(**load) -> a machine under load, which runs already. Each is ended, and must have left nothing."""
     machines: list[LoadedMachine] = []
 
@@ -32,6 +32,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         machine = LoadedMachine(
             tmp_path / f"boot{len(machines)}",
             Load(**{"seconds": LOAD_S, "seed": 1 + 10 * len(machines), **load}),
+            runtime_dir.with_name(f"run{len(machines)}"),
         )
         machines.append(machine)
         machine.wait_for("guest.verified_progress")

@@ -91,6 +91,7 @@ class DyingRoot:
         self.backend = MemoryBackend(self._blocks * BLOCK_BYTES)
         self._lines = [_Line(plan) for plan in plans]
         self.deaths: Counter[str] = Counter()
+        self._round: list[Step | None] = []
 
     def _record(self, number: int) -> memoryview:
         return self._saved[number * RECORD_BYTES : (number + 1) * RECORD_BYTES]
@@ -180,7 +181,10 @@ class DyingRoot:
         return [read_history(self._folder / f"history{number}") for number in range(len(self._plans))]
 
     def _arm(self) -> str:
-        step = self._random.choice((*DATA_STEPS, None))
+        """Each way to die comes once in every round, so that few deaths, on a busy host, are still of every kind."""
+        if not self._round:
+            self._round = self._random.sample((*DATA_STEPS, None), len(DATA_STEPS) + 1)
+        step = self._round.pop()
         if step is None:
             return "from outside"
         self._seam.arm(step, self._random.choice((1, 1, 2, 3, self._random.randint(1, 60))))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 from uuid import UUID
 
 import trio
@@ -25,9 +25,13 @@ from bus.packets import GpaRange
 from bus.synic import MESSAGE_CONNECTION
 from partitions.guest_bus import GuestBus, RootResources
 from partitions.machine_plan import AttachmentPlan
+from partitions.received_messages import ReceivedMessages
 from partitions.saved_state import SLOT_PAGES, SavedState
+from partitions.served_channel import stop_all
 from partitions.storage.device import OfferedDevice
+from partitions.vmbus_ports import root_message_port
 from runtime.abi import PARTITION_SELF, HvStatus, HypercallCode, HypercallError, MapFlags, Route
+from runtime.hypercall_results import PortCounts
 from runtime.hypercalls import Doorbell, HypercallPort, MappedSlot
 
 ROOT: Final = 1
@@ -83,11 +87,21 @@ class Kept:
     posted: list[bytes] = field(default_factory=list)  # to the guest, ever
     taken: int = 0  # of those, by the guest
     to_root: deque[bytes] = field(default_factory=deque)
-    last_message: list[bytes] = field(default_factory=list)  # saved with the state
-    slot: MemorySlot = field(default_factory=lambda: MemorySlot.create(RINGS_PAGES, SLOT_GPFN, "guest"))
+    sent: list[bytes] = field(default_factory=list)  # by the guest, ever
+    received: int = 0  # of those, by roots: they left the slot
+    pages: int = RINGS_PAGES
+    slot: MemorySlot = field(init=False)
     bells: list[int] = field(
         default_factory=lambda: [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(_DOORBELLS)]
     )
+
+    def __post_init__(self) -> None:
+        self.slot = MemorySlot.create(self.pages, SLOT_GPFN, "guest")
+
+    def send(self, payload: bytes) -> None:
+        """As the guest does."""
+        self.sent.append(payload)
+        self.to_root.append(payload)
 
     def close(self) -> None:
         self.slot.close()
@@ -174,7 +188,7 @@ class Hypercalls(HypercallPort):
     def _slots(self, gpfns: Sequence[int]) -> list[MappedSlot]:
         kept = self._kept
         return [
-            MappedSlot(gpfn, kept.mapped[gpfn], RINGS_PAGES, MapFlags.READ, os.dup(kept.slot.fd))
+            MappedSlot(gpfn, kept.mapped[gpfn], kept.pages, MapFlags.READ, os.dup(kept.slot.fd))
             for gpfn in gpfns
         ]
 
@@ -192,9 +206,22 @@ class Hypercalls(HypercallPort):
     def get_posted_messages(self, port: int, partition: int = PARTITION_SELF) -> int:
         return len(self._kept.posted)
 
+    def get_port_counts(self, port: int, partition: int = PARTITION_SELF) -> PortCounts:
+        waiting = len(self._kept.to_root) - 1  # the first one stands in the slot
+        delivered = self._kept.received + 1
+        with self._call(HypercallCode.GET_PORT_COUNTS):
+            return PortCounts(delivered + waiting, 0, 0, delivered, waiting)
+
 
 def _owner(partition: int) -> int:
     return ROOT if partition == PARTITION_SELF else partition
+
+
+class AnyGuest(Protocol):
+    @property
+    def has_left(self) -> bool: ...
+    def take(self) -> None:
+        """All messages that were posted to it."""
 
 
 class Guest:
@@ -219,7 +246,7 @@ class Guest:
     def _send(self, outputs: Sequence[events.Output]) -> None:
         for output in outputs:
             if isinstance(output, events.SendMessage):
-                self._kept.to_root.append(output.payload)
+                self._kept.send(output.payload)
                 continue
             self.heard.append(output)
             self._go_on(output)
@@ -247,17 +274,17 @@ class Guest:
 class _Root:
     """One root's life: as partitions/root.py lives it, with one guest."""
 
-    def __init__(self, kept: Kept, guest: Guest, dies_at: int | None) -> None:
+    def __init__(self, kept: Kept, guest: AnyGuest, dies_at: int | None) -> None:
         self._kept, self._guest = kept, guest
         self._calls = Hypercalls(kept, dies_at)
         self._saved = SavedState(memoryview(kept.saved))
         self._bus: GuestBus | None = None
-        self._last_message: list[bytes] = []
+        self._received = ReceivedMessages(self._calls)
 
     def _save(self) -> None:
         assert self._bus is not None
         self._calls.pass_by()
-        self._saved.save({"guests": [self._bus.to_state()], "last_message": self._last_message})
+        self._saved.save({"guests": [self._bus.to_state()], "received": self._received.to_state()})
         self._calls.pass_by()
 
     async def live(self) -> dict[str, Any]:
@@ -274,14 +301,13 @@ class _Root:
                 self._saved.seam,
             )
             self._bus = bus = GuestBus(resources, GUEST, "guest", 1)
-            done: list[bytes] = []
             if (GUEST, MESSAGE_CONNECTION) not in self._kept.connections:
                 bus.connect()
                 self._saved.format()
                 bus.offer(UUID(int=1), DEVICES["disk0"], _PLAN)
             else:
                 state = self._saved.load()
-                done, self._last_message = state["last_message"], state["last_message"]
+                self._received.adopt(state["received"], state.get("last_message"))
                 relids = bus.take_over(state["guests"][0], DEVICES, {"disk0": _PLAN})
                 for relid in relids:
                     bus.replay(relid)
@@ -292,11 +318,10 @@ class _Root:
                 self._guest.take()
                 if self._kept.to_root:
                     payload = self._kept.to_root[0]
-                    if done != [payload]:
-                        self._last_message = [payload]
+                    if self._received.is_new(root_message_port(GUEST), payload):
                         bus.receive(payload)
-                    done = []
                     self._kept.to_root.popleft()
+                    self._kept.received += 1
                 else:
                     await trio.sleep(0)  # a channel is being closed
             return bus.to_state()
@@ -304,13 +329,14 @@ class _Root:
     def bury(self) -> None:
         """End its threads, as a death does."""
         if self._bus is not None:
-            self._bus.quiesce()
+            stop_all(self._bus.workers())
         self._bus = None
 
 
-def run(kept: Kept, guest: Guest, dies_at: int | None = None) -> tuple[int, dict[str, Any] | None]:
+def run(kept: Kept, guest: AnyGuest, dies_at: int | None = None) -> tuple[int, dict[str, Any] | None]:
     """One root: at how many moments it could have died, and what it saved at last, unless it did die."""
     open_before = _open_descriptors()
+    gc.freeze()  # what was there before need not be looked through again at each death
     root, state = _Root(kept, guest, dies_at), None
 
     async def live(root: _Root) -> None:
@@ -326,6 +352,7 @@ def run(kept: Kept, guest: Guest, dies_at: int | None = None) -> tuple[int, dict
     root.bury()
     del root
     gc.collect()
+    gc.unfreeze()
     for fd in _open_descriptors() - open_before:
         with suppress(OSError):  # the folder's own
             os.close(fd)

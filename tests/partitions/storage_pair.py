@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from bus.memory import PAGE_BYTES
 from bus.native import Channel, GpaMap, RingError, Waiting
+from partitions.storage._blockio import DeviceLock, Relay
 from partitions.storage.backends import BlockBackend
 from partitions.storage.vsp import StorageVsp
 
@@ -37,6 +38,7 @@ class Pair:
         self.host.close()
         self.thread.join(JOIN_S)
         assert not self.thread.is_alive()
+        self.vsp.let_go()
 
     @contextmanager
     def succeeded_by(self, backend: BlockBackend, saved: Mapping[str, object]) -> Iterator[StorageVsp]:
@@ -53,7 +55,14 @@ class Pair:
             assert not thread.is_alive()
 
 
-def host_end(memory: mmap.mmap, ring_bytes: int, to_host: int, to_guest: int, waiting: str) -> Channel:
+def host_end(
+    memory: mmap.mmap,
+    ring_bytes: int,
+    to_host: int,
+    to_guest: int,
+    waiting: str,
+    record: memoryview | None = None,
+) -> Channel:
     return Channel(
         memory,
         outgoing_offset=PAGE_BYTES + ring_bytes,
@@ -63,6 +72,7 @@ def host_end(memory: mmap.mmap, ring_bytes: int, to_host: int, to_guest: int, wa
         signal_fd=to_guest,
         wait_fd=to_host,
         waiting=Waiting(waiting),
+        journal=record,
     )
 
 
@@ -76,6 +86,9 @@ def connected(
     waiting: str = "adaptive",
     max_transfer_bytes: int = 256 * 1024,
     more: Mapping[int, bytes] | None = None,
+    lock: DeviceLock | None = None,
+    relay: Relay | None = None,
+    record: memoryview | None = None,
 ) -> Iterator[Pair]:
     """Guest page FIRST_GPFN is the first of the rings; the data area follows them, all in one piece of memory."""
     ring_bytes = ring_pages * PAGE_BYTES
@@ -93,12 +106,22 @@ def connected(
         waiting=Waiting(waiting),
         reset=True,
     )
-    host = host_end(memory, ring_bytes, to_host, to_guest, waiting)
+    host = host_end(memory, ring_bytes, to_host, to_guest, waiting, record)
     gpa_map = GpaMap()
     gpa_map.add(FIRST_GPFN, memory)
     for gpfn, pages in (more or {}).items():  # read-only
         gpa_map.add(gpfn, pages, writable=False)
-    vsp = StorageVsp(host, gpa_map, backend, serial="pair", max_transfer_bytes=max_transfer_bytes, fast=fast)
+    vsp = StorageVsp(
+        host,
+        gpa_map,
+        backend,
+        serial="pair",
+        max_transfer_bytes=max_transfer_bytes,
+        fast=fast,
+        lock=lock,
+        relay=relay,
+        record=record,
+    )
     stop = threading.Event()
     failure: list[RingError] = []
 

@@ -2,7 +2,8 @@
 
 import random
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
@@ -12,9 +13,7 @@ from hypothesis import strategies as st
 
 from bus.native import crc32c
 from partitions.saved_state import (
-    FORMAT,
     HALF_BYTES,
-    OLDEST_FORMAT,
     PAGE_BYTES,
     RECORD_BYTES,
     RECORDS,
@@ -23,10 +22,13 @@ from partitions.saved_state import (
     SavedState,
     SavedStateError,
 )
+from partitions.saved_state_formats import FORMAT, OLDEST_FORMAT, migrate
 
 SLOT_BYTES = SLOT_PAGES * PAGE_BYTES
 HALVES_AT = SLOT_BYTES - 2 * HALF_BYTES
 FORMAT_AT = 8
+RECORDED = Path(__file__).parent / "saved_state_format_1.msgpack"  # by a machine of that time, under load
+FORMAT_1 = msgpack.unpackb(RECORDED.read_bytes(), raw=False, strict_map_key=False)
 HEADER = struct.Struct("<QII")  # of a half: sequence, length, checksum
 
 values = st.dictionaries(
@@ -56,9 +58,9 @@ def half_of(sequence: int) -> int:
     return HALVES_AT + sequence % 2 * HALF_BYTES
 
 
-def stores(value: object, sequence: int) -> list[tuple[int, bytes]]:
+def stores(value: Mapping[str, object], sequence: int) -> list[tuple[int, bytes]]:
     """What a save writes, in its order, said a second time."""
-    data = msgpack.packb(value, use_bin_type=True)
+    data = msgpack.packb([FORMAT, value], use_bin_type=True)
     checksum = crc32c(data, crc32c(sequence.to_bytes(8, "little")))
     at = half_of(sequence)
     return [
@@ -170,19 +172,36 @@ def test_a_length_beyond_its_half_is_not_believed(length: int) -> None:
     assert read(memory) == {"old": 1}
 
 
-def test_one_format_forward_is_read_and_its_unknown_fields_are_no_hindrance() -> None:
+def saved_as(version: int | None, value: Mapping[str, object]) -> bytearray:
+    """A slot in whose newest half a writer of that format left the value; None: one that did not say it there."""
     memory = new_slot()
-    writer(memory).save({"guests": [], "what_a_later_version_adds": {"deep": [1, 2]}})
-    struct.pack_into("<I", memory, FORMAT_AT, FORMAT + 1)
-    assert read(memory)["guests"] == []
+    writer(memory).save({"old": 1})
+    data = msgpack.packb(value if version is None else [version, value], use_bin_type=True)
+    apply(memory, half_of(2) + HEADER.size, data)
+    apply(memory, half_of(2), HEADER.pack(2, len(data), crc32c(data, crc32c((2).to_bytes(8, "little")))))
+    return memory
+
+
+def test_one_format_forward_is_read_and_its_unknown_fields_are_no_hindrance() -> None:
+    added = {"guests": [], "what_a_later_version_adds": {"deep": [1, 2]}}
+    assert read(saved_as(FORMAT + 1, added)) == added
 
 
 def test_a_format_that_is_too_old_is_refused_by_its_number() -> None:
-    memory = new_slot()
-    writer(memory).save({"a": 1})
-    struct.pack_into("<I", memory, FORMAT_AT, OLDEST_FORMAT - 1)
     with pytest.raises(SavedStateError, match=f"^format {OLDEST_FORMAT - 1}; {OLDEST_FORMAT} is the oldest"):
-        read(memory)
+        read(saved_as(OLDEST_FORMAT - 1, {"a": 1}))
+
+
+def test_a_value_that_was_saved_in_format_1_is_read_as_the_newest() -> None:
+    """It does not say its format itself: then the slot's head does, which nobody has rewritten since."""
+    memory = saved_as(None, FORMAT_1)
+    struct.pack_into("<I", memory, FORMAT_AT, 1)
+    value = read(memory)
+    assert value == migrate(1, FORMAT_1)
+    saved = SavedState(memoryview(memory))
+    saved.load()
+    saved.save(value)
+    assert read(memory) == value, "the next one is written in the newest format"
 
 
 def test_fresh_pages_are_no_saved_state() -> None:
@@ -196,7 +215,7 @@ def test_a_value_may_fill_its_half_and_no_more_and_one_too_many_changes_nothing(
     memory = new_slot()
     saved = writer(memory)
     saved.save({"old": 1})
-    overhead = len(msgpack.packb({"v": bytes(1 << 17)})) - (1 << 17)
+    overhead = len(msgpack.packb([FORMAT, {"v": bytes(1 << 17)}])) - (1 << 17)
     before = bytes(memory)
     with pytest.raises(ValueError, match=f"at most {VALUE_BYTES_MAX}"):
         saved.save({"v": bytes(VALUE_BYTES_MAX - overhead + 1)})

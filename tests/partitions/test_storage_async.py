@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+import trio.testing
 
 from partitions.storage.async_disk import AsyncDisk, open_disk
 from partitions.storage.backends import BlockBackend, DescriptorBackend, MemoryBackend
@@ -20,7 +21,7 @@ BOUND_S = 30
 @asynccontextmanager
 async def disk_on(backend: BlockBackend, **options: int) -> AsyncIterator[tuple[Pair, AsyncDisk]]:
     with connected(backend, **options) as pair, trio.fail_after(BOUND_S):  # type: ignore[arg-type]
-        async with open_disk(pair.guest, pair.data, pair.data_gpfn, pair.wait_fd) as disk:
+        async with open_disk(pair.guest, pair.data, pair.data_gpfn) as disk:
             yield pair, disk
 
 
@@ -134,6 +135,28 @@ def test_whoever_waits_is_told_when_the_disk_goes(who: str) -> None:
         assert ended == 10
 
     trio.run(main)
+
+
+def test_a_close_wakes_the_pump_by_itself_and_not_by_a_look_now_and_then() -> None:
+    """The clock stands still unless nothing at all happens: no time passes between a close and its news."""
+
+    async def main() -> None:
+        with MemoryBackend(SIZE) as backend:
+            async with disk_on(backend, data_pages=4) as (pair, disk):
+                pair.end()
+
+                async def wait() -> None:
+                    with pytest.raises(DiskClosedError):
+                        await disk.read(0, 4096)
+
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(wait)
+                    await trio.testing.wait_all_tasks_blocked()
+                    before = trio.current_time()
+                    await trio.to_thread.run_sync(pair.guest.close)
+                assert trio.current_time() == before
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=BOUND_S))
 
 
 def test_the_callers_own_error_comes_out_as_it_is() -> None:

@@ -21,7 +21,7 @@ SECOND_NS = 1_000_000_000
 
 
 def open_disk(pair: Pair) -> Disk:
-    return Disk(pair.guest, pair.data, pair.data_gpfn, wait_fd=pair.wait_fd, timeout_s=20)
+    return Disk(pair.guest, pair.data, pair.data_gpfn, timeout_s=20)
 
 
 @pytest.mark.parametrize("waiting", ["adaptive", "block"])

@@ -19,11 +19,13 @@ from partitions.storage.errors import (
     DiskClosedError,
     DiskCommandError,
     DiskError,
+    DiskNotSentError,
     DiskProtocolError,
     DiskShortTransferError,
     DiskTimeoutError,
 )
 from partitions.storage.executor import Executor
+from partitions.storage.identity import UNMAP_BYTES_MAX
 from partitions.storage.protocol import NtStatus, Operation, Packet, ScsiRequest, SrbStatus
 from partitions.storage.sense import WRITE_ERROR
 from tests.partitions.storage_guest import FIRST_GPFN, GUEST_PAGES, SIZE, Guest, gpa_range
@@ -72,7 +74,10 @@ class Loopback:
         pass
 
     def wait_writable(self, packet_bytes: int, timeout_ns: int = -1) -> bool:
-        return True
+        if self.failure is not None:
+            raise self.failure
+        assert len(self.waiting) < self.ring_packets or timeout_ns >= 0, "the client would hang here"
+        return len(self.waiting) < self.ring_packets
 
 
 def fresh(guest: Guest) -> Guest:
@@ -264,6 +269,96 @@ def test_no_answer_is_a_timeout_and_the_pages_stay_taken_until_it_comes() -> Non
     loopback.waiting.extend(late)
     assert disk.poll() == 1
     assert disk.pool.free_pages == GUEST_PAGES
+
+
+@pytest.mark.parametrize("in_flight", [0, 2])
+def test_no_room_in_the_ring_is_a_timeout_and_nothing_was_sent(in_flight: int) -> None:
+    """A ring whose server does not release what it has answered, or does not answer: the submitter does not hang."""
+    loopback, disk = make()
+    disk.timeout_s = 0.01
+    answers: list[Completion] = []
+    loopback.mangle = lambda completion: answers.append(completion) or []  # type: ignore[func-returns-value]
+    buffer = disk.allocate(PAGE_BYTES)
+    tickets = [disk.submit_read(0, buffer, 512) for _ in range(in_flight)]
+    loopback.ring_packets = 0
+    for attempt in (
+        lambda: disk.submit_read(0, buffer, 512),
+        lambda: disk.submit_write(0, buffer, 512),
+        lambda: disk.submit_discard(0, buffer, 512),
+        disk.submit_flush,
+        lambda: disk.discard(0, 512),
+        lambda: disk.read(0, 512),
+    ):
+        with pytest.raises(DiskNotSentError):
+            attempt()
+    assert disk.in_flight == in_flight == buffer.in_flight
+    assert disk.pool.free_pages == GUEST_PAGES - 1
+    loopback.ring_packets = 1000
+    loopback.waiting.extend(answers)
+    disk.wait_all(tickets)
+    loopback.mangle = lambda completion: [completion]
+    assert disk.read(0, 512) == bytes(512)
+
+
+def test_too_much_in_flight_is_a_timeout_too() -> None:
+    loopback, disk = make()
+    disk.timeout_s, disk._max_in_flight = 0.01, 1
+    loopback.mangle = lambda completion: []
+    disk.submit_flush()
+    with pytest.raises(DiskNotSentError):
+        disk.submit_flush()
+
+
+def test_a_channel_that_goes_while_the_client_waits_for_room_is_told_as_ever() -> None:
+    loopback, disk = make()
+    loopback.ring_packets = 0
+    failure = RingClosed("gone")
+
+    def goes(packet_bytes: int, timeout_ns: int = -1) -> bool:
+        raise failure
+
+    loopback.wait_writable = goes  # type: ignore[method-assign]
+    with pytest.raises(DiskClosedError):
+        disk.submit_flush()
+
+
+def test_discards_fly_beside_all_else_and_keep_their_pages_until_they_end() -> None:
+    _, disk = make()
+    disk.write(0, b"x" * 8192)
+    buffer = disk.allocate(PAGE_BYTES)
+    tickets = [disk.submit_discard(block * 1024, buffer, 512, 24 * block) for block in range(8)]
+    assert disk.in_flight == 8
+    with pytest.raises(ValueError, match="in flight"):
+        buffer.release()
+    disk.wait_all(tickets)
+    buffer.release()
+    assert disk.read(0, 8192) == (bytes(512) + b"x" * 512) * 8
+    with disk.allocate(PAGE_BYTES) as other:
+        for wrong in ((0, 511, 0), (0, 0, 0), (0, UNMAP_BYTES_MAX + 512, 0), (0, 512, 4073), (0, 512, -1)):
+            offset, length, start = wrong
+            with pytest.raises(ValueError, match=r"want|multiples|outside|of a buffer|disk"):
+                disk.submit_discard(offset, other, length, start)
+    assert disk.in_flight == 0
+
+
+def test_a_discard_that_is_not_answered_in_time_keeps_its_page_until_it_is() -> None:
+    loopback, disk = make()
+    disk.timeout_s = 0.01
+    answers: list[Completion] = []
+    loopback.mangle = lambda completion: answers.append(completion) or []  # type: ignore[func-returns-value]
+    with pytest.raises(DiskTimeoutError):
+        disk.discard(0, 512)
+    assert disk.pool.free_pages == GUEST_PAGES - 1
+    loopback.waiting.extend(answers)
+    assert disk.poll() == 1
+    assert disk.pool.free_pages == GUEST_PAGES
+
+
+def test_a_server_that_does_not_answer_the_set_up_is_a_timeout() -> None:
+    loopback = Loopback(fresh(Guest()))
+    loopback.mangle = lambda completion: []
+    with pytest.raises(DiskTimeoutError):
+        Disk(cast(Channel, loopback), memoryview(loopback.guest.memory), FIRST_GPFN, set_up_timeout_s=0.01)
 
 
 def test_a_server_that_never_agrees_is_no_disk() -> None:

@@ -3,12 +3,15 @@
 import errno
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bus.packets import GpaRange
 from partitions.guests.verified import Plan
 from partitions.storage.backends import BackendError, MemoryBackend
+from partitions.storage.target import Action, Outcome, Write
 from runtime.chaos.blocks import BLOCK_BYTES
 from runtime.chaos.checker import Cut, check
 from runtime.chaos.registers import Kind
@@ -281,6 +284,46 @@ def cut_off(host: Host) -> None:
     """The machine ends in the middle of the load, and with it what is in the ring."""
     host.serve(1500)
     raise Died
+
+
+def ignores_fua(host: Host) -> None:
+    """Leaves durable writes in the disk's cache; flushes are honest."""
+    carry_out = host.executor._carry_out
+
+    def forget(action: Action, pages: GpaRange | None) -> Outcome:
+        return carry_out(replace(action, durable=False) if isinstance(action, Write) else action, pages)
+
+    host.executor._carry_out = forget  # type: ignore[method-assign]
+    cut_off(host)
+
+
+@pytest.mark.parametrize("server", [cut_off, ignores_fua])
+def test_a_server_that_ignores_fua_is_caught_when_the_power_goes(tmp_path: Path, server: Server) -> None:
+    """What was told to be on the medium survives the cut, also between flushes."""
+    backend = VolatileBackend(BLOCKS, lying=False)
+    mix = {"read": 44, "write": 45, "flush": 1, "discard": 10}
+    args = {
+        "blocks": BLOCKS,
+        "depth": 16,
+        "operations": 3000,
+        "patience_s": PATIENCE_S,
+        "durable": 10,
+        "mix": mix,
+    }
+    histories, cuts = [], []
+    for seed in (1, 2):
+        wanted = Plan.from_args({"seed": seed, **args})
+        with served(backend, [server], data_bytes(wanted)) as disk:
+            histories.append(load(disk, wanted, tmp_path / f"history{seed}")[1])
+        backend.cut_power()
+        cuts.append(Cut(time.monotonic_ns(), power=True))
+    image = image_of(backend, BLOCKS)
+    backend.close()
+    verdict = check(histories, cuts=cuts, image=image)
+    assert verdict.passed is (server is cut_off), summary(verdict)
+    assert kinds(verdict) <= {Kind.NOT_DURABLE}
+    assert all("was to survive" in violation.text for violation in verdict.violations)
+    assert Kind.LOST in kinds(check(histories, cuts=[Cut(cut.time_ns) for cut in cuts], image=image))
 
 
 @pytest.mark.parametrize("lying", [False, True])

@@ -55,7 +55,8 @@ def test_a_load_on_an_honest_server_passes(
     assert verdict.passed, summary(verdict)
     assert history.ending is Ending.FINISHED
     assert verdict.completed == verdict.operations == 4000
-    assert min(verdict.reads, verdict.writes, verdict.flushes, verdict.discards) > 0
+    assert min(verdict.reads, verdict.durable_writes, verdict.flushes, verdict.discards) > 0
+    assert verdict.writes > verdict.durable_writes
     assert verdict.blocks == BLOCKS
     assert {operation.blocks for operation in history.operations} == set(range(blocks_max + 1))
 
@@ -90,11 +91,32 @@ def test_the_seed_replays_the_requests(tmp_path: Path) -> None:
 
 def test_the_mix_is_kept(tmp_path: Path) -> None:
     with backend() as disk:
-        plan = Plan(seed=1, blocks=BLOCKS, operations=2000, read=10, write=60, flush=30, discard=0)
+        plan = Plan(
+            seed=1, blocks=BLOCKS, operations=2000, read=10, write=60, flush=30, discard=0, durable=30
+        )
         history = load_once(disk, plan, tmp_path / "history")
     share = Counter(operation.kind for operation in history.operations)
     assert share[OperationKind.DISCARD] == 0
-    assert share[OperationKind.WRITE] > share[OperationKind.FLUSH] > share[OperationKind.READ] > 0
+    durable = share[OperationKind.WRITE_DURABLE]
+    assert share[OperationKind.WRITE] > share[OperationKind.FLUSH] > durable > share[OperationKind.READ] > 0
+    verdict = check([history])
+    assert verdict.durable_writes == durable
+    assert verdict.writes == durable + share[OperationKind.WRITE]
+
+
+def test_durable_writes_have_the_bit_and_no_others(tmp_path: Path) -> None:
+    """Counted where the medium is: no flush was asked for."""
+    flushed: list[int] = []
+
+    class Counting(MemoryBackend):
+        def flush(self) -> None:
+            flushed.append(1)
+
+    with Counting(BLOCKS * BLOCK_BYTES) as disk:
+        plan = Plan(seed=1, blocks=BLOCKS, operations=1000, read=50, write=50, flush=0, discard=0, durable=20)
+        history = load_once(disk, plan, tmp_path / "history")
+    share = Counter(operation.kind for operation in history.operations)
+    assert len(flushed) == share[OperationKind.WRITE_DURABLE] > 0
 
 
 def test_two_guests_on_one_disk(tmp_path: Path) -> None:
@@ -180,6 +202,7 @@ def test_the_history_is_whole_while_the_load_still_runs(tmp_path: Path) -> None:
         ({"seed": 1, "blocks": 4, "operations": 0}, "operations 0"),
         ({"seed": 1, "blocks": 4, "operations": 1, "depth": 257}, "depth 257"),
         ({"seed": 1, "blocks": 4, "operations": 1, "mix": {"read": 99}}, "percentages"),
+        ({"seed": 1, "blocks": 4, "operations": 1, "durable": 101}, "durable 101"),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_refused(args: dict[str, Any], complaint: str) -> None:

@@ -1,0 +1,68 @@
+"""Whole machines, traced: the hops of real requests, beside a clock that knows nothing of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runtime.measure.bench_trace import _devices, summary
+from runtime.measure.trace_machine import run_traced
+from runtime.measure.trace_split import Step, find_requests
+from tests.machine.conftest import Boot, machine_toml
+from tests.runtime.test_trace_split import check_perfetto
+
+pytestmark = pytest.mark.machine
+
+EXCHANGES = 40
+HYPERVISOR = {Step.BROKER_WAKE, Step.FLAG_SET, Step.BROKER_WAKE_BACK, Step.FLAG_SET_BACK}
+
+
+def test_the_hops_of_every_request_add_up_to_what_the_guests_own_clock_says() -> None:
+    capture, reports = run_traced(EXCHANGES, 4096, (0, 1))
+    found = find_requests(capture)
+    assert (found.disordered, found.lost_stamps) == (0, 0)
+    for device, requests in _devices(found, reports).items():
+        assert len(requests) == EXCHANGES
+        row = summary(device, requests, reports[device])
+        assert row["sum_mean_ns"] <= row["clock_mean_ns"]  # which begins before and ends after
+        assert row["sum_p50_ns"] >= 0.5 * row["clock_p50_ns"]
+        seen = [{step for step, _ in request.moments} for request in requests]
+        assert any(HYPERVISOR & steps for steps in seen) == ("broker-block" in device)
+        if device.startswith("disk"):
+            assert all(Step.BACKEND_END in steps for steps in seen)
+        if device.endswith("block"):
+            assert any({Step.WAKE, Step.WAKE_BACK} <= steps for steps in seen)
+        else:
+            assert not any({Step.WAKE, Step.WAKE_BACK} & steps for steps in seen)
+
+
+@pytest.mark.parametrize("architecture", ["microkernelized", "disaggregated"])
+def test_a_machine_leaves_a_trace_of_whoever_serves(boot: Boot, tmp_path: Path, architecture: str) -> None:
+    """The device is in the root, or in a driver partition: both stamp."""
+    partition = """
+[[partition]]
+name = "reader"
+program = "partitions.guests.trace_load:main"
+memory = "16MiB"
+args = { devices = ["disk0"], exchanges = 20, payload_bytes = 512 }
+[[partition.device]]
+name = "disk0"
+waiting = "block"
+"""
+    disk = '[[root.device]]\nname = "disk0"\nkind = "disk"\nbackend = "memory"\nsize = "1MiB"\n'
+    trace = tmp_path / "hops.trace"
+    text = machine_toml(partition, devices=disk, architecture=architecture)
+    machine = boot(text, options=("--trace", str(trace)))
+    assert machine.wait() == 0, machine.errors
+    written = machine.command("trace", str(trace), "--json", "--svg", str(tmp_path / "hops.svg"))
+    assert written.returncode == 0, written.stderr
+    told = json.loads(written.stdout)
+    assert told["requests"] >= 20
+    (rows,) = told["splits"].values()
+    assert {"backend", "wake-up"} <= {row["where"] for row in rows}
+    slowest = tmp_path / "slowest.json"
+    picked = machine.command("trace", str(trace), "--perfetto", str(slowest), "--request", "slowest")
+    assert picked.returncode == 0, picked.stderr
+    slices = check_perfetto(json.loads(slowest.read_text()))
+    assert [event["cat"] for event in slices].count("request") == 1
+    assert (tmp_path / "hops.svg").read_text().startswith("<svg")

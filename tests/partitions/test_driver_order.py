@@ -1,0 +1,80 @@
+"""In what order a new driver process goes on with what its predecessor left (docs/recovery.md says why)."""
+
+import random
+from collections import deque
+from typing import Any, cast
+
+import pytest
+
+from partitions.driver import Driver
+from partitions.driver_messages import (
+    Begin,
+    DriverMessage,
+    End,
+    Opened,
+    Ready,
+    Serve,
+    ServeFlags,
+    decode_driver_message,
+)
+from partitions.driver_table import DriverTable
+
+
+class _Served:
+    """A channel whose predecessor was, or was not, in the middle of a batch."""
+
+    def __init__(self, number: int, was_executing: bool, log: list[tuple[str, int]]) -> None:
+        self._number, self._log, self.was_executing = number, log, was_executing
+
+    def replay(self) -> bool:
+        self._log.append(("replay", self._number))
+        return True
+
+    def start(self, name: str, on_end: object) -> None:
+        self._log.append(("start", self._number))
+
+
+class _Device:
+    def settled(self, first: bool) -> None:
+        pass
+
+
+class _Attached:
+    def __init__(self, serve: Serve, served: _Served) -> None:
+        self.serve, self.served = serve, served
+
+
+def serve(number: int) -> Serve:
+    return Serve(number, 2, 1, number, ServeFlags(0), "block", 8, 4, 0x100, ())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_who_was_executing_is_replayed_first_and_nothing_is_served_before_all_are_replayed(seed: int) -> None:
+    rng, log = random.Random(seed), list[tuple[str, int]]()
+    numbers = rng.sample(range(1, 100), rng.randrange(1, 8))
+    executing = set(rng.sample(numbers, 1)) if seed else set()
+
+    class Process(Driver):
+        def __init__(self) -> None:
+            self._table, self._channels = DriverTable(generation=3), {}
+            self._waiting: deque[bytes] = deque()
+            self._device = cast(Any, _Device())
+            self._born_ns = self._died_at = 0
+
+        def _attach(self, serve: Serve) -> Any:
+            log.append(("attach", serve.number))
+            return _Attached(serve, _Served(serve.number, serve.number in executing, log))
+
+    process = Process()
+    told: list[DriverMessage] = [Begin(3), *map(serve, numbers), End(3)]
+    for message in told:
+        process._perform(process._table.receive(message))
+    replayed = [number for step, number in log if step == "replay"]
+    assert sorted(replayed) == sorted(numbers)
+    assert set(replayed[: len(executing)]) == executing
+    assert [step for step, _ in log] == ["attach"] * len(numbers) + ["replay"] * len(numbers) + [
+        "start"
+    ] * len(numbers)
+    said = [decode_driver_message(payload) for payload in process._waiting]
+    assert isinstance(said[-1], Ready), "the stack hears of it when all are served"
+    assert {one.number for one in said[:-1] if isinstance(one, Opened)} == set(numbers)
