@@ -37,14 +37,13 @@ from partitions.storage.device import DiskDevice
 from partitions.virtual_processor import VirtualProcessor
 from partitions.virtualization_stack import BuildError, VirtualizationStack
 from partitions.watchdog import send_heartbeats, watch_channels
-from runtime.abi import EXIT_RETIRED, HvStatus, HypercallError, HypervisorGone
+from runtime.abi import EXIT_HYPERVISOR_GONE, EXIT_RETIRED, HvStatus, HypercallError, HypervisorGone
 from runtime.console import ConsoleWriter
 from runtime.firmware import LinkMessage, PacketLink
 from runtime.hypercalls import Birth, HypercallPort, MappedSlot, adopt_socket
 from runtime.lifeline import die_with_parent, name_process
 
 SAVED_STATE_GPFN: Final = 0x1000
-EXIT_HYPERVISOR_GONE: Final = 3
 
 
 ROOT: Final = "root"

@@ -7,8 +7,8 @@ import sys
 
 import trio
 
-from partitions.root import EXIT_HYPERVISOR_GONE, Root
-from runtime.abi import HypervisorGone
+from partitions.root import Root
+from runtime.abi import EXIT_HYPERVISOR_GONE, HypervisorGone
 from runtime.console import ConsoleWriter
 from runtime.firmware import PacketLink
 from runtime.hypercalls import adopt_socket

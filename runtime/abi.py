@@ -22,6 +22,7 @@ from runtime.privileges import PARENT_PRIVILEGES as PARENT_PRIVILEGES
 from runtime.privileges import Privilege as Privilege
 
 PAGE_BYTES: Final = 4096
+EXIT_HYPERVISOR_GONE: Final = 3  # a root's exit code when nobody answers its calls any more
 EXIT_RETIRED: Final = 75  # a root's exit code when it makes room for its successor, as asked
 
 PARTITION_SELF: Final = 2**64 - 1

@@ -16,7 +16,7 @@ from typing import Any, Final
 import trio
 
 from runtime import codec
-from runtime.abi import PAGE_BYTES, ExitStatus
+from runtime.abi import EXIT_HYPERVISOR_GONE, PAGE_BYTES, ExitStatus
 from runtime.architecture import Architecture
 from runtime.config import MachineConfig, OnRootFailure
 from runtime.console_log import ConsoleLog
@@ -322,8 +322,8 @@ class Platform:
     async def _watch_root(self, nursery: trio.Nursery) -> None:
         assert self._root is not None
         await exit_of(self._root)
-        if self._first_root_is_over:
-            return
+        if self._first_root_is_over or (self._broker and self._root.poll() == EXIT_HYPERVISOR_GONE):
+            return  # the broker's end, which comes with this one, is the reason
         if not self._stopping and (self._broker is None or not self.root_is_replaced):
             status = exit_text(self._root)
             await trio.sleep(0.005)  # the broker may have more to say of it

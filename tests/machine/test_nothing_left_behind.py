@@ -52,6 +52,29 @@ def test_death_of_root_or_hypervisor_ends_the_machine_with_the_reason(
     assert with_signal.name in last_line
 
 
+@pytest.mark.parametrize("attempt", range(3))
+def test_the_reason_is_the_hypervisors_death_even_when_the_root_is_seen_to_end_first(
+    boot: Boot, attempt: int
+) -> None:
+    """A root whose call nobody answers ends. A platform that was slow finds both dead, in any order."""
+    machine = boot(TWO_CHILDREN)
+    machine.wait_for("machine.ready")
+    root = psutil.Process(machine.pid("root"))
+    root.suspend()
+    os.kill(machine.pid("one"), signal.SIGKILL)  # the root will want to know its state
+    machine.wait_for("partition.exited", "one")
+    machine.process.send_signal(signal.SIGSTOP)
+    os.kill(machine.pid("hypervisor"), signal.SIGKILL)
+    root.resume()
+    deadline = time.monotonic() + PATIENCE_S
+    while root.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    machine.process.send_signal(signal.SIGCONT)
+    assert machine.wait() == 1
+    assert "the hypervisor died" in machine.errors.splitlines()[-1]
+
+
 def test_death_of_the_platform_takes_everything(boot: Boot) -> None:
     machine = boot(TWO_CHILDREN)
     machine.wait_for("partition.started", "two")
