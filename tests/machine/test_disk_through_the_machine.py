@@ -14,7 +14,9 @@ from tests.machine.conftest import PATIENCE_S, Boot, machine_toml
 pytestmark = pytest.mark.machine
 
 
-def copy_machine(tmp_path: Path, program: str, route: str, waiting: str, vps: int) -> str:
+def copy_machine(
+    tmp_path: Path, program: str, route: str, waiting: str, vps: int, architecture: str = "microkernelized"
+) -> str:
     return machine_toml(
         f'[[partition]]\nname = "guest"\nprogram = "partitions.guests.copy:{program}"\nmemory = "32MiB"\nvps = {vps}\n'
         'args = { device = "disk0", bytes = 3000001 }\n[[partition.device]]\nname = "disk0"\n'
@@ -27,6 +29,7 @@ def copy_machine(tmp_path: Path, program: str, route: str, waiting: str, vps: in
         'size = "16MiB"\n',
         signal_route=route,
         waiting=waiting,
+        architecture=architecture,
     )
 
 
@@ -44,16 +47,27 @@ def copy_machine(tmp_path: Path, program: str, route: str, waiting: str, vps: in
 def test_bytes_written_by_one_child_are_read_by_another_at_the_next_boot(
     boot: Boot, tmp_path: Path, route: str, waiting: str, vps: int
 ) -> None:
+    _write_and_read_back(boot, tmp_path, route, waiting, vps)
+
+
+@pytest.mark.parametrize("architecture", ["disaggregated", "monolithic", "hosted", "microkernel"])
+def test_the_same_guest_copies_whoever_serves_its_disk(boot: Boot, tmp_path: Path, architecture: str) -> None:
+    _write_and_read_back(boot, tmp_path, "direct", "adaptive", 1, architecture)
+
+
+def _write_and_read_back(
+    boot: Boot, tmp_path: Path, route: str, waiting: str, vps: int, architecture: str = "microkernelized"
+) -> None:
     source = os.urandom(3_000_001)  # not whole blocks
     (tmp_path / "source").write_bytes(source)
     expected = hashlib.sha256(source).hexdigest()
     for program in ("write_file", "read_back"):
-        machine = boot(copy_machine(tmp_path, program, route, waiting, vps))
+        machine = boot(copy_machine(tmp_path, program, route, waiting, vps, architecture))
         copied = machine.wait_for("guest.copied", "guest")
         assert machine.wait() == 0, machine.errors
         assert copied["fields"]["sha256"] == expected
         assert (tmp_path / "disk").read_bytes()[: len(source)] == source
-        assert machine.wait_for("partition.exited")["fields"]["code"] == 0
+        assert machine.wait_for("partition.exited", "guest")["fields"]["code"] == 0
 
 
 def test_the_demo_compares_its_four_sums(tmp_path: Path, runtime_dir: Path) -> None:
