@@ -53,6 +53,8 @@ VIDEO_INSTANCE: Final = UUID("5620e0c7-8062-4dce-aeb7-520c7ef76171")
 SHUTDOWN_INSTANCE: Final = UUID("b6650ff7-33bc-4840-8048-e0676786f393")
 TIME_SYNC_INSTANCE: Final = UUID("2dd1ce17-079e-403c-b352-a1921ee207ee")
 KEY_VALUE_PAIRS_INSTANCE: Final = UUID("242ff919-07db-4180-9c2e-b86cb68c8c55")
+HEARTBEAT_INSTANCE: Final = UUID("fd149e91-82e0-4a7d-afa6-2a4166cbd7c0")
+SNAPSHOT_INSTANCE: Final = UUID("2450ee40-33bf-4fbd-892e-9fb06e9214cf")
 
 # -- hv_sock: the first 32 bits of the interface type are the vsock port
 _VSOCK_TEMPLATE: Final = UUID("00000000-facb-11e6-bd58-64006a7986d3")

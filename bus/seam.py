@@ -72,7 +72,24 @@ class Seam:
         words[_DEATHS] -= 1
         if words[_DEATHS] == 0:
             words[_STEP] = 0
+        self.strike(step)
+
+    def strike(self, step: Step) -> None:
+        """Does not return."""
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def disarm(self) -> None:
+        """Nobody dies here any more."""
+        self._words[_STEP] = 0
+
+    @property
+    def passes_left(self) -> int:
+        """Of the step, before the next strike."""
+        return self._words[_PASSES]
+
+    @property
+    def deaths_left(self) -> int:
+        return self._words[_DEATHS]
 
     def take_struck(self) -> Step | None:
         """Where the last process died of it, told once."""

@@ -24,8 +24,8 @@ ROUTE: Final = 1 << 62  # it is a route of the hypervisor
 _MAGIC: Final = 0x50565452
 _VERSION: Final = 1
 _HEADER: Final = struct.Struct(
-    "<8IQ"
-)  # magic, version, tsc, tracks, stamps, enabled, tracks used, names used; untracked
+    "<8IQII"
+)  # magic, version, tsc, tracks, stamps, enabled, tracks used, names used; untracked, generations
 _ENABLED_AT: Final = 20
 _NAME: Final = struct.Struct("<QQ48s")
 _TRACK: Final = struct.Struct("<QII")
@@ -33,7 +33,7 @@ _STAMP: Final = struct.Struct("<QQQII")
 _NAMES_AT: Final = PAGE_BYTES
 _TRACKS_AT: Final = _NAMES_AT + NAMES * _NAME.size
 
-assert (_HEADER.size, _NAME.size, _TRACK.size, _STAMP.size) == (40, 64, 16, 32)
+assert (_HEADER.size, _NAME.size, _TRACK.size, _STAMP.size) == (48, 64, 16, 32)
 
 
 class Hop(IntEnum):
@@ -82,6 +82,7 @@ class Track:
     thread: int
     stamps: tuple[Stamp, ...]
     lost: int  # made before these, and overwritten
+    generation: int = 1  # of the process: those after a death stamp into the same memory
 
 
 def channel_number(guest: int, relid: int) -> int:
@@ -108,7 +109,7 @@ def create_trace(name: str, *, uses_tsc: bool, stamps: int = STAMPS, tracks: int
     try:
         os.ftruncate(fd, trace_bytes(tracks, stamps))
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, REQUIRED_SEALS)
-        os.pwrite(fd, _HEADER.pack(_MAGIC, _VERSION, uses_tsc, tracks, stamps, True, 0, 0, 0), 0)
+        os.pwrite(fd, _HEADER.pack(_MAGIC, _VERSION, uses_tsc, tracks, stamps, True, 0, 0, 0, 0, 0), 0)
     except BaseException:
         os.close(fd)
         raise
@@ -147,14 +148,14 @@ class TraceReader:
         used = min(int(_HEADER.unpack(os.pread(self.fd, _HEADER.size, 0))[6]), self._tracks)
         for number in range(used):
             at = _TRACKS_AT + number * (PAGE_BYTES + self._stamps * _STAMP.size)
-            written, thread, _ = _TRACK.unpack(os.pread(self.fd, _TRACK.size, at))
+            written, thread, generation = _TRACK.unpack(os.pread(self.fd, _TRACK.size, at))
             kept = min(written, self._stamps)
             content = os.pread(self.fd, self._stamps * _STAMP.size, at + PAGE_BYTES)
             later = int(_TRACK.unpack(os.pread(self.fd, _TRACK.size, at))[0])
             # What was written meanwhile has overwritten the oldest, and one more may be half written.
             passed = later - written + 1 if later != written or kept == self._stamps else 0
             kept = max(kept - passed, 0)
-            yield Track(thread, self._decode(content, written, kept), written - kept)
+            yield Track(thread, self._decode(content, written, kept), written - kept, generation)
 
     def _decode(self, content: bytes, written: int, kept: int) -> tuple[Stamp, ...]:
         stamps = []

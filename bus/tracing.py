@@ -32,6 +32,10 @@ def attach(fd: int) -> Trace:
     return _trace
 
 
+def attached() -> bool:
+    return _trace is not None
+
+
 def of_guest(partition: int, relid: int, port: int) -> Tracing:
     """For the guest's end of a channel. `port`: of that partition, where the channel's interrupts arrive."""
     return _named(

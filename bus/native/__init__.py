@@ -3,6 +3,7 @@
 from bus.native._core import (
     PAGE_BYTES,
     Channel,
+    FastIntercepts,
     GpaMap,
     Histogram,
     RingClosed,
@@ -30,6 +31,7 @@ from bus.native._core import (
 __all__ = [
     "PAGE_BYTES",
     "Channel",
+    "FastIntercepts",
     "GpaMap",
     "Histogram",
     "RingClosed",

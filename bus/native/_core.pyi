@@ -166,6 +166,19 @@ class Channel:
         self, payload: ReadableBuffer | None, transaction_id: int, timeout_ns: int = -1
     ) -> tuple[int, int, int, bytes] | None:
         """Publish a completion (unless payload is None), release, then wait for and peek the next packet."""
+    def answer(self, payload: ReadableBuffer | None, transaction_id: int, mark: int = 0) -> None:
+        """Publish the completion of the oldest held packet (None: it wants none), and release that packet alone.
+
+        The others stay held: who takes over finds them in the ring. RingFull: nothing was done. ValueError: none is
+        held, or more than 256, or the ring can never take the answer. `mark`: see `exact_lengths`.
+        """
+    def exact_lengths(self) -> None:
+        """From now on payloads have the lengths that they were sent with; both ends have to call this, or none.
+
+        For a protocol of one's own: transaction ids have 56 bits, and the highest byte on the wire says how much of a
+        packet is padding. A completion may have a `mark`, 1 to 31, which comes in bits 11 to 15 of its flags here; to
+        `exchange` that is no plain one: it stays for receive().
+        """
     # -- waiting and ending
     def wait_readable(self, timeout_ns: int = -1) -> bool: ...
     def wait_writable(self, packet_bytes: int, timeout_ns: int = -1) -> bool:
@@ -235,6 +248,56 @@ class Trace:
     def enabled(self) -> bool: ...
 
 @final
+class FastIntercepts:
+    """The broker's wait for events. VPs that are lent to it make port accesses meanwhile, and are answered, as
+    runtime/hypervisor/intercepts.py would do it; a call that needs more than that is left in its socket.
+
+    One thread.
+    """
+
+    def __init__(
+        self,
+        records: WriteableBuffer,
+        kept: int,
+        kind: int,
+        access_code: int,
+        result_code: int,
+        pending: int,
+        raised: int,
+        completed: int,
+    ) -> None:
+        """`records`: the flight recorder's, `kept` of them; then its kind of event, the two calls' codes, the status of
+        one that waits, the effects of telling and of answering."""
+    def lend(
+        self,
+        child: int,
+        parent: int,
+        vp: int,
+        child_fd: int,
+        parent_fd: int,
+        line_fd: int,
+        sim_page: WriteableBuffer,
+        registers: bytes,
+        ranges: bytes,
+        access: tuple[int, int, bool] | tuple[()],
+        /,
+    ) -> bool:
+        """A VP, and where it stands: at an access (port, size, whether it writes) that its parent knows of, or nowhere.
+        The page is held, the descriptors must stay, until it is taken back. False: there is no place for more."""
+    def wait(self, epoll_fd: int, timeout_ms: int, recorded: int, /) -> list[tuple[int, int]]:
+        """(descriptor, events) of what is not for us. -1: for ever. `recorded`: number of the last event."""
+    def take_back(
+        self,
+    ) -> tuple[
+        list[tuple[int, int, int, bytes, tuple[int, int, bool] | tuple[()], int, int, int]],
+        list[int],
+        tuple[int, int, int, int, int],
+    ]:
+        """All that was lent: (child, parent, VP, registers, where it stands or (), accesses made, of these told,
+        answers); partitions that do not read their replies; number of the last event, ns that deciding took of
+        accesses and of answers, waits for the kernel, looks at calls."""
+
+@final
 class Router:
     """The broker's interrupt router: one native thread, no GIL. kick eventfd -> flag in a SIEF page -> doorbell.
 
@@ -252,6 +315,8 @@ class Router:
         """Returns once the thread can no longer touch the route. LookupError if there is none."""
     def move(self, route_id: int, sief_page: WriteableBuffer, flag: int) -> None:
         """Kicks set this flag from now on; nothing sets the one before any more. LookupError."""
+    def ring_at(self, route_id: int, doorbell_fd: int) -> None:
+        """Kicks ring this doorbell from now on. The descriptor is duplicated. LookupError."""
     def quiet(self, route_id: int, quiet: bool) -> None:
         """A quiet route sets its flag and rings nothing. LookupError."""
     def statistics(self, route_id: int) -> dict[str, int]:

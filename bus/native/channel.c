@@ -41,6 +41,7 @@ void channel_last_leaves(struct channel *channel)
         PyBuffer_Release(&channel->memory);
     channel->endpoint.journal = NULL;
     channel->endpoint.seam = NULL;
+    endpoint_observe(&channel->endpoint);
     if (channel->journal.obj)
         PyBuffer_Release(&channel->journal);
     if (channel->seam.obj)
@@ -179,6 +180,7 @@ static int attach(struct channel *channel, const struct channel_arguments *given
         channel->trace = given->trace;
         channel->endpoint.trace_channel = given->trace_channel;
     }
+    endpoint_observe(&channel->endpoint);
     return 0;
 }
 
@@ -408,9 +410,16 @@ static PyObject *channel_is_traced(struct channel *channel, void *unused)
     return PyBool_FromLong(channel->endpoint.trace != NULL);
 }
 
+static PyObject *channel_exact_lengths(struct channel *channel, PyObject *unused)
+{
+    channel->exact = true;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef channel_methods[] = {
     METHOD("send", channel_send, FAST),
     METHOD("send_completion", channel_send_completion, FAST),
+    METHOD("answer", channel_answer, FAST),
     METHOD("send_gpa_direct", channel_send_gpa_direct, FAST),
     METHOD("send_transfer_pages", channel_send_transfer_pages, FAST),
     METHOD("send_raw", channel_send_raw, FAST),
@@ -430,6 +439,7 @@ static PyMethodDef channel_methods[] = {
     METHOD("disarm", channel_disarm, METH_NOARGS),
     METHOD("aim", channel_aim, METH_O),
     METHOD("kick", channel_kick, METH_NOARGS),
+    METHOD("exact_lengths", channel_exact_lengths, METH_NOARGS),
     METHOD("stamp", channel_stamp, FAST),
     METHOD("close", channel_close, METH_NOARGS),
     METHOD("statistics", channel_statistics, METH_NOARGS),

@@ -5,6 +5,18 @@
 #include "endpoint.h"
 #include "module.h"
 
+#define CHANNEL_ANSWERS_MAX 256 /* packets held at once whose ends are known: what answer() can give back one by one */
+
+/* With exact lengths, the highest byte of a packet's transaction id on the wire says how many bytes of its payload are
+ * padding, and of a completion, above that, what its payload is, in its protocol's own words; 0: the plain answer. Here that
+ * mark stands in the packet's flags, where the wire has no bits of that number. */
+#define CHANNEL_PADDING_MASK 7u
+#define CHANNEL_PADDING_BITS 3
+#define CHANNEL_SAID_SHIFT 56 /* in the id */
+#define CHANNEL_ID_MASK ((1ull << CHANNEL_SAID_SHIFT) - 1)
+#define CHANNEL_MARK_SHIFT 11 /* in flags */
+#define CHANNEL_MARK_MAX 31u
+
 struct channel {
     PyObject_HEAD
     struct endpoint endpoint;
@@ -15,8 +27,11 @@ struct channel {
     PyObject *memory_view;   /* read-only, format B, of all of `memory` */
     Py_ssize_t reader_data_offset;
     uint32_t held;      /* packets peeked and not released */
+    uint8_t oldest;     /* of them, in `ends` */
+    uint32_t ends[CHANNEL_ANSWERS_MAX]; /* where each ends; of more than so many at once, they are not all known */
     uint32_t inside;    /* calls under way that may run other Python code, or wait: close() leaves the memory to them */
     bool opened, closed, corrupt;
+    bool exact; /* packets say how much of their payload is padding */
     bool owes_signal;   /* the peer must be woken; left to the wait or release that follows at once */
     bool waits[2];      /* by enum wait_for: a thread is in that wait */
 };
@@ -70,6 +85,7 @@ static inline void channel_release(struct channel *channel)
 
 PyObject *channel_send(struct channel *, PyObject *const *, Py_ssize_t, PyObject *);
 PyObject *channel_send_completion(struct channel *, PyObject *const *, Py_ssize_t, PyObject *);
+PyObject *channel_answer(struct channel *, PyObject *const *, Py_ssize_t, PyObject *);
 PyObject *channel_send_gpa_direct(struct channel *, PyObject *const *, Py_ssize_t, PyObject *);
 PyObject *channel_send_transfer_pages(struct channel *, PyObject *const *, Py_ssize_t, PyObject *);
 PyObject *channel_send_raw(struct channel *, PyObject *const *, Py_ssize_t, PyObject *);
@@ -86,5 +102,7 @@ PyObject *channel_receive_into(struct channel *, PyObject *const *, Py_ssize_t, 
 PyObject *channel_peek_views(struct channel *, PyObject *);
 PyObject *channel_exchange(struct channel *, PyObject *const *, Py_ssize_t, PyObject *);
 PyObject *channel_reply_and_receive(struct channel *, PyObject *const *, Py_ssize_t, PyObject *);
+
+_Static_assert(CHANNEL_ANSWERS_MAX == UINT8_MAX + 1, "`oldest` wraps where `ends` does");
 
 #endif

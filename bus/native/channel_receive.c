@@ -2,6 +2,18 @@
 #include "channel.h"
 
 /* The next packet's descriptor, after waiting for it. 1: found; 0: the timeout passed; -1: an exception is set. */
+/* Of a channel with exact lengths: what the sender said of the packet, as far as it can be true. */
+static inline void take_said_off(const struct channel *channel, struct ring_packet *packet)
+{
+    if (__builtin_expect(!channel->exact, 1))
+        return;
+    const uint32_t said = (uint32_t)(packet->transaction_id >> CHANNEL_SAID_SHIFT), padding = said & CHANNEL_PADDING_MASK;
+    packet->transaction_id &= CHANNEL_ID_MASK;
+    packet->flags |= (uint16_t)(said >> CHANNEL_PADDING_BITS << CHANNEL_MARK_SHIFT);
+    if (padding <= packet->payload_bytes)
+        packet->payload_bytes -= padding;
+}
+
 static int next_packet(struct channel *channel, struct ring_packet *packet, int64_t timeout_ns)
 {
     enum ring_status status = ring_peek(&channel->endpoint.reader, packet);
@@ -19,6 +31,7 @@ static int next_packet(struct channel *channel, struct ring_packet *packet, int6
         channel_is_corrupt(channel);
         return -1;
     }
+    take_said_off(channel, packet);
     return 1;
 }
 
@@ -42,12 +55,19 @@ static PyObject *extra_of(struct channel *channel, const struct ring_packet *pac
     return extra;
 }
 
-static void count_and_hold(struct channel *channel, const struct ring_packet *packet)
+/* Apart, so that an end that nobody traces has one look at a pointer here, and nothing else. */
+__attribute__((noinline, cold)) static void stamp_found(struct channel *channel, const struct ring_packet *packet)
 {
     endpoint_stamp(&channel->endpoint, packet->type == RING_PACKET_COMPLETION ? TRACE_RECEIVE : TRACE_TAKE,
                    packet->transaction_id);
+}
+
+static inline void count_and_hold(struct channel *channel, const struct ring_packet *packet)
+{
+    if (TRACE_COMPILED && __builtin_expect(channel->endpoint.trace != NULL, 0))
+        stamp_found(channel, packet);
     ring_hold(&channel->endpoint.reader, packet);
-    channel->held++;
+    channel->ends[(uint8_t)(channel->oldest + channel->held++)] = channel->endpoint.reader.next_out;
     channel->endpoint.statistics.packets_received++;
     channel->endpoint.statistics.bytes_received += packet->payload_bytes;
 }
@@ -142,6 +162,7 @@ static PyObject *batch(struct channel *channel, uint32_t most, int64_t timeout_n
         const enum ring_status status = ring_peek(&channel->endpoint.reader, &packet);
         if (status != RING_OK)
             break; /* empty, or corrupt: the packets before it are good, and the next call says so */
+        take_said_off(channel, &packet);
     }
     if (found < 0 && PyList_Size(list) > 0 && channel->corrupt) {
         PyErr_Clear(); /* likewise: what came before the bad extra header is handed out, and then it is over */
@@ -211,6 +232,7 @@ static PyObject *payloads(struct channel *channel, uint32_t most, int64_t timeou
         count_and_hold(channel, &packet);
         if (ring_peek(reader, &packet) != RING_OK || !is_plain(&packet))
             break;
+        take_said_off(channel, &packet);
     }
     if (list)
         channel_release(channel);
@@ -313,8 +335,11 @@ static PyObject *completion_of(struct channel *channel, uint64_t transaction_id)
             return NULL;
         if (packet.type != RING_PACKET_COMPLETION)
             return refuse_packet(channel, &packet); /* it stays where it is */
-        if (packet.transaction_id == transaction_id)
+        if (packet.transaction_id == transaction_id) {
+            if (__builtin_expect(packet.flags >> CHANNEL_MARK_SHIFT, 0))
+                return refuse_packet(channel, &packet);
             break;
+        }
         channel->endpoint.statistics.unknown_ids++;
         count_and_hold(channel, &packet);
         channel_release(channel);

@@ -10,6 +10,12 @@ int channel_stage(struct channel *channel, uint16_t type, uint16_t flags, uint64
     const uint32_t most = RING_MAX_LENGTH8 * 8; /* above, the narrowing below would lie */
     enum ring_status status = RING_TOO_LARGE;
     endpoint_stamp_write(endpoint, type == RING_PACKET_COMPLETION ? TRACE_ANSWER : TRACE_WRITE, transaction_id);
+    if (__builtin_expect(channel->exact, 0)) {
+        const uint64_t padding = (0u - (uint32_t)payload_bytes) & CHANNEL_PADDING_MASK;
+        const uint64_t said = padding | (uint64_t)(flags >> CHANNEL_MARK_SHIFT) << CHANNEL_PADDING_BITS;
+        transaction_id = (transaction_id & CHANNEL_ID_MASK) | said << CHANNEL_SAID_SHIFT;
+        flags &= (1u << CHANNEL_MARK_SHIFT) - 1;
+    }
     if (extra_bytes <= most && payload_bytes <= most)
         status = ring_write(&endpoint->writer, type, flags, transaction_id, extra, (uint32_t)extra_bytes, payload,
                             (uint32_t)payload_bytes);
@@ -96,6 +102,47 @@ PyObject *channel_send_completion(struct channel *channel, PyObject *const *args
     if (staged < 0)
         return NULL;
     channel->owes_signal |= endpoint_publish(&channel->endpoint); /* release() pays it */
+    Py_RETURN_NONE;
+}
+
+/* Publish the answer to the oldest held packet (None: it wants none), and give that packet back, and no other: whoever takes
+ * over finds the others in the ring. */
+PyObject *channel_answer(struct channel *channel, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = {"payload", "transaction_id", "mark"};
+    PyObject *values[3];
+    uint64_t transaction_id;
+    uint32_t mark;
+    struct readable payload;
+    struct endpoint *endpoint = &channel->endpoint;
+    if (parse_arguments("answer", names, 3, 2, args, nargs, kwnames, values) < 0
+        || to_u64(values[1], ID_NONE, &transaction_id) < 0 || to_u32(values[2], 0, &mark) < 0 || channel_check(channel, WAIT_FOR_SPACE) < 0
+        || channel_check(channel, WAIT_FOR_DATA) < 0)
+        return NULL;
+    if (mark > CHANNEL_MARK_MAX)
+        return PyErr_Format(PyExc_ValueError, "mark %u; want 0 to %u", (unsigned)mark, (unsigned)CHANNEL_MARK_MAX);
+    if (channel->held == 0 || channel->held > CHANNEL_ANSWERS_MAX)
+        return PyErr_Format(PyExc_ValueError, "%u packets are held; want 1 to %d", (unsigned)channel->held,
+                            CHANNEL_ANSWERS_MAX);
+    if (values[0] != Py_None) {
+        if (readable_open_briefly(&payload, values[0]) < 0)
+            return NULL;
+        const int staged = channel_stage(channel, RING_PACKET_COMPLETION, (uint16_t)(mark << CHANNEL_MARK_SHIFT),
+                                         transaction_id, NULL, 0, payload.bytes, (size_t)payload.length);
+        readable_close(&payload);
+        if (staged < 0)
+            return NULL;
+    }
+    const uint32_t held_to = endpoint->reader.next_out;
+    endpoint->reader.next_out = channel->ends[channel->oldest++];
+    const bool owed = values[0] != Py_None ? endpoint_publish_and_release(endpoint) : endpoint_release(endpoint);
+    endpoint->reader.next_out = held_to;
+    channel->held--;
+    if (owed) {
+        channel->inside++;
+        channel_signal(channel);
+        channel_leave(channel, NULL);
+    }
     Py_RETURN_NONE;
 }
 

@@ -75,6 +75,7 @@ struct endpoint {
     bool signal_may_block; /* it was not O_NONBLOCK when we got it */
     int wait_fd;         /* eventfd, owned by the endpoint; -1: spin only */
     int wait_epoll_fd;
+    bool is_observed;                 /* there is one of these three; set by endpoint_observe() */
     struct endpoint_journal *journal; /* or NULL: nobody takes over */
     struct seam *seam;                /* or NULL: nobody tests that */
     const struct trace *trace;        /* or NULL: nobody traces */
@@ -131,12 +132,19 @@ static inline void endpoint_commit(struct endpoint *endpoint)
                               memory_order_relaxed);
 }
 
+/* After journal, seam or trace were set or taken away: an end that has none of them pays for one look at one flag. */
+static inline void endpoint_observe(struct endpoint *endpoint)
+{
+    endpoint->is_observed = endpoint->journal || endpoint->seam || endpoint->trace;
+}
+
 /* After attaching both rings: release what the predecessor answered and published, and did not live to release. */
 static inline void endpoint_take_over(struct endpoint *endpoint, struct endpoint_journal *journal)
 {
     const uint64_t word = atomic_load_explicit(&journal->commit, memory_order_acquire);
     const uint32_t answered = (uint32_t)(word >> 32), published = (uint32_t)word;
     endpoint->journal = journal;
+    endpoint_observe(endpoint);
     if (published != endpoint->writer.published_in || !ring_index_is_valid(answered, endpoint->reader.size_bytes))
         return;
     endpoint->reader.next_out = answered;
@@ -159,15 +167,30 @@ static inline void endpoint_stamp_write(struct endpoint *endpoint, enum trace_ho
     }
 }
 
-/* Publish what is staged; true: endpoint_signal() is owed. It is a system call on something that the peer holds too, so the
- * caller lets go of its locks first. */
-static inline bool endpoint_publish(struct endpoint *endpoint)
+/* The steps of an end that is observed: what comes before its store to the ring, and behind it. */
+static inline void endpoint_before_publish(struct endpoint *endpoint)
 {
     endpoint_commit(endpoint);
     seam_pass(endpoint->seam, SEAM_COMMIT);
     endpoint_stamp(endpoint, TRACE_PUBLISH, endpoint->traced_id);
+}
+
+static inline void endpoint_after(struct endpoint *endpoint, enum seam_step step)
+{
+    seam_pass(endpoint->seam, step);
+}
+
+#define OBSERVED(endpoint) __builtin_expect((endpoint)->is_observed, 0)
+
+/* Publish what is staged; true: endpoint_signal() is owed. It is a system call on something that the peer holds too, so the
+ * caller lets go of its locks first. */
+static inline bool endpoint_publish(struct endpoint *endpoint)
+{
+    if (OBSERVED(endpoint))
+        endpoint_before_publish(endpoint);
     const bool owed = ring_publish(&endpoint->writer);
-    seam_pass(endpoint->seam, SEAM_PUBLISH);
+    if (OBSERVED(endpoint))
+        endpoint_after(endpoint, SEAM_PUBLISH);
     endpoint->statistics.signals_suppressed += !owed;
     return owed;
 }
@@ -178,10 +201,11 @@ static inline bool endpoint_release(struct endpoint *endpoint)
 {
     if (endpoint->reader.released_out == endpoint->reader.next_out)
         return false;
-    if (endpoint->writer.staged_in == endpoint->writer.published_in)
+    if (OBSERVED(endpoint) && endpoint->writer.staged_in == endpoint->writer.published_in)
         endpoint_commit(endpoint);
     const bool owed = ring_release(&endpoint->reader);
-    seam_pass(endpoint->seam, SEAM_RELEASE);
+    if (OBSERVED(endpoint))
+        endpoint_after(endpoint, SEAM_RELEASE);
     return owed;
 }
 
@@ -189,13 +213,14 @@ static inline bool endpoint_release(struct endpoint *endpoint)
  * answers one request at a time pays for one barrier a request. One doorbell serves both rules; true: it is owed. */
 static inline bool endpoint_publish_and_release(struct endpoint *endpoint)
 {
-    endpoint_commit(endpoint);
-    seam_pass(endpoint->seam, SEAM_COMMIT);
-    endpoint_stamp(endpoint, TRACE_PUBLISH, endpoint->traced_id);
+    if (OBSERVED(endpoint))
+        endpoint_before_publish(endpoint);
     const uint32_t previous_in = ring_publish_index(&endpoint->writer);
-    seam_pass(endpoint->seam, SEAM_PUBLISH);
+    if (OBSERVED(endpoint))
+        endpoint_after(endpoint, SEAM_PUBLISH);
     const uint32_t previous_out = ring_release_index(&endpoint->reader);
-    seam_pass(endpoint->seam, SEAM_RELEASE);
+    if (OBSERVED(endpoint))
+        endpoint_after(endpoint, SEAM_RELEASE);
     RING_FULL_FENCE(); /* ORDER sleep and ORDER space, in ring.h */
     const bool for_data = previous_in != endpoint->writer.published_in
                           && ring_publish_signals(&endpoint->writer, previous_in);

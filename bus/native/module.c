@@ -276,7 +276,7 @@ static int execute(PyObject *module)
     state->waiting_type = new_type(module, &waiting_spec);
     state->histogram_type = new_type(module, &histogram_spec);
     state->trace_type = new_type(module, &trace_spec);
-    PyType_Spec *const others[] = {&channel_spec, &gpa_map_spec, &router_spec, &timer_spec};
+    PyType_Spec *const others[] = {&channel_spec, &fast_intercepts_spec, &gpa_map_spec, &router_spec, &timer_spec};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
         PyTypeObject *type = new_type(module, others[i]);
         if (!type)

@@ -16,7 +16,7 @@ struct module_state {
     bool ringer_opened;
 };
 
-extern PyType_Spec channel_spec, gpa_map_spec, histogram_spec, router_spec, timer_spec, trace_spec, waiting_spec;
+extern PyType_Spec channel_spec, fast_intercepts_spec, gpa_map_spec, histogram_spec, router_spec, timer_spec, trace_spec, waiting_spec;
 
 /* The state of the module that an object's type belongs to. The types are final, so this is always the right one. */
 static inline struct module_state *state_of(PyTypeObject *type)

@@ -247,6 +247,23 @@ int router_quiet(struct router *router, uint64_t route_id, bool quiet)
     return route ? 0 : ENOENT;
 }
 
+int router_ring_at(struct router *router, uint64_t route_id, int doorbell_fd)
+{
+    const int doorbell = fcntl(doorbell_fd, F_DUPFD_CLOEXEC, 0);
+    if (doorbell < 0)
+        return errno;
+    int unused = doorbell;
+    pthread_mutex_lock(&router->lock);
+    struct route *route = find(router, route_id);
+    if (route) {
+        unused = route->doorbell_fd;
+        route->doorbell_fd = doorbell;
+    }
+    pthread_mutex_unlock(&router->lock);
+    close(unused);
+    return route ? 0 : ENOENT;
+}
+
 void router_trace(struct router *router, const struct trace *trace)
 {
     pthread_mutex_lock(&router->lock);

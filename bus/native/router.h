@@ -41,6 +41,9 @@ int router_move(struct router *router, uint64_t route_id, void *sief_page, uint3
 /* A quiet route sets its flag and rings nothing. 0, or ENOENT. */
 int router_quiet(struct router *router, uint64_t route_id, bool quiet);
 
+/* Kicks ring this doorbell from now on; the descriptor is duplicated. 0, ENOENT, or what the kernel said. */
+int router_ring_at(struct router *router, uint64_t route_id, int doorbell_fd);
+
 /* Stamp every kick from now on, as that of route TRACE_ROUTE | id. The trace stays as long as the router. */
 void router_trace(struct router *router, const struct trace *trace);
 

@@ -203,6 +203,21 @@ static PyObject *router_quiet_method(struct router_object *self, PyObject *const
     Py_RETURN_NONE;
 }
 
+static PyObject *router_ring_at_method(struct router_object *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = {"route_id", "doorbell_fd"};
+    PyObject *values[2];
+    uint64_t route_id;
+    int doorbell_fd;
+    if (parse_arguments("ring_at", names, 2, 2, args, nargs, kwnames, values) < 0 || to_u64(values[0], 0, &route_id) < 0
+        || to_fd(values[1], &doorbell_fd) < 0 || check_open(self) < 0)
+        return NULL;
+    const int error = router_ring_at(self->router, route_id, doorbell_fd);
+    if (error)
+        return refuse(error, route_id);
+    Py_RETURN_NONE;
+}
+
 static PyObject *router_statistics_method(struct router_object *self, PyObject *id)
 {
     static const char *const names[] = {"sent", "merged", "suppressed", "delivered", "blocked", NULL};
@@ -230,6 +245,7 @@ static PyMethodDef router_methods[] = {
     {"move", (PyCFunction)(void (*)(void))router_move_method, METH_FASTCALL | METH_KEYWORDS, NULL},
     {"trace", (PyCFunction)router_trace_method, METH_O, NULL},
     {"quiet", (PyCFunction)(void (*)(void))router_quiet_method, METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"ring_at", (PyCFunction)(void (*)(void))router_ring_at_method, METH_FASTCALL | METH_KEYWORDS, NULL},
     {"statistics", (PyCFunction)router_statistics_method, METH_O, NULL},
     {"close", (PyCFunction)router_close_method, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

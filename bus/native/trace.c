@@ -55,6 +55,7 @@ int trace_attach(struct trace *trace, void *memory, size_t bytes)
         .serial = atomic_fetch_add(&serials, 1) + 1,
         .tracks = tracks,
         .stamps = stamps,
+        .generation = atomic_fetch_add(&header->generations, 1) + 1,
         .uses_tsc = header->uses_tsc != 0,
     };
     return 0;
@@ -73,6 +74,7 @@ static void claim_track(const struct trace *trace)
     }
     own.track = (struct trace_track *)(trace->memory + TRACKS_AT + number * track_bytes(trace->stamps));
     own.track->thread = (uint32_t)syscall(SYS_gettid);
+    own.track->generation = trace->generation;
 }
 
 /* ORDER stamps: `written` is stored after the stamp, with a release: a reader that loads it finds the stamps before it
@@ -97,9 +99,15 @@ void trace_write(const struct trace *trace, uint64_t channel, enum trace_hop hop
 int trace_name_channel(const struct trace *trace, uint64_t channel, uint64_t port, const char *text)
 {
     const uint32_t number = atomic_load(&trace->header->names_used);
-    if (number >= TRACE_NAMES)
+    struct trace_name *const names = (struct trace_name *)(trace->memory + NAMES_AT);
+    if (number > TRACE_NAMES)
         return -1;
-    struct trace_name *name = (struct trace_name *)(trace->memory + NAMES_AT) + number;
+    for (uint32_t i = 0; i < number; i++)
+        if (names[i].channel == channel && names[i].port == port && strncmp(names[i].text, text, TRACE_NAME_BYTES - 1) == 0)
+            return 0;
+    if (number == TRACE_NAMES)
+        return -1;
+    struct trace_name *name = names + number;
     name->channel = channel;
     name->port = port;
     strncpy(name->text, text, TRACE_NAME_BYTES - 1);

@@ -1,7 +1,8 @@
 /* Stamps: when a request passed a hop, written into memory that others read. No Python.
  *
  * A trace is one process's: a header page, names, and tracks. Each thread writes into a track of its own, in a circle, so a
- * stamp takes no lock and never waits; what a reader comes too late for is overwritten, and can be counted:
+ * stamp takes no lock and never waits; what a reader comes too late for is overwritten, and can be counted. A process that
+ * takes over from another goes on in the same trace, in new tracks: these carry its generation.
  *
  *   page 0         struct trace_header
  *   pages 1..4     struct trace_name, TRACE_NAMES of them
@@ -60,7 +61,7 @@ _Static_assert(sizeof(struct trace_stamp) == 32, "bus/trace.py says the same");
 struct trace_track {
     _Atomic uint64_t written; /* stamps so far; the last of them are in the circle */
     uint32_t thread;          /* its number, of gettid() */
-    uint32_t reserved;
+    uint32_t generation;      /* of its process */
 };
 _Static_assert(sizeof(struct trace_track) == 16, "bus/trace.py says the same");
 
@@ -79,8 +80,10 @@ struct trace_header {
     _Atomic uint32_t enabled;
     _Atomic uint32_t tracks_used, names_used;
     _Atomic uint64_t untracked; /* stamps of threads for which there was no track */
+    _Atomic uint32_t generations; /* processes that have had this trace, one after the other */
+    uint32_t reserved;
 };
-_Static_assert(sizeof(struct trace_header) == 40, "bus/trace.py says the same");
+_Static_assert(sizeof(struct trace_header) == 48, "bus/trace.py says the same");
 
 /* This process's view. Sizes are its own copies. */
 struct trace {
@@ -88,10 +91,11 @@ struct trace {
     uint8_t *memory;
     uint64_t serial; /* no other trace of this process ever has it; never 0 */
     uint32_t tracks, stamps;
+    uint32_t generation; /* ours, from 1 */
     bool uses_tsc;
 };
 
-/* -1: the memory is none of these, or too short. */
+/* Another generation begins. -1: the memory is none of these, or too short. */
 int trace_attach(struct trace *trace, void *memory, size_t bytes);
 
 size_t trace_bytes(uint32_t tracks, uint32_t stamps);
@@ -99,7 +103,7 @@ size_t trace_bytes(uint32_t tracks, uint32_t stamps);
 /* The stamp itself. Any thread. */
 void trace_write(const struct trace *trace, uint64_t channel, enum trace_hop hop, uint64_t transaction_id);
 
-/* -1: all names are in use. One thread at a time. */
+/* What a predecessor wrote is not written again. -1: all names are in use. One thread at a time. */
 int trace_name_channel(const struct trace *trace, uint64_t channel, uint64_t port, const char *text);
 
 #ifdef PARTVISOR_WITHOUT_TRACE

@@ -258,3 +258,24 @@ def test_a_quiet_route_sets_its_flag_and_rings_nothing() -> None:
     page.close()
     os.close(kick)
     os.close(doorbell)
+
+
+def test_a_route_rings_where_it_was_told_to_last(router: Router, line: Callable[[], int]) -> None:
+    """And keeps no descriptor of where it rang before."""
+    kick, first, second, sief = line(), line(), line(), mmap.mmap(-1, PAGE_BYTES)
+    router.add(5, kick, sief, FLAG, first)
+    assert eventfd_signal(second)  # its first use opens what it rings with
+    assert rung(second) == 1
+    descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    for doorbell, other in ((second, first), (first, second), (first, second)):
+        router.ring_at(5, doorbell)
+        before = router.statistics(5)["delivered"]
+        assert eventfd_signal(kick)
+        eventually(lambda: router.statistics(5)["delivered"] == before + 1)  # noqa: B023
+        assert (rung(doorbell), rung(other)) == (1, 0)
+        assert flag_take(sief, FLAG)
+    assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208
+    with pytest.raises(LookupError):
+        router.ring_at(6, first)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        router.ring_at(5, 1 << 20)
