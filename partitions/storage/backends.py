@@ -197,7 +197,7 @@ class FileBackend(DescriptorBackend):
         try:
             descriptor = os.open(place, flags)
         except OSError as error:
-            raise _open_error(place, error, size_bytes) from error
+            raise open_error(place, error, size_bytes) from error
         try:
             return cls.adopt(
                 descriptor, size_bytes, read_only=read_only, block_bytes=block_bytes, name=str(place)
@@ -270,7 +270,7 @@ def _create_sparse(place: Path, size_bytes: int) -> None:
     try:
         descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise _open_error(place, error, size_bytes) from error
+        raise open_error(place, error, size_bytes) from error
     try:
         try:
             os.ftruncate(descriptor, size_bytes)
@@ -280,12 +280,12 @@ def _create_sparse(place: Path, size_bytes: int) -> None:
     except FileExistsError:  # someone else was faster: theirs is checked like any other
         pass
     except OSError as error:
-        raise _open_error(place, error, size_bytes) from error
+        raise open_error(place, error, size_bytes) from error
     finally:
         partial.unlink()
 
 
-def _open_error(place: Path, error: OSError, size_bytes: int | None) -> BackendOpenError:
+def open_error(place: Path, error: OSError, size_bytes: int | None) -> BackendOpenError:
     number = error.errno or errno.EIO
     if number == errno.ENOENT and not place.parent.is_dir():
         remedy = f"no such directory: mkdir -p {place.parent}"

@@ -2,21 +2,7 @@
 
 #include <string.h>
 
-static void build_cdb(struct storvsp_packet *packet, bool write, uint64_t lba, uint32_t blocks)
-{
-    uint8_t *cdb = packet->cdb_or_sense;
-    if (lba <= UINT32_MAX && blocks <= UINT16_MAX) {
-        cdb[0] = write ? SCSI_WRITE_10 : SCSI_READ_10;
-        cdb_put_number(cdb + 2, 4, lba);
-        cdb_put_number(cdb + 7, 2, blocks);
-        packet->cdb_length = 10;
-    } else {
-        cdb[0] = write ? SCSI_WRITE_16 : SCSI_READ_16;
-        cdb_put_number(cdb + 2, 8, lba);
-        cdb_put_number(cdb + 10, 4, blocks);
-        packet->cdb_length = 16;
-    }
-}
+#include "block_request.h"
 
 enum ring_status block_queue_stage(struct block_queue *queue, uint32_t slot, bool write, uint64_t lba, uint32_t blocks)
 {
@@ -25,16 +11,8 @@ enum ring_status block_queue_stage(struct block_queue *queue, uint32_t slot, boo
     const uint32_t pages = (bytes + RING_PAGE_BYTES - 1) / RING_PAGE_BYTES;
     const uint64_t first_pfn = queue->first_pfn + (uint64_t)slot * (queue->slot_bytes / RING_PAGE_BYTES);
     const uint64_t transaction_id = (queue->sequence + 1) << BLOCK_QUEUE_SLOT_BITS | slot;
-    struct storvsp_packet packet = {
-        .operation = STORVSP_EXECUTE_SRB,
-        .flags = STORVSP_COMPLETION_REQUESTED,
-        .srb_length = SRB_BYTES,
-        .sense_length = SRB_SENSE_AREA_BYTES,
-        .direction = write ? SRB_DIRECTION_WRITE : SRB_DIRECTION_READ,
-        .transfer_bytes = bytes,
-        .srb_flags = write ? SRB_FLAGS_DATA_OUT : SRB_FLAGS_DATA_IN,
-    };
-    build_cdb(&packet, write, lba, blocks);
+    struct storvsp_packet packet;
+    block_request_build(&packet, write, lba, blocks, bytes);
     const struct gpa_direct_head head = {.range_count = 1, .byte_count = bytes};
     memcpy(queue->extra, &head, sizeof head);
     for (uint32_t i = 0; i < pages; i++)
@@ -78,7 +56,5 @@ enum block_completion block_queue_take(struct block_queue *queue, const struct r
     queue->slot[number].transaction_id = 0;
     queue->in_flight--;
     *slot = number;
-    const bool good = packet->status == 0 && (packet->srb_status & 0x3Fu) == SRB_STATUS_SUCCESS
-                      && packet->scsi_status == 0 && packet->transfer_bytes == queue->slot[number].bytes;
-    return good ? BLOCK_DONE : BLOCK_FAILED;
+    return block_request_went_well(packet, queue->slot[number].bytes) ? BLOCK_DONE : BLOCK_FAILED;
 }

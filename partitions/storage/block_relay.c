@@ -51,8 +51,8 @@ static enum taken take_request(struct block_server *server, const struct ring_pa
     uint8_t *const bytes = relay->memory + (size_t)slot * relay->queue.slot_bytes;
     if (relayed->transfer.write)
         copy_between(relayed, bytes);
-    switch (block_queue_stage(&relay->queue, slot, relayed->transfer.write, relayed->transfer.offset_bytes / server->block_bytes,
-                              relayed->transfer.bytes / server->block_bytes)) {
+    switch (block_queue_stage(&relay->queue, slot, relayed->transfer.write, relayed->transfer.offset_bytes / server->disk.block_bytes,
+                              relayed->transfer.bytes / server->disk.block_bytes)) {
     case RING_OK:
         break;
     case RING_FULL:
@@ -80,7 +80,7 @@ static void answer(struct block_server *server, uint32_t slot, bool good, const 
         reply = NULL; /* well, but short: we asked for whole blocks of a disk that has them */
     if (good && !relayed->transfer.write)
         copy_between(relayed, relay->memory + (size_t)slot * relay->queue.slot_bytes);
-    block_server_make_answer(packet, &relayed->transfer);
+    block_request_make_answer(packet, &relayed->transfer);
     if (!good) {
         const uint8_t *sense = reply ? reply->cdb_or_sense : internal_failure;
         const uint8_t sense_bytes = reply ? reply->sense_length : SENSE_FIXED_BYTES;

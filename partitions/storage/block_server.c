@@ -1,52 +1,10 @@
 #include "block_server.h"
 
-#include <errno.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "block_forward.h"
 #include "block_relay.h"
 #include "clock.h"
-
-/* True: a plain READ or WRITE of blocks inside the disk, in the right direction. target.py decides the same. */
-static bool parse_request(const struct block_server *server, const struct storvsp_packet *packet, struct block_transfer *transfer)
-{
-    const uint8_t *cdb = packet->cdb_or_sense;
-    uint64_t lba, blocks;
-    if (packet->operation != STORVSP_EXECUTE_SRB || (packet->path | packet->target | packet->lun) != 0)
-        return false;
-    switch (cdb[0]) {
-    case SCSI_READ_10:
-    case SCSI_WRITE_10:
-        if (packet->cdb_length < 10 || (cdb[9] & SCSI_NACA))
-            return false;
-        lba = cdb_number(cdb + 2, 4);
-        blocks = cdb_number(cdb + 7, 2);
-        break;
-    case SCSI_READ_16:
-    case SCSI_WRITE_16:
-        if (packet->cdb_length < 16 || (cdb[15] & SCSI_NACA))
-            return false;
-        lba = cdb_number(cdb + 2, 8);
-        blocks = cdb_number(cdb + 10, 4);
-        break;
-    default:
-        return false;
-    }
-    transfer->write = cdb[0] == SCSI_WRITE_10 || cdb[0] == SCSI_WRITE_16;
-    if (packet->cdb_length > 16 || cdb[1] != 0) /* caching and protection bits are not ordinary */
-        return false;
-    if (packet->direction != (transfer->write ? SRB_DIRECTION_WRITE : SRB_DIRECTION_READ))
-        return false;
-    if (transfer->write && !server->writable)
-        return false;
-    if (blocks == 0 || lba > server->blocks || blocks > server->blocks - lba)
-        return false;
-    if (blocks > server->max_transfer_bytes / server->block_bytes)
-        return false;
-    transfer->bytes = (uint32_t)blocks * server->block_bytes;
-    transfer->offset_bytes = lba * server->block_bytes;
-    return transfer->bytes <= packet->transfer_bytes;
-}
 
 /* Find the host memory behind the packet's one range. The number of vectors; 0: not one range of mapped pages. */
 static size_t resolve_pages(struct block_server *server, const struct storvsp_packet *packet,
@@ -73,36 +31,38 @@ static size_t resolve_pages(struct block_server *server, const struct storvsp_pa
     return count;
 }
 
-/* One range of neighbouring pages is the usual case, and there the plain calls cost a tenth less. */
-static ssize_t move_once(const struct block_server *server, const struct block_transfer *transfer, size_t vectors)
+/* ORDER turns: the store is before the first message leaves, which is a system call, so a successor that finds the request
+ * passed on finds its number, too. It reads once this process is over. */
+void block_server_begin_turn(struct block_server *server)
 {
-    const struct iovec *const to = server->vectors;
-    const off_t at = (off_t)transfer->offset_bytes;
-    if (transfer->write)
-        return vectors == 1 ? pwrite(server->fd, to->iov_base, to->iov_len, at)
-                            : pwritev(server->fd, to, (int)vectors, at);
-    return vectors == 1 ? pread(server->fd, to->iov_base, to->iov_len, at) : preadv(server->fd, to, (int)vectors, at);
+    if (!server->forward || !server->turns)
+        return;
+    const uint32_t position = server->endpoint->reader.released_out;
+    uint64_t word = atomic_load_explicit(&server->turns->word, memory_order_relaxed);
+    if ((uint32_t)word == 0 || word >> 32 != position) {
+        const uint32_t sequence = (uint32_t)word + 1;
+        word = (uint64_t)position << 32 | (sequence ? sequence : 1);
+        atomic_store_explicit(&server->turns->word, word, memory_order_release);
+    }
+    server->forward->calls->turn = message_turn(server->turns->opening, (uint32_t)word);
+    server->forward->calls->step = 0;
 }
 
-static bool move(const struct block_server *server, const struct block_transfer *transfer, size_t vectors)
+void block_server_end_turn(struct block_server *server)
 {
-    ssize_t moved;
-    do
-        moved = move_once(server, transfer, vectors);
-    while (moved < 0 && errno == EINTR);
-    return moved == (ssize_t)transfer->bytes;
+    if (server->forward)
+        server->forward->calls->turn = 0;
 }
 
-void block_server_make_answer(struct storvsp_packet *packet, const struct block_transfer *transfer)
+static bool move(struct block_server *server, const struct block_transfer *transfer, size_t vectors)
 {
-    packet->operation = STORVSP_COMPLETE_IO;
-    packet->flags = packet->status = 0;
-    packet->srb_length = SRB_BYTES;
-    packet->srb_status = SRB_STATUS_SUCCESS;
-    packet->scsi_status = packet->sense_length = packet->reserved_1 = 0;
-    packet->transfer_bytes = transfer->bytes;
-    memset(packet->cdb_or_sense, 0, sizeof packet->cdb_or_sense);
-    packet->reserved_2 = 0;
+    if (server->forward) {
+        block_server_begin_turn(server);
+        const bool moved = block_forward_move(server->forward, &server->disk, transfer, server->vectors, vectors);
+        block_server_end_turn(server);
+        return moved;
+    }
+    return block_request_move(server->fd, transfer, server->vectors, vectors);
 }
 
 bool block_server_parse(struct block_server *server, const struct ring_packet *found, struct storvsp_packet *packet,
@@ -117,7 +77,7 @@ bool block_server_parse(struct block_server *server, const struct ring_packet *f
     ring_copy_out(&endpoint->reader, found->extra_at, server->extra, found->extra_bytes);
     /* The copies must be made here, once: read again, the guest's memory may say something else. */
     __asm__ volatile("" : "+m"(*packet), "+m"(server->extra));
-    if (!parse_request(server, packet, transfer))
+    if (!block_request_parse(&server->disk, packet, transfer))
         return false;
     *vectors = resolve_pages(server, packet, transfer, found->extra_bytes);
     return *vectors != 0;
@@ -174,7 +134,7 @@ static enum served serve_one(struct block_server *server, const struct ring_pack
         return BEGUN; /* Python finds out what the error means */
     endpoint_stamp(server->endpoint, TRACE_BACKEND_END, found->transaction_id);
     seam_pass(server->endpoint->seam, SEAM_EXECUTE);
-    block_server_make_answer(&packet, &transfer);
+    block_request_make_answer(&packet, &transfer);
     if (!block_server_answer(server, found->transaction_id, &packet, &transfer))
         return BEGUN;
     *moved_bytes += transfer.bytes;
@@ -250,7 +210,7 @@ static enum ring_status serve_batch(struct block_server *server, bool *for_pytho
             return status;
         }
         ring_hold(&endpoint->reader, &packet);
-        if (++staged == BLOCK_SERVER_PUBLISH_ANSWERS || moved_bytes >= BLOCK_SERVER_PUBLISH_BYTES) {
+        if (++staged == BLOCK_SERVER_PUBLISH_ANSWERS || moved_bytes >= BLOCK_SERVER_PUBLISH_BYTES || server->forward) {
             leave(server);
             inside = false;
             staged = moved_bytes = 0;

@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+#include "block_request.h"
 #include "device_lock.h"
 #include "endpoint.h"
 #include "gpa.h"
@@ -22,14 +23,16 @@
 #define BLOCK_SERVER_BATCH 256u       /* requests between two looks at the clock */
 #define BLOCK_ANSWER_RING_BYTES (RING_DESCRIPTOR_BYTES + STORVSP_PACKET_BYTES + RING_TRAILER_BYTES)
 
-/* What an ordinary request asks for, from private copies. */
-struct block_transfer {
-    bool write;
-    uint64_t offset_bytes;
-    uint32_t bytes;
-};
-
 struct block_relay;
+struct block_forward;
+
+/* Which request of its ring a server with a forward is at, in memory that outlives it: a successor that finds the same
+ * request there passes it on by the same numbers, and the server behind it knows what was done. Every request of the ring
+ * begins a turn, so two that follow each other are never taken for one. */
+struct block_turns {
+    uint64_t opening; /* of the channel: a number that no other opening has */
+    _Atomic uint64_t word; /* high half: where in the ring; low half: the turn's sequence, 0: none yet */
+};
 
 struct block_server_statistics {
     uint64_t reads, writes, bytes_read, bytes_written;
@@ -39,12 +42,11 @@ struct block_server_statistics {
 struct block_server {
     struct endpoint *endpoint;
     const struct gpa_table *table; /* not changed while block_server_run() runs */
-    int fd;                    /* where the bytes are; unused with a relay */
-    struct block_relay *relay; /* or NULL; the server of another disk has the bytes */
-    uint32_t block_bytes;
-    uint64_t blocks;
-    uint32_t max_transfer_bytes; /* at most STORVSP_MAX_TRANSFER_BYTES */
-    bool writable;
+    int fd;                        /* where the bytes are; unused with a relay or a forward */
+    struct block_relay *relay;     /* or NULL; the server of another disk has the bytes, behind a ring */
+    struct block_forward *forward; /* or NULL; the same, reached by messages */
+    struct block_turns *turns;     /* with a forward, or NULL: nobody takes over */
+    struct block_geometry disk;
     struct device_lock *lock;
     bool holds_device; /* after a run: the next packet was begun; until its answer is published the device is the caller's */
     bool owes_signal;  /* left to the next run */
@@ -66,8 +68,9 @@ enum block_server_result {
 bool block_server_parse(struct block_server *server, const struct ring_packet *found, struct storvsp_packet *packet,
                         struct block_transfer *transfer, size_t *vectors);
 
-/* The request, turned into the answer of one that went well: byte for byte what executor.py builds. */
-void block_server_make_answer(struct storvsp_packet *packet, const struct block_transfer *transfer);
+/* The first request that is not released is next, whoever executes it; and it is done. With the device's lock held. */
+void block_server_begin_turn(struct block_server *server);
+void block_server_end_turn(struct block_server *server);
 
 /* Stage an answer, and count. There must be room for it. */
 bool block_server_answer(struct block_server *server, uint64_t transaction_id, const struct storvsp_packet *packet,

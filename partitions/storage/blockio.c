@@ -1,9 +1,46 @@
 /* The extension _blockio: the disk's fast paths for Python.
  *
- * Both types reach into a bus.native.Channel and use its sending and receiving side as any other call of it would. */
+ * The types of the ring reach into a bus.native.Channel and use its sending and receiving side as any other call of it
+ * would. Those of the messages have sockets. */
 #include "blockio.h"
 
+#include <stddef.h>
+
 #include "block_queue.h"
+#include "message_client.h"
+
+static const struct {
+    PyType_Spec *spec;
+    size_t at; /* of the type in struct module_state */
+} types[] = {
+    {&server_spec, offsetof(struct module_state, server_type)},
+    {&queue_spec, offsetof(struct module_state, queue_type)},
+    {&lock_spec, offsetof(struct module_state, lock_type)},
+    {&relay_spec, offsetof(struct module_state, relay_type)},
+    {&calls_spec, offsetof(struct module_state, calls_type)},
+    {&forward_spec, offsetof(struct module_state, forward_type)},
+    {&message_queue_spec, offsetof(struct module_state, message_queue_type)},
+    {&message_server_spec, offsetof(struct module_state, message_server_type)},
+};
+#define TYPES (sizeof types / sizeof *types)
+
+static const struct {
+    const char *name;
+    unsigned value;
+} numbers[] = {
+    {"MAX_SLOTS", BLOCK_QUEUE_MAX_SLOTS},
+    {"MAX_TRANSFER_BYTES", STORVSP_MAX_TRANSFER_BYTES},
+    {"MAX_CALLS", MESSAGE_CALLS_MAX},
+    {"NOTHING", RECEIVED_NOTHING},
+    {"GONE", RECEIVED_GONE},
+    {"BROKEN", RECEIVED_BROKEN},
+};
+#define NUMBERS (sizeof numbers / sizeof *numbers)
+
+static PyTypeObject **type_at(struct module_state *state, size_t number)
+{
+    return (PyTypeObject **)((char *)state + types[number].at);
+}
 
 static int module_exec(PyObject *module)
 {
@@ -19,39 +56,31 @@ static int module_exec(PyObject *module)
         PyErr_SetString(PyExc_ImportError, "bus.native and partitions.storage were not built together: build both again");
         return -1;
     }
-    state->server_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &server_spec, NULL);
-    state->queue_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &queue_spec, NULL);
-    state->lock_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &lock_spec, NULL);
-    state->relay_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &relay_spec, NULL);
-    if (!state->server_type || !state->queue_type || !state->lock_type || PyModule_AddType(module, state->lock_type) < 0)
-        return -1;
-    if (!state->relay_type || PyModule_AddType(module, state->relay_type) < 0)
-        return -1;
-    if (PyModule_AddType(module, state->server_type) < 0 || PyModule_AddType(module, state->queue_type) < 0)
-        return -1;
-    return PyModule_AddIntConstant(module, "MAX_SLOTS", BLOCK_QUEUE_MAX_SLOTS) < 0
-                   || PyModule_AddIntConstant(module, "MAX_TRANSFER_BYTES", STORVSP_MAX_TRANSFER_BYTES) < 0
-               ? -1
-               : 0;
+    for (size_t i = 0; i < TYPES; i++) {
+        PyTypeObject **const type = type_at(state, i);
+        *type = (PyTypeObject *)PyType_FromModuleAndSpec(module, types[i].spec, NULL);
+        if (!*type || PyModule_AddType(module, *type) < 0)
+            return -1;
+    }
+    for (size_t i = 0; i < NUMBERS; i++)
+        if (PyModule_AddIntConstant(module, numbers[i].name, (long)numbers[i].value) < 0)
+            return -1;
+    return 0;
 }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
 {
     struct module_state *state = PyModule_GetState(module);
-    Py_VISIT(state->server_type);
-    Py_VISIT(state->queue_type);
-    Py_VISIT(state->lock_type);
-    Py_VISIT(state->relay_type);
+    for (size_t i = 0; i < TYPES; i++)
+        Py_VISIT(*type_at(state, i));
     return 0;
 }
 
 static int module_clear(PyObject *module)
 {
     struct module_state *state = PyModule_GetState(module);
-    Py_CLEAR(state->server_type);
-    Py_CLEAR(state->queue_type);
-    Py_CLEAR(state->lock_type);
-    Py_CLEAR(state->relay_type);
+    for (size_t i = 0; i < TYPES; i++)
+        Py_CLEAR(*type_at(state, i));
     return 0;
 }
 

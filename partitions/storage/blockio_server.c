@@ -1,27 +1,46 @@
 /* The type Server: block_server.h for Python. */
 #include "blockio.h"
 
+#include "block_forward.h"
 #include "block_server.h"
 
 struct server_object {
     PyObject_HEAD
     PyObject *channel, *gpa_map, *lock, *relay; /* keep what `server` points into alive */
+    Py_buffer turns;
     struct block_server server;
 };
+
+static bool take_turns(struct server_object *self, PyObject *turns, const struct core_api *core)
+{
+    self->server.endpoint = core->channel_enter(self->channel); /* to be known also while Python has a packet */
+    if (!self->server.endpoint || core->channel_leave(self->channel, false) < 0)
+        return false;
+    if (PyObject_GetBuffer(turns, &self->turns, PyBUF_WRITABLE) < 0)
+        return false;
+    if ((size_t)self->turns.len < sizeof *self->server.turns
+        || (uintptr_t)self->turns.buf % _Alignof(struct block_turns) != 0) {
+        PyErr_Format(PyExc_ValueError, "turns: want %zu aligned bytes", sizeof *self->server.turns);
+        return false;
+    }
+    self->server.turns = self->turns.buf;
+    return true;
+}
 
 static PyObject *server_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"channel", "gpa_map", "descriptor", "size_bytes", "block_bytes", "max_transfer_bytes",
-                            "read_only", "lock", "relay", NULL};
-    PyObject *channel, *gpa_map, *lock, *relay = Py_None;
+                            "read_only", "lock", "relay", "turns", NULL};
+    PyObject *channel, *gpa_map, *lock, *relay = Py_None, *turns = Py_None;
     int fd, read_only;
     unsigned long long size_bytes;
     unsigned int block_bytes, max_transfer_bytes;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOiKIIpO!|O", names, &channel, &gpa_map, &fd, &size_bytes, &block_bytes,
-                                     &max_transfer_bytes, &read_only, state_of(type)->lock_type, &lock, &relay))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOiKIIpO!|OO", names, &channel, &gpa_map, &fd, &size_bytes, &block_bytes,
+                                     &max_transfer_bytes, &read_only, state_of(type)->lock_type, &lock, &relay, &turns))
         return NULL;
-    if (relay != Py_None && Py_TYPE(relay) != state_of(type)->relay_type) {
-        PyErr_SetString(PyExc_TypeError, "relay: want a Relay or None");
+    const bool relays = Py_TYPE(relay) == state_of(type)->relay_type, forwards = Py_TYPE(relay) == state_of(type)->forward_type;
+    if (relay != Py_None && !relays && !forwards) {
+        PyErr_SetString(PyExc_TypeError, "relay: want a Relay, a Forward or None");
         return NULL;
     }
     if (block_bytes == 0 || size_bytes % block_bytes || size_bytes > INT64_MAX || max_transfer_bytes == 0) {
@@ -43,13 +62,20 @@ static PyObject *server_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     if (relay != Py_None) {
         Py_INCREF(relay);
         self->relay = relay;
-        self->server.relay = block_relay_of(relay);
     }
-    self->server.block_bytes = block_bytes;
-    self->server.blocks = size_bytes / block_bytes;
-    self->server.max_transfer_bytes =
-        max_transfer_bytes < STORVSP_MAX_TRANSFER_BYTES ? max_transfer_bytes : STORVSP_MAX_TRANSFER_BYTES;
-    self->server.writable = !read_only;
+    if (relays)
+        self->server.relay = block_relay_of(relay);
+    if (forwards)
+        self->server.forward = block_forward_of(relay);
+    self->server.disk = (struct block_geometry){
+        .block_bytes = block_bytes,
+        .max_transfer_bytes =
+            max_transfer_bytes < STORVSP_MAX_TRANSFER_BYTES ? max_transfer_bytes : STORVSP_MAX_TRANSFER_BYTES,
+        .blocks = size_bytes / block_bytes,
+        .writable = !read_only,
+    };
+    if (turns != Py_None && !take_turns(self, turns, state_of(type)->core))
+        Py_CLEAR(self);
     return (PyObject *)self;
 }
 
@@ -61,6 +87,8 @@ static void server_dealloc(PyObject *object)
     Py_XDECREF(self->gpa_map);
     Py_XDECREF(self->lock);
     Py_XDECREF(self->relay);
+    if (self->turns.obj)
+        PyBuffer_Release(&self->turns);
     freefunc free_object = (freefunc)PyType_GetSlot(type, Py_tp_free);
     free_object(object);
     Py_DECREF(type);
@@ -93,6 +121,17 @@ static PyObject *server_serve(PyObject *object, PyObject *argument)
     return PyBool_FromLong(result == BLOCK_SERVER_PACKET);
 }
 
+/* (True): the first request that is not released is next; (False): it is done. */
+static PyObject *server_turn(PyObject *object, PyObject *argument)
+{
+    struct block_server *server = &((struct server_object *)object)->server;
+    if (PyObject_IsTrue(argument))
+        block_server_begin_turn(server);
+    else
+        block_server_end_turn(server);
+    Py_RETURN_NONE;
+}
+
 static PyObject *server_statistics(PyObject *object, PyObject *unused)
 {
     const struct block_server_statistics *counted = &((struct server_object *)object)->server.statistics;
@@ -114,6 +153,7 @@ static PyGetSetDef server_properties[] = {
 
 static PyMethodDef server_methods[] = {
     {"serve", server_serve, METH_O, NULL},
+    {"turn", server_turn, METH_O, NULL},
     {"statistics", server_statistics, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -57,11 +57,13 @@ class Disk:
         timeout_s: float | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
         set_up_timeout_s: float = SET_UP_TIMEOUT_S,
+        description: DiskDescription | None = None,
     ) -> None:
         """Negotiates with the server and reads the disk's description.
 
         Args:
             data: the data area of the channel's slot, whole pages, at guest page `data_gpfn`.
+            description: what a set-up found out that was done before; None: it is done here.
 
         Raises:
             DiskProtocolError: whatever answers is no disk that we can use.
@@ -72,7 +74,7 @@ class Disk:
         self._max_in_flight = max_in_flight
         self._queue_open = False
         self.timeout_s: float | None = set_up_timeout_s
-        self.description: Final = self._set_up()
+        self.description: Final = self._set_up() if description is None else description
         self.timeout_s = timeout_s
 
     @property

@@ -73,6 +73,27 @@ class Counters:
     malformed: int = 0  # packets or page lists that made no sense
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """An SRB that was decided upon, and is to be carried out."""
+
+    step: Execute
+    action: Action
+    pages: GpaRange | None
+
+
+def _completion(step: Execute, outcome: Outcome, status: NtStatus) -> bytes:
+    answer = replace(
+        step.request,
+        srb_status=outcome.srb_status,
+        scsi_status=outcome.scsi_status,
+        transfer_bytes=outcome.transfer_bytes,
+        sense_length=len(outcome.sense),
+        cdb_or_sense=outcome.sense,
+    )
+    return step.packet.reply(status, answer.build()).build()
+
+
 class Executor:
     """One opening of one channel. One thread."""
 
@@ -108,6 +129,11 @@ class Executor:
         Args:
             extra_header: what stands between descriptor and payload; empty for an in-band packet.
         """
+        begun = self.begin(extra_header, payload)
+        return begun if isinstance(begun, bytes) else self.finish(begun, self._perform(begun))
+
+    def begin(self, extra_header: bytes, payload: bytes) -> "bytes | Work":
+        """What a packet asks for; or its completion's payload, where nothing is left to be done."""
         self.counters.requests += 1
         try:
             packet = Packet.parse(payload)
@@ -115,66 +141,82 @@ class Executor:
             self.counters.malformed += 1
             return Packet(0).reply(NtStatus.INVALID_PARAMETER).build()
         step = self.session.receive(packet)
-        if isinstance(step, Execute):
-            return self._execute_srb(step, extra_header).build()
-        return step.build()
-
-    def _execute_srb(self, step: Execute, extra_header: bytes) -> Packet:
-        request = step.request
+        if not isinstance(step, Execute):
+            return step.build()
         try:
-            outcome = self._run(request, one_range(extra_header))
-            status = NtStatus.SUCCESS
+            pages = one_range(extra_header)
+            return Work(step, self._decide(step.request, pages), pages)
         except BadPages:
-            self.counters.malformed += 1
-            outcome, status = Outcome(SrbStatus.INVALID_REQUEST), NtStatus.INVALID_PARAMETER
-        answer = replace(
-            request,
-            srb_status=outcome.srb_status,
-            scsi_status=outcome.scsi_status,
-            transfer_bytes=outcome.transfer_bytes,
-            sense_length=len(outcome.sense),
-            cdb_or_sense=outcome.sense,
-        )
-        return step.packet.reply(status, answer.build())
+            return self._bad_pages(step)
 
-    def _run(self, request: ScsiRequest, pages: GpaRange | None) -> Outcome:
+    def _decide(self, request: ScsiRequest, pages: GpaRange | None) -> Action:
         covered = pages.byte_count if pages is not None else 0
         if request.transfer_bytes > covered:
             raise BadPages(f"{request.transfer_bytes} bytes asked for, pages for {covered}")
         action: Action = self.target.decide(request, request.transfer_bytes)
         if isinstance(action, ReadParameters):
             action = self.target.decide_unmap(self._copy_in(pages, action.length))
+        return action
+
+    def _perform(self, work: "Work") -> Outcome | Refuse | BadPages:
         try:
-            outcome = self._carry_out(action, pages)
-        except BackendError as error:
-            action = refuse_errno(error.errno, writing=not isinstance(action, Read))
-            outcome = Outcome()
+            return self._carry_out(work.action, work.pages)
+        except (BackendError, BadPages) as error:
+            return self.refusal(work, error)
+
+    def refusal(self, work: "Work", error: BackendError | BadPages) -> Refuse | BadPages:
+        """For `finish`: what an error that was met on the way is to the guest."""
+        if isinstance(error, BadPages):
+            return error
+        return refuse_errno(error.errno, writing=not isinstance(work.action, Read))
+
+    def finish(self, work: "Work", outcome: Outcome | Refuse | BadPages) -> bytes:
+        """The completion's payload."""
+        action = outcome if isinstance(outcome, Refuse) else work.action
+        if isinstance(outcome, BadPages):
+            return self._bad_pages(work.step)
         if isinstance(action, Refuse):
             self.counters.refused += 1
-            return refuse_outcome(action, min(request.sense_length, SENSE_AREA_BYTES))
-        return outcome
+            sense_bytes = min(work.step.request.sense_length, SENSE_AREA_BYTES)
+            return _completion(work.step, refuse_outcome(action, sense_bytes), NtStatus.SUCCESS)
+        assert not isinstance(outcome, Refuse)
+        return _completion(work.step, outcome, NtStatus.SUCCESS)
+
+    def _bad_pages(self, step: Execute) -> bytes:
+        self.counters.malformed += 1
+        return _completion(step, Outcome(SrbStatus.INVALID_REQUEST), NtStatus.INVALID_PARAMETER)
 
     def _carry_out(self, action: Action, pages: GpaRange | None) -> Outcome:
-        counters = self.counters
+        """Raises BackendError, BadPages."""
         match action:
             case Read(offset, length):
-                self.backend.readv(self._pages(pages, length, write=True), offset)
+                self.backend.readv(self.views_for(pages, length, write=True), offset)
+            case Write(offset, length, durable):
+                self.backend.writev(self.views_for(pages, length, write=False), offset)
+                if durable:
+                    self.backend.flush()
+            case Flush():
+                self.backend.flush()
+            case Discard(ranges):
+                for offset, length in ranges:
+                    self.backend.discard(offset, length)
+        return self.carried_out(action, pages)
+
+    def carried_out(self, action: Action, pages: GpaRange | None) -> Outcome:
+        """Its outcome, once the backend has done its part, if it had any. Raises BadPages."""
+        counters = self.counters
+        match action:
+            case Read(_, length):
                 counters.reads += 1
                 counters.bytes_read += length
                 return Outcome(transfer_bytes=length)
-            case Write(offset, length, durable):
-                self.backend.writev(self._pages(pages, length, write=False), offset)
-                if durable:
-                    self.backend.flush()
+            case Write(_, length):
                 counters.writes += 1
                 counters.bytes_written += length
                 return Outcome(transfer_bytes=length)
             case Flush():
-                self.backend.flush()
                 counters.flushes += 1
-            case Discard(ranges):
-                for offset, length in ranges:
-                    self.backend.discard(offset, length)
+            case Discard():
                 counters.discards += 1
             case Data(payload):
                 self._copy_out(pages, payload)
@@ -183,7 +225,8 @@ class Executor:
                 pass
         return Outcome()
 
-    def _pages(self, pages: GpaRange | None, length: int, *, write: bool) -> list[memoryview]:
+    def views_for(self, pages: GpaRange | None, length: int, *, write: bool) -> list[memoryview]:
+        """The guest's pages of a transfer. BadPages: they are not there."""
         if length == 0:
             return []
         if pages is None or length > pages.byte_count:
@@ -195,10 +238,10 @@ class Executor:
             raise BadPages(str(error)) from error
 
     def _copy_in(self, pages: GpaRange | None, length: int) -> bytes:
-        return b"".join(self._pages(pages, length, write=False))
+        return b"".join(self.views_for(pages, length, write=False))
 
     def _copy_out(self, pages: GpaRange | None, payload: bytes) -> None:
         done = 0
-        for view in self._pages(pages, len(payload), write=True):
+        for view in self.views_for(pages, len(payload), write=True):
             view[:] = payload[done : done + view.nbytes]
             done += view.nbytes

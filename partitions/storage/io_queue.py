@@ -16,12 +16,11 @@ from typing import Final, Self
 
 from bus.memory import PAGE_BYTES
 from bus.native import Channel, RingClosed, RingCorrupt
-from partitions.storage._blockio import MAX_SLOTS, MAX_TRANSFER_BYTES, Queue
+from partitions.storage._blockio import MAX_SLOTS, MAX_TRANSFER_BYTES, MessageQueue, Queue
 from partitions.storage.buffers import Buffer
 from partitions.storage.errors import DiskClosedError, DiskError, DiskShortTransferError, command_error
 from partitions.storage.handshake import DiskDescription
 from partitions.storage.message_channel import MessageChannel
-from partitions.storage.message_queue import MessageQueue
 from partitions.storage.protocol import Packet, ScsiRequest
 from partitions.storage.requests import Requests
 from partitions.storage.transport import Transport
@@ -173,7 +172,16 @@ def _make_queue(
     if isinstance(channel, Channel):
         return Queue(channel, buffer.gpfn, depth, slot_bytes, block_bytes, disk_blocks, sequence)
     if isinstance(channel, MessageChannel):
-        return MessageQueue(channel, buffer.view, depth, slot_bytes, block_bytes, disk_blocks, sequence)
+        return MessageQueue(
+            channel.calls,
+            channel.recover,
+            buffer.view,
+            depth,
+            slot_bytes,
+            block_bytes,
+            disk_blocks,
+            sequence,
+        )
     raise TypeError(f"no queue over a {type(channel).__name__}")
 
 

@@ -1,8 +1,9 @@
 """The client's end of a storage server that is reached by send, receive and reply: for `Disk` a channel like any other.
 
-Requests that were submitted wait here in their order; one at a time is with the server. The server may die: then the
-socket ends, a new one is asked for, and the request that was not replied to is sent again, before all others. Until
-then nobody has acknowledged it, and a storage request may be executed twice (docs/recovery.md).
+Requests that were submitted wait in `MessageCalls` in their order; one at a time is with the server. The server may
+die: then the socket ends, a new one is asked for, and the request that was not replied to is sent again, before all
+others. Until then nobody has acknowledged it, and a storage request may be executed twice (docs/recovery.md). C moves
+messages; who dies and who comes next is dealt with here, also for `MessageQueue` and `Forward`, on the same calls.
 
 The end of the old socket is also the proof that nothing of the old server runs any more: the kernel closes it once the
 last thread of that process has left its last system call.
@@ -13,43 +14,25 @@ import os
 import select
 import socket
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from bus.memory import PAGE_BYTES, PFN_BYTES
 from bus.native import RingClosed, RingFull
 from bus.packets import PacketType
-from partitions.storage.message_wire import (
-    DIRECTION_AT,
-    HEAD_BYTES,
-    MESSAGE_DATA_BYTES_MAX,
-    SOCKET_BUFFER_BYTES,
-    Kind,
-    MalformedMessage,
-    MessageFlags,
-    MessageHead,
-)
-from partitions.storage.protocol import PACKET_BYTES, Direction
+from partitions.storage._blockio import BROKEN, MAX_CALLS, NOTHING, MessageCalls
+from partitions.storage.message_wire import SOCKET_BUFFER_BYTES, Kind, MessageHead
+from partitions.storage.protocol import PACKET_BYTES
 from partitions.storage.transport import Packet
 
 WAITING_REQUESTS_MAX: Final = 4096
+assert WAITING_REQUESTS_MAX == MAX_CALLS
 RECONNECTS_MAX: Final = 1_000  # in a row, without a reply in between
 _PAUSE_S_MAX: Final = 0.1  # between two of them, doubling
 _NS_PER_S: Final = 1_000_000_000
 
 Connect = Callable[[], int]
 """A new socket to the server. Raises ConnectionError where there will be none any more."""
-
-
-@dataclass(slots=True)
-class _Request:
-    head: bytes
-    packet: bytes
-    transaction_id: int
-    sent: memoryview | None  # data that goes with it
-    target: memoryview | None  # where the reply's data goes
 
 
 class MessageChannel:
@@ -60,19 +43,17 @@ class MessageChannel:
 
     def __init__(self, connect: Connect, data: memoryview, data_gpfn: int) -> None:
         """`data`: the area whose pages requests name; its first is page `data_gpfn`. Owned by the caller."""
-        self._connect, self._data, self._data_gpfn = connect, data, data_gpfn
-        self._waiting: deque[_Request] = deque()
-        self._with_server: _Request | None = None
+        self._connect, self._data_gpfn = connect, data_gpfn
+        self.calls: Final = MessageCalls(data)
         self._replies: list[Packet] = []
         self._socket: socket.socket | None = None
         self._poll = select.epoll()  # whose descriptor stays while sockets come and go
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll.register(self._stop_fd, select.EPOLLIN)
         self._closed = False
-        self._began = False  # something was sent: the session has begun
-        self._head, self._packet = bytearray(HEAD_BYTES), bytearray(PACKET_BYTES)
         self._failures = 0  # in a row
-        self.packets_sent = self.packets_received = self.reconnects = self.malformed = 0
+        self._replies_before = 0  # the failures
+        self.reconnects = self.malformed = 0
         self._attach()
 
     def fileno(self) -> int:
@@ -82,7 +63,7 @@ class MessageChannel:
     # -- sending
 
     def send(self, payload: bytes, transaction_id: int = 0, completion: bool = False) -> None:
-        self._submit(payload, transaction_id, None)
+        self._submit(payload, transaction_id, 0, 0)
 
     def send_gpa_direct(
         self,
@@ -93,58 +74,16 @@ class MessageChannel:
         transaction_id: int,
         completion: bool = True,
     ) -> None:
+        """ValueError: the pages are not of the data area, or too many."""
         first = int.from_bytes(pfns[:PFN_BYTES], "little") - self._data_gpfn
-        start = first * PAGE_BYTES + byte_offset
-        if byte_count > MESSAGE_DATA_BYTES_MAX or start < 0 or start + byte_count > len(self._data):
-            raise ValueError(f"{byte_count} bytes at page {first}: not of the data area, or too many")
-        self._submit(payload, transaction_id, self._data[start : start + byte_count])
+        self._submit(payload, transaction_id, first * PAGE_BYTES + byte_offset, byte_count)
 
-    def submit_transfer(self, payload: bytes, area: memoryview, transaction_id: int) -> None:
-        self._submit(payload, transaction_id, area)
-
-    def _submit(self, payload: bytes, transaction_id: int, area: memoryview | None) -> None:
-        if self._closed:
-            raise RingClosed("the channel is closed")
-        if len(self._waiting) >= WAITING_REQUESTS_MAX:
+    def _submit(self, payload: bytes, transaction_id: int, start: int, count: int) -> None:
+        self._check_open()
+        if not self.calls.add(payload, transaction_id, start, count):
             raise RingFull(f"{WAITING_REQUESTS_MAX} requests wait")
-        writes = area is not None and payload[DIRECTION_AT] == Direction.WRITE
-        flags = MessageFlags(0) if self._began else MessageFlags.FIRST
-        area_bytes = len(area) if area is not None else 0
-        head = MessageHead(
-            transaction_id, area_bytes, area_bytes if writes else 0, Kind.REQUEST, len(payload), flags
-        )
-        self._began = True
-        self._waiting.append(
-            _Request(
-                head.encode(),
-                payload.ljust(PACKET_BYTES, b"\0"),
-                transaction_id,
-                area if writes else None,
-                area if not writes else None,
-            )
-        )
-        if self._with_server is None:
-            self._send_next()
-
-    def _send_next(self) -> None:
-        while self._with_server is None and self._waiting:
-            self._with_server = self._waiting.popleft()
-            if not self._send_out():
-                self._reconnect()
-
-    def _send_out(self) -> bool:
-        """What the server owes us a reply to. False: it is gone. One message fits an empty socket: this never waits."""
-        request = self._with_server
-        if request is None:
-            return True
-        parts = [request.head, request.packet] + ([request.sent] if request.sent is not None else [])
-        assert self._socket is not None
-        try:
-            self._socket.sendmsg(parts, (), socket.MSG_NOSIGNAL)
-        except OSError:
-            return False
-        self.packets_sent += 1
-        return True
+        if not self.calls.send():
+            self.recover(False)
 
     # -- receiving
 
@@ -153,7 +92,7 @@ class MessageChannel:
         deadline = None if timeout_ns < 0 else time.monotonic_ns() + timeout_ns
         while not self._replies:
             self._check_open()
-            if self._receive(block=deadline is None and self._with_server is not None):
+            if self._receive(block=deadline is None and self.calls.waiting > 0):
                 break
             if deadline is not None and time.monotonic_ns() >= deadline:
                 break
@@ -170,44 +109,17 @@ class MessageChannel:
         self._poll.poll(seconds)
 
     def _receive(self, *, block: bool) -> bool:
-        """Take a reply in, if there is one, and send the next request."""
-        request, sock = self._with_server, self._socket
-        if sock is None:
-            raise RingClosed("the channel is closed")
-        into = [self._head, self._packet]
-        if request is not None and request.target is not None:
-            into.append(request.target)  # type: ignore[arg-type]
-        try:
-            received, _, flags, _ = sock.recvmsg_into(into, 0, 0 if block else socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            received, flags = 0, 0
+        """Take a reply in, if there is one; the next request is sent."""
+        result = self.calls.receive(block)
         self._check_open()
-        if not received:
-            self._reconnect()
+        if isinstance(result, int):
+            if result != NOTHING:
+                self.recover(result == BROKEN)
             return False
-        if request is None or not self._accept(request, received, flags):
-            self.malformed += 1
-            self._reconnect()  # who does not keep to the protocol is left; a server has no claim on us
-            return False
-        self._failures = 0
-        self._with_server = None
-        self.packets_received += 1
-        self._send_next()
-        return True
-
-    def _accept(self, request: _Request, received: int, flags: int) -> bool:
-        if flags & socket.MSG_TRUNC or received < HEAD_BYTES + PACKET_BYTES:
-            return False
-        try:
-            head = MessageHead.decode(self._head, received)
-        except MalformedMessage:
-            return False
-        if head.kind != Kind.REPLY or head.transaction_id != request.transaction_id:
-            return False
-        payload = bytes(self._packet[: head.packet_bytes])
-        self._replies.append((PacketType.COMPLETION, 0, head.transaction_id, b"", payload))
+        transaction_id, payload = result
+        self._replies.append((PacketType.COMPLETION, 0, transaction_id, b"", payload))
+        if self.calls.lost:
+            self.recover(False)
         return True
 
     def release(self) -> None:
@@ -236,13 +148,33 @@ class MessageChannel:
         sock = socket.socket(fileno=fd)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
         self._socket = sock
+        self.calls.connect(sock.fileno())
         self._poll.register(sock.fileno(), select.EPOLLIN)
+        if (
+            self._closed
+        ):  # meanwhile: whoever did saw the old socket, and nobody would wake who waits at this one
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def recover(self, broken: bool) -> None:
+        """Until the request without a reply is with a server, or with the next one's socket.
+
+        Also for those who use `calls` themselves. Whatever it raises, the channel is closed then, and nothing of a
+        request will be asked for again. `broken`: it does not keep to the protocol; a server has no claim on us.
+        """
+        self.malformed += broken
+        try:
+            self._reconnect()
+        except BaseException:
+            self.close()
+            raise
 
     def _reconnect(self) -> None:
-        """Until the request without a reply is with a server, or with the next one's socket."""
         while True:
             self._detach()
             self._check_open()
+            if (replies := self.calls.packets_received) != self._replies_before:
+                self._failures, self._replies_before = 0, replies
             self._failures += 1
             if self._failures > RECONNECTS_MAX:
                 self.close()
@@ -251,11 +183,12 @@ class MessageChannel:
                 time.sleep(min(0.001 * 2 ** min(self._failures, 10), _PAUSE_S_MAX))
             self.reconnects += 1
             self._attach()
-            if self._send_out():
+            if self.calls.send():
                 return
 
     def _detach(self) -> None:
         sock, self._socket = self._socket, None
+        self.calls.connect(-1)
         if sock is not None:
             with contextlib.suppress(OSError):
                 self._poll.unregister(sock.fileno())
@@ -275,9 +208,10 @@ class MessageChannel:
         if self._closed:
             return
         self._closed = True
-        if self._socket is not None:
+        self.calls.close()
+        if (sock := self._socket) is not None:
             with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+                sock.shutdown(socket.SHUT_RDWR)
         with contextlib.suppress(OSError):
             os.eventfd_write(self._stop_fd, 1)
 
@@ -285,6 +219,7 @@ class MessageChannel:
         """Give the descriptors back, once no thread is inside any more. Idempotent."""
         self.close()
         self._detach()
+        self.calls.release()
         self._poll.close()
         if self._stop_fd >= 0:
             os.close(self._stop_fd)
@@ -295,8 +230,8 @@ class MessageChannel:
         return {
             "signals_sent": 0,
             "signals_suppressed": 0,
-            "packets_sent": self.packets_sent,
-            "packets_received": self.packets_received,
+            "packets_sent": self.calls.packets_sent,
+            "packets_received": self.calls.packets_received,
             "reconnects": self.reconnects,
             "malformed": self.malformed,
         }

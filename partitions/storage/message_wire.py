@@ -21,6 +21,9 @@ MESSAGE_DATA_BYTES_MAX: Final = 256 * 1024  # as much as one ring request: execu
 SOCKET_BUFFER_BYTES: Final = 1 << 20  # asked for; what the kernel counts has overhead in it
 DIRECTION_AT: Final = 22  # of the SRB's `data_in` byte in a packet
 
+TURN: Final = 1 << 63  # of a transaction id: message_wire.h says what the others are then
+_STEP: Final = 0xFFF << 32
+
 
 class Kind(IntEnum):
     REQUEST = 1
@@ -76,6 +79,14 @@ class MessageHead:
 HEAD_BYTES: Final = MessageHead.FORM.size
 MESSAGE_BYTES_MAX: Final = HEAD_BYTES + PACKET_BYTES + MESSAGE_DATA_BYTES_MAX
 assert HEAD_BYTES == 24
+
+
+def is_not_after(transaction_id: int, last: int) -> bool:
+    """Whether it is a step of the same turn as `last`, and not after it."""
+    both_turns = transaction_id & last & TURN
+    return bool(both_turns) and (
+        transaction_id & ~_STEP == last & ~_STEP and transaction_id & _STEP <= last & _STEP
+    )
 
 
 @lru_cache(maxsize=64)

@@ -6,21 +6,24 @@ that nobody above us ever maps a page that the child handed to us alone.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import ClassVar, Final
 from uuid import UUID
 
 from bus import guids
 from bus.native import Channel, GpaMap
 from bus.seam import Seam
-from partitions.storage._blockio import DeviceLock, Relay
+from partitions.storage._blockio import DeviceLock, Forward, Relay
 from partitions.storage.backends import BackendError
 from partitions.storage.disk import Disk
 from partitions.storage.errors import DiskError
+from partitions.storage.message_channel import MessageChannel
 from partitions.storage.vsp import StorageVsp
 
 DATA_BYTES: Final = (
     4 << 20
 )  # of our own pages, for requests on their way: half for plain ones, half for the rest
+TURNS_AT: Final = 32  # in a channel's record: the opening's number, then the word of struct block_turns
+TURNS_END: Final = 48
 RELAY_SLOTS: Final = 32  # plain requests on their way at once
 RELAY_SLOT_BYTES: Final = 64 << 10  # a larger one is not plain
 
@@ -28,7 +31,7 @@ RELAY_SLOT_BYTES: Final = 64 << 10  # a larger one is not plain
 class VscBackend:
     """A BlockBackend on a `Disk`. Callers take turns: whoever uses it holds the device's lock.
 
-    Plain reads and writes do not come here: the VSP's fast path hands them to `relay`, many at once.
+    Plain reads and writes do not come here: the VSP's fast path hands them to `relay`.
     """
 
     descriptor: Final = None
@@ -80,7 +83,7 @@ class VscBackend:
         """The disk is its opener's to close."""
 
     def _try(self, step: Callable[[], None], what: str) -> None:
-        if self.relay is not None:
+        if isinstance(self.relay, Relay):
             self.relay.settle()
         try:
             step()
@@ -88,18 +91,22 @@ class VscBackend:
             raise BackendError(error.errno, what) from error
 
 
-def _make_relay(disk: Disk) -> Relay | None:
-    """None: our own disk is not behind a ring, and takes one request at a time anyway."""
-    if not isinstance(disk.channel, Channel):
-        return None
-    slots = disk.allocate(RELAY_SLOTS * RELAY_SLOT_BYTES)
-    return Relay(disk.channel, slots.view, slots.gpfn, RELAY_SLOT_BYTES, disk.block_bytes)
+def _make_relay(disk: Disk) -> Relay | Forward | None:
+    """By which C reaches the disk: a ring with many requests on their way, or a server that takes one at a time."""
+    match disk.channel:
+        case Channel() as channel:
+            slots = disk.allocate(RELAY_SLOTS * RELAY_SLOT_BYTES)
+            return Relay(channel, slots.view, slots.gpfn, RELAY_SLOT_BYTES, disk.block_bytes)
+        case MessageChannel() as channel:
+            return Forward(channel.calls, channel.recover)
+    return None
 
 
 class PassedOnDisk:
     """An OfferedDevice: one VSP for each channel that a child opens, all on one channel of ours."""
 
     interface: Final[UUID] = guids.SCSI
+    has_successor: ClassVar[bool] = False  # who goes on with the same records after our death
 
     def __init__(self, name: str, disk: Disk) -> None:
         self.name = name
@@ -117,6 +124,7 @@ class PassedOnDisk:
             record=record,
             seam=seam,
             relay=self.backend.relay,
+            turns=record[TURNS_AT:TURNS_END] if self.has_successor else None,
         )
 
     def stick(self) -> None:

@@ -17,6 +17,7 @@
 
 #define SRB_BYTES 52u
 #define SRB_STATUS_SUCCESS 1u
+#define SRB_STATUS_MASK 0x3Fu /* above: flags */
 #define SRB_SENSE_AREA_BYTES 20u
 #define SRB_DIRECTION_WRITE 0u
 #define SRB_DIRECTION_READ 1u

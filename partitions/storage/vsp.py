@@ -5,14 +5,17 @@ ring is the journal: what was not released when this process died, its successor
 again.
 """
 
+import contextlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from bus.native import Channel, GpaMap, RingClosed, RingError
 from bus.packets import DESCRIPTOR_BYTES, TRAILER_BYTES, PacketFlags, PacketType
 from bus.seam import Seam, Step
-from partitions.storage._blockio import DeviceLock, Relay, Server
+from partitions.faults.faulty_channel import beneath
+from partitions.faults.faulty_pages import beneath as pages_beneath
+from partitions.storage._blockio import DeviceLock, Forward, Relay, Server
 from partitions.storage.backends import BlockBackend
 from partitions.storage.executor import MAX_TRANSFER_BYTES, Executor
 from partitions.storage.protocol import PACKET_BYTES
@@ -44,7 +47,8 @@ class StorageVsp:
         lock: DeviceLock | None = None,
         record: memoryview | None = None,
         seam: Seam | None = None,
-        relay: Relay | None = None,
+        relay: Relay | Forward | None = None,
+        turns: memoryview | None = None,
     ) -> None:
         """One opening of one channel.
 
@@ -55,7 +59,8 @@ class StorageVsp:
             record: memory that outlives this process, which `channel` has as its journal: byte 8 says that a
                 batch is being executed, bytes 16 to 19 say how far the session has come.
             seam: where the process may be made to die; `channel` has the same.
-            relay: by which C reaches the backend's disk, where that is behind a channel.
+            turns: of the record, where there is a Forward: what its requests are numbered by.
+            relay: by which C reaches the backend's disk, where that is another server's.
 
         Raises:
             SnapshotError: `saved` is none of ours.
@@ -71,10 +76,11 @@ class StorageVsp:
             backend, gpa_map.views, serial=serial, max_transfer_bytes=max_transfer_bytes, saved=saved
         )
         self._fast: Server | None = None
+        self._stays_here = beneath(channel) is not channel  # whoever wraps it wants to see each request
         if fast and (backend.descriptor is not None or relay is not None):
             self._fast = Server(
-                channel,
-                gpa_map,
+                beneath(channel),
+                pages_beneath(gpa_map),
                 -1 if backend.descriptor is None else backend.descriptor,
                 backend.size_bytes,
                 backend.block_bytes,
@@ -82,6 +88,7 @@ class StorageVsp:
                 backend.read_only,
                 self._lock,
                 relay,
+                turns,
             )
         self._holds_device = False
         self._owes_replay = False  # of a batch in whose midst a predecessor died
@@ -108,7 +115,7 @@ class StorageVsp:
 
     def _next_packets(self) -> list[tuple[int, int, int, bytes, bytes]]:
         """What Python has to answer: all of it during the set-up, then only what the fast path leaves."""
-        if self._fast is None or self._executor.session.state is not SessionState.READY:
+        if self._fast is None or self._stays_here or self._executor.session.state is not SessionState.READY:
             return self._channel.receive_batch(1, STOP_POLL_NS)
         try:
             left = self._fast.serve(STOP_POLL_NS)
@@ -132,7 +139,8 @@ class StorageVsp:
         self._hold()
         try:
             self._record[_EXECUTING_AT] = 1
-            answer = self._answer(packet_type, flags, extra, payload)
+            with self._turn():
+                answer = self._answer(packet_type, flags, extra, payload)
             self._seam.passing(Step.EXECUTE)
             save_session(self._record[_SESSION_AT:_RECORD_BYTES], self._executor.session)
             if answer is not None:
@@ -147,6 +155,17 @@ class StorageVsp:
         if not self._owes_replay:
             self.let_go()  # not after any other failure: our successor will, once it has executed this again
         self._channel.release()
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        if self._fast is None:
+            yield
+            return
+        self._fast.turn(True)
+        try:
+            yield
+        finally:
+            self._fast.turn(False)
 
     def _hold(self) -> None:
         if self._holds_device:
