@@ -10,29 +10,30 @@ microkernel       each in a driver partition that guests send to and wait for, w
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
+from partitions.device_classes import DEVICE_CLASSES
 from partitions.driver_partition import DriverPartition
-from partitions.echo.device import EchoDevice
 from partitions.links.link_device import LinkDevice
 from partitions.links.switch_device import SwitchDevice
 from partitions.machine_plan import DevicePlan
 from partitions.resident_partition import ResidentPartition
+from partitions.sdk.loading import DriverLoadError
 from partitions.server_partition import ServerPartition
 from partitions.stack_resources import RootResources
 from partitions.storage.backends import BackendError
-from partitions.storage.device import DiskDevice, OfferedDevice
-from partitions.vmm_partition import HostedDisk, Vmms
+from partitions.storage.device import OfferedDevice
+from partitions.vmm_partition import BehindMonitors, Vmms
 from runtime.abi import HypercallError
 from runtime.hypercalls import MappedSlot
 
-MEMORY_DISKS_GPFN: Final = 0x1_0000  # in the root's own space, one behind the other
+DEVICE_MEMORY_GPFN: Final = 0x1_0000  # in the root's own space, one behind the other
 
 Devices = dict[str, OfferedDevice]
 _Tables = Iterable[Mapping[str, Any]]  # [[root.device]]
 
 
-# They have no driver that could be put elsewhere: the process of the VMBus server does what there is to do, always.
+# They have no driver that could be put elsewhere: the process of the VMBus server does what there is to do, always. The
+# kinds that have one are in partitions.device_classes.
 _WITHOUT_DRIVER: Final[Mapping[str, Callable[[str], OfferedDevice]]] = {
-    "echo": EchoDevice,
     "link": LinkDevice,
     "switch": SwitchDevice,
 }
@@ -58,17 +59,20 @@ class Here:
     """In this process."""
 
     def create(self, stack: RootResources, machine: Mapping[str, Any], tables: _Tables) -> Devices:
-        return _open_here(tables, lambda gpfn, pages: [stack.hypercalls.map_gpa_pages(gpfn, pages)])
+        call = stack.hypercalls
+        return _open_here(tables, lambda gpfn, pages: [call.map_gpa_pages(gpfn, pages)], stack.log)
 
     def adopt(
         self, stack: RootResources, machine: Mapping[str, Any], tables: _Tables, drivers: _Tables
     ) -> Devices:
-        return _open_here(tables, stack.hypercalls.claim_gpa_pages)
+        return _open_here(tables, stack.hypercalls.claim_gpa_pages, stack.log)
 
 
-def _open_here(tables: _Tables, get_pages: Callable[[int, int], list[MappedSlot]]) -> Devices:
-    """`get_pages(gpfn, pages)`: new ones for a memory disk, or those of a predecessor."""
-    gpfn, devices = MEMORY_DISKS_GPFN, Devices()
+def _open_here(
+    tables: _Tables, get_pages: Callable[[int, int], list[MappedSlot]], log: Callable[..., None]
+) -> Devices:
+    """`get_pages(gpfn, pages)`: new ones for a device with memory, or those of a predecessor."""
+    gpfn, devices = DEVICE_MEMORY_GPFN, Devices()
     for table in tables:
         plan = DevicePlan.from_table(table)
         if table["kind"] in _WITHOUT_DRIVER:
@@ -79,8 +83,9 @@ def _open_here(tables: _Tables, get_pages: Callable[[int, int], list[MappedSlot]
             if plan.memory_pages:
                 memory_fd = get_pages(gpfn, plan.memory_pages)[0].fd
                 gpfn += plan.memory_pages
-            devices[plan.name] = DiskDevice(plan, memory_fd)
-        except (BackendError, HypercallError) as error:
+            backing_fd = DEVICE_CLASSES[plan.kind].open_backing(plan, log)
+            devices[plan.name] = DEVICE_CLASSES[plan.kind].open(plan, memory_fd, backing_fd)
+        except (BackendError, DriverLoadError, HypercallError) as error:
             raise DeviceError(f"device {plan.name}: {error}") from error
     return devices
 
@@ -142,7 +147,7 @@ class Hosted:
 
     def _through_monitors(self, servers: Devices, vmms: Vmms) -> Devices:
         return {
-            name: HostedDisk(server, vmms) if isinstance(server, ServerPartition) else server
+            name: BehindMonitors(server, vmms) if isinstance(server, ServerPartition) else server
             for name, server in servers.items()
         }
 
@@ -168,7 +173,7 @@ def drivers_among(devices: Devices) -> list[DriverPartition]:
         match device:
             case DriverPartition():
                 found[device.partition] = device
-            case HostedDisk(server=server, vmms=vmms):
+            case BehindMonitors(server=server, vmms=vmms):
                 found[server.partition] = server
                 found |= {vmm.partition: vmm for vmm in vmms.by_guest.values()}
     return list(found.values())

@@ -1,1 +1,1 @@
-"""A device that answers each request with its own bytes: what a VMBus exchange costs without a device behind it."""
+"""A device that answers each request with its own bytes: what an exchange costs without a device behind it."""
