@@ -1,0 +1,57 @@
+"""A serial line as it is offered: one driver, and a server for the channel of the one partition that has it."""
+
+import threading
+from typing import Final
+from uuid import UUID
+
+from bus.native import Channel, GpaMap
+from bus.seam import Seam
+from partitions.channel_client import ChannelClient
+from partitions.driven_device import EndpointService, PassedOnDevice
+from partitions.machine_plan import DevicePlan
+from partitions.sdk.opening import open_driver
+from partitions.sdk.serial import SerialDriver
+from partitions.serial.backends import make_backend
+from partitions.serial.vsp import SerialVsp
+from partitions.serial.wire import SERIAL_INTERFACE
+from partitions.storage.message_channel import Connect
+
+
+class SerialDevice:
+    """A DrivenDevice and a ClientDevice."""
+
+    interface: Final[UUID] = SERIAL_INTERFACE
+    shares_channels = False
+
+    def __init__(self, name: str, driver: SerialDriver) -> None:
+        self.name, self._driver = name, driver
+        self._lock = threading.Lock()
+
+    def open(self, channel: Channel, gpa_map: GpaMap, record: memoryview, seam: Seam) -> SerialVsp:
+        return SerialVsp(channel, self._driver, self._lock, record, seam)
+
+    def open_for(
+        self, client: ChannelClient, channel: Channel, gpa_map: GpaMap, record: memoryview, seam: Seam
+    ) -> SerialVsp:
+        return self.open(channel, gpa_map, record, seam)
+
+    def open_messages(self, record: memoryview, seam: Seam) -> EndpointService:
+        raise TypeError(f"{self.name} is served through rings alone")
+
+    def stick(self) -> None:
+        self._lock.acquire()
+
+    def close(self) -> None:
+        self._driver.close()
+
+
+def open_serial(plan: DevicePlan, memory_fd: int | None, backing_fd: int | None) -> SerialDevice:
+    """With a driver of ours or the user's. DriverLoadError."""
+    if plan.driver is None:
+        return SerialDevice(plan.name, make_backend(plan, backing_fd))
+    return SerialDevice(plan.name, open_driver(plan, memory_fd, backing_fd, (SerialDriver,)))
+
+
+def pass_on_nothing(connect: Connect) -> PassedOnDevice:
+    """No monitor can: `validate` says so first."""
+    raise ConnectionError("a serial line is not passed on: it is there with rings alone")

@@ -1,0 +1,106 @@
+"""The guest's end of a serial line: write and read bytes. One thread may write while another reads.
+
+    with partition.open_serial("serial0") as line:
+        line.write(b"hello\\r\\n")
+        answer = line.read(64, timeout_s=1)
+
+What `write` took is in the ring, which outlives whoever serves it: none of it is lost, and at most the last piece comes
+twice when that one dies.
+"""
+
+import time
+from typing import Final
+
+from bus.native import Channel, RingClosed, RingCorrupt, RingError, RingFull
+from bus.packets import PacketError
+from partitions.serial.wire import PIECE_BYTES_MAX, decode_piece, encode_piece, ring_bytes_of
+
+READ_PACKETS: Final = 16
+_NS_PER_S: Final = 1_000_000_000
+_RING_SLACK_BYTES: Final = 16  # so much of a ring a packet can never have
+
+
+class SerialClosedError(Exception):
+    """The channel is gone, for good."""
+
+
+class SerialLine:
+    """A line, open from the start."""
+
+    def __init__(self, channel: Channel, ring_bytes: int) -> None:
+        self._channel, self._ring_bytes = channel, ring_bytes
+        self._next_id = 1
+        self._read = bytearray()  # taken in, and not asked for
+        self._at_end = False
+        self.bytes_written = self.bytes_read = self.malformed = 0
+
+    def write(self, data: bytes, timeout_s: float | None = None) -> int:
+        """How many bytes were taken: all, unless `timeout_s` passed while nobody took what is in the ring."""
+        deadline, at = _deadline(timeout_s), 0
+        try:
+            while at < len(data):
+                piece = data[at : at + PIECE_BYTES_MAX]
+                try:
+                    self._channel.send(encode_piece(piece), self._next_id)
+                except RingFull:
+                    if not self._channel.wait_writable(ring_bytes_of(len(piece)), _left(deadline)):
+                        break
+                    continue
+                self._next_id += 1
+                at += len(piece)
+        except (RingClosed, RingCorrupt) as error:
+            raise SerialClosedError(str(error)) from error
+        self.bytes_written += at
+        return at
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Until the driver has taken all that was written. False: `timeout_s` passed first."""
+        try:
+            empty = self._ring_bytes - _RING_SLACK_BYTES
+            return self._channel.wait_writable(empty, _left(_deadline(timeout_s)))
+        except (RingClosed, RingCorrupt) as error:
+            raise SerialClosedError(str(error)) from error
+
+    def read(self, limit: int, timeout_s: float | None = None) -> bytes:
+        """What is there, at most `limit` bytes; waits for the first. Empty: `timeout_s` is over, or the line ended."""
+        deadline = _deadline(timeout_s)
+        while not self._read and not self._at_end:
+            try:
+                payloads = self._channel.receive_payloads(READ_PACKETS, _left(deadline))
+            except (RingClosed, RingCorrupt) as error:
+                raise SerialClosedError(str(error)) from error
+            except RingError:  # something that is no data: nothing that a pipe carries
+                self._channel.receive_batch(1, 0)
+                self._channel.release()
+                self.malformed += 1
+                continue
+            if not payloads:
+                return b""
+            for payload in payloads:
+                try:
+                    data = decode_piece(payload)
+                except PacketError:
+                    self.malformed += 1
+                    continue
+                self._at_end |= not data
+                self._read += data
+        data = bytes(self._read[:limit])
+        del self._read[: len(data)]
+        self.bytes_read += len(data)
+        return data
+
+    def statistics(self) -> dict[str, int]:
+        return {
+            "bytes_written": self.bytes_written,
+            "bytes_read": self.bytes_read,
+            "malformed": self.malformed,
+        }
+
+
+def _deadline(timeout_s: float | None) -> int | None:
+    return None if timeout_s is None else time.monotonic_ns() + int(timeout_s * _NS_PER_S)
+
+
+def _left(deadline: int | None) -> int:
+    """-1: as long as it takes."""
+    return -1 if deadline is None else max(deadline - time.monotonic_ns(), 0)
