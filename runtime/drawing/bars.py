@@ -52,16 +52,25 @@ class SplitBar:
 
 def bar_chart(bars: Sequence[Bar], scale: Scale, text: Callable[[float], str], description: str) -> Markup:
     """Bars begin at the scale's lower end."""
-    height = _TOP + _ROW * len(bars) + _BOTTOM
+    height = bar_chart_height(len(bars))
     return tag(
         "svg",
         tag("title", description),
-        _marks(scale, text, height),
-        [_bar(bar, scale, index) for index, bar in enumerate(bars)],
+        bar_parts(bars, scale, text),
         viewBox=f"0 0 {WIDTH} {height}",
         role="img",
         class_="chart bars",
     )
+
+
+def bar_chart_height(bars: int) -> int:
+    return _TOP + _ROW * bars + _BOTTOM
+
+
+def bar_parts(bars: Sequence[Bar], scale: Scale, text: Callable[[float], str]) -> list[Markup]:
+    """What is in such a chart, WIDTH wide."""
+    height = bar_chart_height(len(bars))
+    return [_marks(scale, text, height), *(_bar(bar, scale, index) for index, bar in enumerate(bars))]
 
 
 def split_chart(bars: Sequence[SplitBar], description: str) -> Markup:

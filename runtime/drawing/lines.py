@@ -11,12 +11,12 @@ from runtime.drawing.scales import Scale
 
 WIDTH: Final = 880
 HEIGHT: Final = 380
-_LEFT: Final = 78
-_RIGHT: Final = 16
+LEFT: Final = 78
+RIGHT: Final = 16
 _TOP: Final = 14
 _BOTTOM: Final = 50
 DASHES: Final = ("", "7 4", "2 3", "9 3 2 3")
-COLOURS: Final = 8  # classes c0 to c7 of the page's style
+COLOURS: Final = 12  # classes c0 to c11 of the page's style
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,8 @@ def line_chart(series: Sequence[Series], x: Axis, y: Axis, description: str) -> 
 
 def _at(x_part: float, y_part: float) -> tuple[float, float]:
     """Parts of the axes to coordinates; y grows upwards."""
-    width, height = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
-    return _LEFT + x_part * width, _TOP + (1 - y_part) * height
+    width, height = WIDTH - LEFT - RIGHT, HEIGHT - _TOP - _BOTTOM
+    return LEFT + x_part * width, _TOP + (1 - y_part) * height
 
 
 def _grid(x: Axis, y: Axis) -> Markup:

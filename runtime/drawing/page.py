@@ -23,6 +23,7 @@ class LegendEntry:
     colour: int
     dashes: int = 0
     hidden: bool = False
+    group: str = ""  # a heading for all entries of it
 
 
 def page(title: str, subtitle: str, sections: Sequence[str], footer: str) -> Markup:
@@ -65,8 +66,18 @@ def tabs(name: str, panels: Mapping[str, str]) -> Markup:
 
 
 def legend(entries: Sequence[LegendEntry]) -> Markup:
-    """Each entry switches its lines on and off. Stands in the same element as the drawings."""
-    return tag("div", [_entry(entry) for entry in entries], class_="legend")
+    """Each entry switches its lines on and off. Stands in the same element as the drawings.
+
+    With more than one group, a line for each.
+    """
+    groups = dict.fromkeys(entry.group for entry in entries)
+    if len(groups) < 2:
+        return tag("div", [_entry(entry) for entry in entries], class_="legend")
+    lines = [
+        tag("div", tag("span", group), [_entry(entry) for entry in entries if entry.group == group])
+        for group in groups
+    ]
+    return tag("div", lines, class_="legend grouped")
 
 
 def _entry(entry: LegendEntry) -> Markup:

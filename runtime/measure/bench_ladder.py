@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from runtime.config import WaitingKind
 from runtime.exits import CommandError
-from runtime.measure.conditions import read_conditions, read_revision, read_versions
+from runtime.measure.conditions import busy_text, read_conditions, read_revision, read_versions
 from runtime.measure.keep_awake import kept_awake
-from runtime.measure.ladder_machine import LadderMachine
-from runtime.measure.ladder_rows import LIMIT, NOT_THERE_YET, MachineRow, all_rows, c_row
+from runtime.measure.ladder_hops import with_hops
+from runtime.measure.ladder_rows import LIMIT, MachineRow, Machines, all_rows, c_row
+from runtime.measure.pace import Pace
 from runtime.measure.reference_programs import ReferencePrograms, reference_programs
 from runtime.measure.results import (
     IdleCpus,
@@ -44,6 +44,7 @@ QUICK_SECONDS: Final = 0.03
 PAYLOADS: Final = (64, 4096, 65_536)
 LIMIT_SECONDS: Final = 0.01
 LIMIT_TRIES_MAX: Final = 5
+BESIDE_SAMPLE_S: Final = 0.07  # what a sample takes beside itself: its limits, processes, warming up
 LIMIT_EXCHANGES_MIN: Final = 100  # fewer say that the two sides hardly ever ran at once
 PEERS: Final = ("pyzmq", "iceoryx2", "unicorn")  # distributions whose versions belong to the conditions
 
@@ -62,13 +63,14 @@ class LadderOptions:
     seconds: float = SECONDS
     transports: Sequence[type[Transport]] = ()  # the user's own
     label: str = ""
+    hops: bool = False  # and where the time of an exchange goes, of rows that can be traced
 
 
 @dataclass(slots=True)
 class _Plan:
     """One row of the result while it grows."""
 
-    contestant: Contestant | None  # None: it is not there yet
+    contestant: Contestant
     head: Row  # without rounds
     order: Order
     rounds: list[Round] = field(default_factory=list)
@@ -96,12 +98,10 @@ def measure(options: LadderOptions, progress: Callable[[str], None] = lambda lin
     begin_unix_ns, begin = now_unix_ns(), time.monotonic()
     with contextlib.ExitStack() as stack:
         programs = stack.enter_context(reference_programs())
-        machine = LadderMachine()
-        contestants = [*all_rows(programs, machine), *_own(options.transports)]
+        machines = stack.enter_context(Machines())
+        contestants = [*all_rows(programs, machines), *_own(options.transports)]
         plans = list(_plans(contestants, options, placed))
-        guests = {plan.contestant.guest for plan in plans if isinstance(plan.contestant, MachineRow)}
-        machine.need(guests)
-        stack.enter_context(machine)
+        machines.need(plan.contestant for plan in plans if isinstance(plan.contestant, MachineRow))
         if options.awake:
             stack.enter_context(kept_awake(sorted(set(options.cpus))))
         limit = c_row(programs, LIMIT)
@@ -110,13 +110,17 @@ def measure(options: LadderOptions, progress: Callable[[str], None] = lambda lin
             size = payload_bytes if payload_bytes in options.payloads else min(options.payloads)
             return _limit_ns(limit.measure, size, options.cpus)
 
+        if busy := busy_text(conditions.load_before):
+            progress(busy)
+        pace = Pace(options.rounds, len(plans), options.seconds + BESIDE_SAMPLE_S, "rows", progress)
         for number in range(options.rounds):
-            round_begin = time.monotonic()
-            for plan in plans:
+            for index, plan in enumerate(plans):
+                pace.tell(number, index)
                 _measure_once(plan, limit_of, begin)
-            left = (options.rounds - number - 1) * (time.monotonic() - round_begin)
-            rest = f", about {left:.0f} s to go" if left > 0 else ""
-            progress(f"round {number + 1} of {options.rounds}: {len(plans)} rows{rest}")
+    rows = [plan.row() for plan in plans]
+    if options.hops:
+        rows = with_hops(rows, options.cpus, progress)
+    progress(f"{len(rows)} rows in {time.monotonic() - begin:.0f} s")
     return Run(
         id=new_id(),
         bench="ladder",
@@ -124,14 +128,14 @@ def measure(options: LadderOptions, progress: Callable[[str], None] = lambda lin
         revision=read_revision(),
         versions=read_versions(PEERS),
         conditions=conditions,
-        rows=tuple(plan.row() for plan in plans),
+        rows=tuple(rows),
         label=options.label,
     )
 
 
 def row_names(options: LadderOptions) -> list[str]:
     """What `measure` would measure, without measuring. CommandError: nothing has such a name."""
-    contestants = [*all_rows(ReferencePrograms(Path(), False), LadderMachine()), *_own(options.transports)]
+    contestants = [*all_rows(ReferencePrograms(Path(), False), Machines()), *_own(options.transports)]
     placed = {one: _cpus_of(one, options.cpus) for one in Placement}
     names = [plan.head.name for plan in _plans(contestants, options, placed)]
     if not names:
@@ -178,7 +182,7 @@ def _plans(
     options: LadderOptions,
     placed: dict[Placement, tuple[frozenset[int], frozenset[int]]],
 ) -> Iterator[_Plan]:
-    """Every row that was asked for, those that are not there yet behind the others."""
+    """Every row that was asked for."""
     terms = [
         (placement, rate) for placement in options.placements for rate in (options.rates_per_s or (None,))
     ]
@@ -190,14 +194,9 @@ def _plans(
                     if payload != options.payloads[0]:
                         continue
                     size = contestant.fixed_payload
-                head = _head(contestant.name, contestant, size, placement, rate)
+                head = _head(contestant, size, placement, rate)
                 if _is_wanted(head, options.only):
                     yield _Plan(contestant, head, _order(size, options.seconds, placement, rate, placed))
-        for name, reason in NOT_THERE_YET.items():
-            head = _head(name, None, options.payloads[0], placement, rate)
-            if _is_wanted(head, options.only):
-                order = _order(options.payloads[0], options.seconds, placement, rate, placed)
-                yield _Plan(None, head, order, status=Status.NOT_THERE_YET, reason=reason)
 
 
 def _order(
@@ -221,14 +220,12 @@ def _order(
 _UNKNOWN: Final = "nobody has measured it"  # of a row before its first sample: never shown
 
 
-def _head(
-    name: str, contestant: Contestant | None, size: int, placement: Placement, rate: float | None
-) -> Row:
+def _head(contestant: Contestant, size: int, placement: Placement, rate: float | None) -> Row:
     return Row(
-        transport=name,
-        group=contestant.group if contestant else "partvisor",
+        transport=contestant.name,
+        group=contestant.group,
         payload_bytes=size,
-        waiting=contestant.waiting if contestant else WaitingKind.ADAPTIVE,
+        waiting=contestant.waiting,
         placement=placement,
         mode=Mode.CLOSED if rate is None else Mode.OPEN,
         offered_per_s=rate,
@@ -270,7 +267,7 @@ def _limit_ns(measure_limit: Callable[[Order], Sample], size: int, cpus: tuple[i
 def _measure_once(plan: _Plan, limit_of: Callable[[int], float], begin: float) -> None:
     """One turn of a row, if it still has any: a row that failed, or can't be measured, is left alone."""
     contestant, order = plan.contestant, plan.order
-    if contestant is None or plan.status is not Status.OK:
+    if plan.status is not Status.OK:
         return
     at_s = time.monotonic() - begin
     try:

@@ -330,7 +330,7 @@ def run(*, kills: int | None = None, quick: bool = False, as_json: bool = False)
     measured = {mode: measure_mode(mode, count) for mode in MODES}
     found |= {
         "load_after": round(os.getloadavg()[0], 2),
-        "scheduling": _SCHEDULING.get(os.sched_getscheduler(0), "other"),
+        "scheduler_class": _SCHEDULING.get(os.sched_getscheduler(0), "other"),
         "waiting": WAITING,
         "hang_ms": HANG_MS,
         "revision": _revision(),

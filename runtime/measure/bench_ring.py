@@ -233,7 +233,7 @@ def measure(
         "rows": [row_of(goal, REFERENCES, measured) for goal in GOALS],
         "conditions": {
             **found,
-            "scheduling": "SCHED_FIFO on 2 CPUs, SCHED_OTHER on 1" if realtime else "SCHED_OTHER",
+            "scheduler_class": "SCHED_FIFO on 2 CPUs, SCHED_OTHER on 1" if realtime else "SCHED_OTHER",
             "rounds": rounds,
             "seconds": seconds,
             "ring_bytes": RING_BYTES,

@@ -87,7 +87,7 @@ def cost_rows(between: str, values: Mapping[str, Sequence[float]]) -> list[dict[
     return rows
 
 
-def _devices(found: Requests, reports: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Request]]:
+def requests_by_device(found: Requests, reports: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Request]]:
     """The requests of the loop itself, by device: the guest opens one after the other, so their relids count up."""
     channels = sorted(found.names)
     if len(channels) != len(reports):
@@ -140,7 +140,7 @@ def run(
     print(f"a traced machine: 8 devices, {exchanges} exchanges each", file=sys.stderr, flush=True)
     capture, reports = run_traced(exchanges, PAYLOAD_BYTES, (guest_cpu, root_cpu))
     found = find_requests(capture)
-    by_device = _devices(found, reports)
+    by_device = requests_by_device(found, reports)
     splits = {name: split_of(requests) for name, requests in by_device.items()}
     sums = [summary(name, requests, reports[name]) for name, requests in by_device.items()]
     measured = [one for requests in by_device.values() for one in requests]

@@ -1,7 +1,7 @@
 """Is it orders of magnitude slower? From rounds of figures to a verdict, purely.
 
 Each cell is one way between guests beside one way between processes: the same payload, and peers in the same state. Its
-factor is the median over the rounds of each round's own ratio, with a bootstrap interval.
+factor is the median over the rounds of each round's own ratio, with an interval of 95 %.
 
 "An order of magnitude" is a factor of ten, so the least that "orders of magnitude" can mean is two of them. We ask for
 one only: whoever is not even ten times slower is not orders of magnitude slower.
@@ -113,14 +113,26 @@ class Makeup:
     parts: tuple[Part, ...]
 
     @property
-    def dominant(self) -> Part:
-        return max(self.parts, key=lambda part: part.ns.value)
+    def largest(self) -> list[Part]:
+        """The largest first."""
+        return sorted(self.parts, key=lambda part: part.ns.value, reverse=True)
+
+    def share(self, part: Part) -> float:
+        return part.ns.value / self.total_ns
 
 
-def makeup(figures: Figures, key: Key, direct: str, running: str, signal_bytes: int) -> Makeup:
+def makeup(
+    figures: Figures,
+    key: Key,
+    direct: str,
+    running: str,
+    signal_bytes: int,
+    hop: str = "the hop between them",
+) -> Makeup:
     """Split a round trip by taking away one thing after the other. KeyError: a figure for that is missing.
 
     Args:
+        hop: what to call all that a way has between the two guests and `direct` has not.
         direct: the way without any hop between the two guests, waiting as `key` does.
         running: the same way between peers that run.
         signal_bytes: the smallest payload: what is left of the data path.
@@ -136,5 +148,5 @@ def makeup(figures: Figures, key: Key, direct: str, running: str, signal_bytes: 
     if key.peers is not Peers.RUNNING:
         parts.append(Part("signalling: waking the peers", difference_of(bare, awake)))
     if key.way != direct:
-        parts.append(Part("the hop between them", difference_of(whole, bare)))
+        parts.append(Part(hop, difference_of(whole, bare)))
     return Makeup(key, statistics.median(whole), tuple(parts))

@@ -20,12 +20,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from runtime.exits import CommandError
 from runtime.measure.claim_decision import Key, Peers
-from runtime.measure.claim_machine import ClaimMachine
+from runtime.measure.ladder_machine import ASKER, LadderMachine
+from runtime.measure.ladder_rows import pair_order
 from runtime.measure.reference_programs import ReferencePrograms, reference_programs
 from runtime.measure.results import Placement
-from runtime.measure.sample import Order, SampleFailed
+from runtime.measure.sample import Order, Sample
 from runtime.measure.transport import Answer
 from runtime.measure.transport_pair import measure_pair
 from runtime.measure.transports.sockets import UnixSeqpacketTransport
@@ -82,15 +82,13 @@ class Column:
     """One figure of each round."""
 
     key: Key
-    measure: Callable[
-        [float], float
-    ]  # seconds -> the median round trip in ns. Raises CommandError, SampleFailed
+    measure: Callable[[float], float]  # seconds -> the median round trip in ns. Raises CommandError
 
 
 @contextmanager
 def columns(cpus: tuple[int, int]) -> Iterator[list[Column]]:
     """All of them, ready to be measured in turns. Raises CommandError: no compiler, or the machine does not boot."""
-    with reference_programs(names=("ipc_pingpong",)) as programs, ClaimMachine() as machine:
+    with reference_programs(names=("ipc_pingpong",)) as programs, LadderMachine({ASKER}) as machine:
         sizes = (SIGNAL_BYTES, *PAYLOADS)
         found = [*_process_columns(programs, cpus, sizes), *_guest_columns(machine, cpus, sizes)]
         yield sorted(found, key=lambda column: (column.key.payload_bytes, column.key.peers))
@@ -136,22 +134,26 @@ def _transport(
     make: Callable[[], UnixSeqpacketTransport], size: int, places: tuple[frozenset[int], frozenset[int]]
 ) -> Callable[[float], float]:
     def measure(seconds: float) -> float:
-        order = Order(
-            payload_bytes=size,
-            seconds=seconds,
-            placement=Placement.SAME_CPU if places[0] == places[1] else Placement.TWO_CPUS,
-            client_cpus=places[0],
-            server_cpus=places[1],
-        )
-        try:
-            return float(measure_pair(make, order).measured.latency.percentile(50))
-        except SampleFailed as error:
-            raise CommandError(str(error)) from error
+        return _p50(measure_pair(make, _order(size, seconds, places)))
 
     return measure
 
 
-def _guest_columns(machine: ClaimMachine, cpus: tuple[int, int], sizes: tuple[int, ...]) -> Iterator[Column]:
+def _order(size: int, seconds: float, places: tuple[frozenset[int], frozenset[int]]) -> Order:
+    return Order(
+        payload_bytes=size,
+        seconds=seconds,
+        placement=Placement.SAME_CPU if places[0] == places[1] else Placement.TWO_CPUS,
+        client_cpus=places[0],
+        server_cpus=places[1],
+    )
+
+
+def _p50(sample: Sample) -> float:
+    return float(sample.measured.latency.percentile(50))
+
+
+def _guest_columns(machine: LadderMachine, cpus: tuple[int, int], sizes: tuple[int, ...]) -> Iterator[Column]:
     spare = os.sched_getaffinity(0) - set(cpus)
     ways: list[tuple[str, str, tuple[Peers, ...]]] = [
         (LINK, "link-direct-block", _WOKEN),
@@ -170,13 +172,13 @@ def _guest_columns(machine: ClaimMachine, cpus: tuple[int, int], sizes: tuple[in
 
 
 def _guests(
-    machine: ClaimMachine,
+    machine: LadderMachine,
     device: str,
     size: int,
     places: tuple[frozenset[int], frozenset[int]],
     others: Collection[int] | None,
 ) -> Callable[[float], float]:
     def measure(seconds: float) -> float:
-        return float(machine.measure(device, size, seconds, *places, others).percentile(50))
+        return _p50(machine.measure(ASKER, pair_order(device), _order(size, seconds, places), others))
 
     return measure

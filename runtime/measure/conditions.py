@@ -52,6 +52,13 @@ def read_conditions(
     )
 
 
+def busy_text(load_before: float) -> str:
+    """What to say first where others want the CPUs too; nothing on a quiet machine."""
+    if load_before <= LOAD_DIFFERENCE_MAX:
+        return ""
+    return f"the machine is busy (load {load_before:g}): whatever comes of it, measure again when it is quiet"
+
+
 def cpu_model() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith(("model name", "Model")):

@@ -58,7 +58,7 @@ def make_answer(key: int) -> Callable[[bytes], bytes]:
     def answer(request: bytes) -> bytes:
         nonlocal count
         count += 1
-        if request[0] == _PLAIN:
+        if not request or request[0] == _PLAIN:
             return request
         return _ANSWER.pack(count, crc32c(request, key)) + bytes(request[_ANSWER.size :])
 

@@ -82,7 +82,7 @@ def table_row(run: Run, row: Row, baseline: str | None = None) -> dict[str, Any]
         "max_ns": figures.maximum_ns,
         "to_limit": round(figures.to_limit, 3),
         "per_second": round(figures.per_second),
-        "cpu_ns": _rounded(figures.cpu_ns, 0),
+        "cpu_ns": None if figures.cpu_ns is None else round(figures.cpu_ns),
         "switches": _rounded(figures.switches, 3),
         "wake_ups": _rounded(figures.wake_ups, 3),
         "rounds": figures.rounds,

@@ -1,11 +1,12 @@
 """Rows of a benchmark: a figure, the reference measured in the same round, the ratio, and what we want it to be."""
 
-import os
-import platform
 import statistics
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
+
+import msgspec
+
+from runtime.measure.conditions import read_conditions, read_revision, read_versions
 
 Values: TypeAlias = dict[str, float]  # one round's figures, by name
 
@@ -52,18 +53,6 @@ def row_of(goal: Goal, references: dict[str, str], rounds: list[Values]) -> dict
 
 
 def conditions(cpus: tuple[int, ...]) -> dict[str, Any]:
-    """What every result carries: without it a figure says nothing."""
-    return {
-        "cpus": list(cpus),
-        "cpu_model": _cpu_model(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "load_before": round(os.getloadavg()[0], 2),
-    }
-
-
-def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith(("model name", "Model")):
-            return line.partition(":")[2].strip()
-    return platform.machine()
+    """What every result carries: without it a figure says nothing. Call it before the first round."""
+    found: dict[str, Any] = msgspec.structs.asdict(read_conditions(cpus))
+    return found | {"cpus": list(cpus), **read_versions(), "revision": read_revision()}

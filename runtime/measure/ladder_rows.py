@@ -1,17 +1,30 @@
-"""The ladder's rungs: every way to talk that is measured, and those that are not there yet."""
+"""The ladder's rungs: every way to talk that is measured."""
 
+import contextlib
 import functools
 import importlib.util
 from base64 import b16decode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from bus.native import Histogram
+from runtime.architecture import Architecture
 from runtime.config import SignalRoute, WaitingKind
 from runtime.exits import CommandError
 from runtime.measure.exchanges import Measured
-from runtime.measure.ladder_machine import DEPTHS, DIRECT, LOAD, LadderMachine, echo_name
+from runtime.measure.ladder_machine import (
+    ANSWERER,
+    ASKER,
+    DEPTHS,
+    DIRECT,
+    DISK,
+    LOAD,
+    PAIR_DEVICES,
+    WAITINGS,
+    LadderMachine,
+    echo_name,
+)
 from runtime.measure.process_usage import Usage
 from runtime.measure.reference_programs import ReferencePrograms
 from runtime.measure.sample import Contestant, Order, Sample, SampleFailed
@@ -39,7 +52,12 @@ from runtime.measure.transports.zeromq import ZmqInprocTransport, ZmqIpcTranspor
 
 LIMIT: Final = "c-slot"  # the rung that all others are divided by
 MESSAGE_BYTES_MAX: Final = 240  # of a SynIC message
-_PARTVISOR: Final = "partvisor"
+# Families of our own rows: headings and colours.
+VMBUS: Final = "partvisor VMBus"
+DISKS: Final = "partvisor disks"
+CALLS: Final = "partvisor calls"
+PAIRS: Final = "partvisor guests"
+SERVERS: Final = "partvisor servers"
 _C_WAYS: Final = {
     LIMIT: ("slot", WaitingKind.SPIN),
     "c-futex": ("futex", WaitingKind.BLOCK),
@@ -63,12 +81,6 @@ PYTHON_PEERS: Final[tuple[type[Transport], ...]] = (
     ZmqTcpTransport,
     IceoryxTransport,
 )
-NOT_THERE_YET: Final = {
-    "microkernel": "no architecture with a server that is reached by send, receive and reply",
-    "hosted": "no architecture whose VMM passes requests on to a host process",
-    "guest-to-guest-switch": "no network, so no switch in the root that two guests share",
-    "guest-to-guest-direct": "no channel between two guests",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +121,7 @@ class MachineRow:
     what: Mapping[str, Any]
     name: str
     waiting: WaitingKind
-    group: str = _PARTVISOR
+    group: str
     fixed_payload: int | None = None
     payload_bytes_min: int = 0
     payload_bytes_max: int = 1 << 20
@@ -145,44 +157,94 @@ def machine_rows(machine: LadderMachine) -> list[MachineRow]:
     for route in SignalRoute:
         for waiting in WaitingKind:
             device = echo_name(route, waiting)
-            for suffix, pages in (("", False), ("-pages", True)):
-                what = {"what": "echo", "device": device, "pages": pages}
-                rows.append(MachineRow(machine, LOAD, what, f"vmbus-{route}{suffix}", waiting))
+            for suffix, by in (("", "ring"), ("-pages", "pages")):
+                what = {"what": "echo", "device": device, "by": by}
+                rows.append(MachineRow(machine, LOAD, what, f"vmbus-{route}{suffix}", waiting, VMBUS))
     for depth, guest in DEPTHS.items():
         name = "disk" if depth == 1 else f"disk-depth-{depth}"
-        what = {"what": "disk", "device": "disk0"}
-        rows.append(MachineRow(machine, guest, what, name, WaitingKind.ADAPTIVE, payload_bytes_min=512))
+        what = {"what": "disk", "device": DISK}
+        rows.append(
+            MachineRow(machine, guest, what, name, WaitingKind.ADAPTIVE, DISKS, payload_bytes_min=512)
+        )
     block = WaitingKind.BLOCK
     rows += [
-        MachineRow(machine, LOAD, {"what": "hypercall"}, "hypercall", block, fixed_payload=0),
+        MachineRow(machine, LOAD, {"what": "hypercall"}, "hypercall", block, CALLS, fixed_payload=0),
         MachineRow(
             machine,
             DEPTHS[2],
             {"what": "message"},
             "post-message",
             block,
+            CALLS,
             payload_bytes_max=MESSAGE_BYTES_MAX,
         ),
-        MachineRow(machine, LOAD, {"what": "port"}, "port-io", block, fixed_payload=1),
-        MachineRow(machine, DIRECT, {"what": "port"}, "port-io-direct", block, fixed_payload=1),
+        MachineRow(machine, LOAD, {"what": "port"}, "port-io", block, CALLS, fixed_payload=1),
+        MachineRow(machine, DIRECT, {"what": "port"}, "port-io-direct", block, CALLS, fixed_payload=1),
         MachineRow(
             machine,
             LOAD,
             {"what": "machine code"},
             "port-io-machine-code",
             block,
+            CALLS,
             fixed_payload=1,
             open_loop=False,
             needs="unicorn",
         ),
     ]
-    return rows
-
-
-def all_rows(programs: ReferencePrograms, machine: LadderMachine) -> list[Contestant]:
-    """In the order of the ladder: C first, ours last."""
-    return [
-        *(c_row(programs, name) for name in _C_WAYS),
-        *transport_rows(),
-        *machine_rows(machine),
+    return rows + [
+        MachineRow(machine, ASKER, pair_order(device), _pair_name(kind, route), waiting, PAIRS)
+        for device, (kind, route, waiting) in PAIR_DEVICES.items()
     ]
+
+
+def pair_order(device: str) -> dict[str, str]:
+    """What the pair of guests is told, to talk over that device."""
+    return {"what": "pair", "device": device, "partner": ANSWERER}
+
+
+def _pair_name(kind: str, route: SignalRoute) -> str:
+    if kind == "switch":
+        return "guest-to-guest-switch"
+    return "guest-to-guest-direct" if route is SignalRoute.DIRECT else "guest-to-guest-routed"
+
+
+def architecture_rows(architecture: Architecture, machine: LadderMachine) -> list[MachineRow]:
+    """A device that is not the root's: a process of its own has it."""
+    return [
+        MachineRow(
+            machine,
+            LOAD,
+            {"what": "echo", "device": echo_name(SignalRoute.DIRECT, waiting), "by": "either"},
+            architecture.value,
+            waiting,
+            SERVERS,
+        )
+        for waiting in WAITINGS[architecture]
+    ]
+
+
+class Machines(contextlib.ExitStack):
+    """Every machine of the ladder. None is booted before one of its rows is measured; afterwards nothing is left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.usual = self.enter_context(LadderMachine())
+        self.elsewhere = {each: self.enter_context(LadderMachine(architecture=each)) for each in WAITINGS}
+
+    def rows(self) -> list[MachineRow]:
+        return [
+            *machine_rows(self.usual),
+            *(row for each, machine in self.elsewhere.items() for row in architecture_rows(each, machine)),
+        ]
+
+    def need(self, rows: Iterable[MachineRow]) -> None:
+        """Just the guests of these rows."""
+        wanted = list(rows)
+        for machine in (self.usual, *self.elsewhere.values()):
+            machine.need({row.guest for row in wanted if row.machine is machine})
+
+
+def all_rows(programs: ReferencePrograms, machines: Machines) -> list[Contestant]:
+    """In the order of the ladder: C first, ours last."""
+    return [*(c_row(programs, name) for name in _C_WAYS), *transport_rows(), *machines.rows()]

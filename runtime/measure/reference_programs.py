@@ -38,10 +38,16 @@ class ReferencePrograms:
     realtime: bool
 
     def run(self, name: str, *arguments: object) -> dict[str, Any]:
+        """Its answer. CommandError: it failed, or did not end."""
         command = [str(self.directory / name), *map(str, arguments)]
         if self.realtime:
             command = ["chrt", "-f", "1", *command]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise CommandError(
+                f"{name} did not end within {_PATIENCE_S} s: both its sides need a CPU; stop what else runs"
+            ) from error
         if done.returncode != 0:
             raise CommandError(f"the reference program failed: {done.stderr.strip() or done.returncode}")
         answer: dict[str, Any] = json.loads(done.stdout)

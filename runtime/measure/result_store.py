@@ -2,8 +2,9 @@
 
     $XDG_DATA_HOME/partvisor/results.sqlite      0600; ~/.local/share where there is no XDG_DATA_HOME
 
-Several benchmarks may write at once: each write is one short transaction, and waits for the others. A full store
-refuses; nothing is ever thrown away but by `delete`.
+Several benchmarks may write at once: each write is one short transaction, and waits for the others. A full store makes
+room for a new run: the oldest one that is not pinned goes, and whoever saves is told which. Nothing else is ever thrown
+away but by `delete`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import re
 import sqlite3
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -22,7 +23,7 @@ from runtime.exits import ExitCode
 from runtime.measure.results import DOCUMENT_BYTES_MAX, ResultError, Run, Status, decode_run, encode_run
 
 STORE_VARIABLE: Final = "PARTVISOR_RESULTS"  # overrides the choice of file
-RUNS_MAX: Final = 1000
+RUNS_MAX: Final = 1000  # then the oldest that is not pinned makes room
 BUSY_S: Final = 20  # how long a writer waits for another
 NAMES_SHOWN_MAX: Final = 5
 APPLICATION_ID: Final = 0x70767273  # "pvrs", in SQLite's header: a file of somebody else lacks it
@@ -43,6 +44,7 @@ MIGRATIONS: Final[Sequence[str]] = (
     );
     CREATE INDEX runs_by_time ON runs (started_unix_ns, id);
     """,
+    "ALTER TABLE runs ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0",
 )
 
 _LATEST: Final = re.compile(r"latest(?:~([0-9]{1,6}))?")
@@ -72,6 +74,7 @@ class StoredRun:
     rows_ok: int
     rows_all: int
     document_bytes: int  # compressed
+    pinned: bool
 
 
 def default_path() -> Path:
@@ -91,48 +94,65 @@ class ResultStore:
         self._path = path
         self._connection = connection
 
-    def save(self, run: Run) -> None:
-        """Keep a run.
+    def save(self, run: Run) -> list[StoredRun]:
+        """Keep a run. Returns those that made room for it.
 
         Raises:
-            StoreError: the store is full, or the disk; nothing was written.
+            StoreError: the store is full of pinned runs, or the disk is full; nothing was written.
             ResultError: the run breaks a rule of the document.
             ValueError: a run of this id is there.
         """
         document = encode_run(run)
         decode_run(document)  # whatever stands in the store can be read
         ok = sum(row.status is Status.OK for row in run.rows)
-        values = (
-            run.id,
-            run.bench,
-            run.label,
-            run.started_unix_ns,
-            run.revision,
-            run.conditions.machine,
-            ok,
-            len(run.rows),
-            zlib.compress(document, 6),
-        )
+        values = {
+            "id": run.id,
+            "bench": run.bench,
+            "label": run.label,
+            "started_unix_ns": run.started_unix_ns,
+            "revision": run.revision,
+            "machine": run.conditions.machine,
+            "rows_ok": ok,
+            "rows_all": len(run.rows),
+            "document": zlib.compress(document, 6),
+        }
         with self._transaction():
-            (count,) = self._connection.execute("SELECT count(*) FROM runs").fetchone()
-            if count >= RUNS_MAX:
-                raise StoreError(
-                    f"{self._path} holds {count} runs, as many as it may;"
-                    f" delete old ones first: partvisor bench delete --keep {RUNS_MAX // 2}"
-                )
+            gone = self._make_room()
+            places = ",".join(f":{name}" for name in values)
             try:
-                self._connection.execute(f"INSERT INTO runs VALUES ({','.join('?' * len(values))})", values)
+                self._connection.execute(f"INSERT INTO runs ({','.join(values)}) VALUES ({places})", values)
             except sqlite3.IntegrityError as error:
                 raise ValueError(f"run {run.id} is there") from error
+        return gone
+
+    def _make_room(self) -> list[StoredRun]:
+        """For one more. Within a transaction."""
+        runs = self.list_runs()
+        too_many = len(runs) + 1 - RUNS_MAX
+        gone = [run for run in reversed(runs) if not run.pinned][: max(too_many, 0)]
+        if len(gone) < too_many:
+            raise StoreError(
+                f"{self._path} holds {len(runs)} runs, as many as it may, and all are pinned;"
+                f" unpin some: partvisor bench pin --off {runs[-1].id}"
+            )
+        for run in gone:
+            self._connection.execute("DELETE FROM runs WHERE id = ?", (run.id,))
+        return gone
 
     def list_runs(self) -> list[StoredRun]:
         """Newest first."""
         with _explained(self._path):
             rows = self._connection.execute(
-                "SELECT id, bench, label, started_unix_ns, revision, machine, rows_ok, rows_all, length(document)"
-                " FROM runs ORDER BY started_unix_ns DESC, id DESC"
+                "SELECT id, bench, label, started_unix_ns, revision, machine, rows_ok, rows_all, length(document),"
+                " pinned FROM runs ORDER BY started_unix_ns DESC, id DESC"
             ).fetchall()
-        return [StoredRun(*row) for row in rows]
+        return [replace(StoredRun(*row), pinned=bool(row[-1])) for row in rows]
+
+    def pin(self, run_ids: Sequence[str], *, pinned: bool = True) -> None:
+        """From now on these go only when they are named."""
+        with self._transaction():
+            for run_id in run_ids:
+                self._connection.execute("UPDATE runs SET pinned = ? WHERE id = ?", (pinned, run_id))
 
     def find(self, name: str) -> str:
         """The id that a name means: an id, the beginning of one, "latest", or "latest~2", the third newest.
@@ -185,9 +205,13 @@ class ResultStore:
                 self._connection.execute("VACUUM")
         return deleted
 
-    def prune(self, keep: int) -> int:
-        """Delete all but the newest `keep`; how many."""
-        return self.delete([run.id for run in self.list_runs()[keep:]])
+    def prune(self, *, keep: int | None = None, before_unix_ns: int | None = None) -> int:
+        """Delete what is not pinned: all but the newest `keep`, or what began before; how many."""
+        runs = self.list_runs()
+        old = runs[keep:] if keep is not None else []
+        if before_unix_ns is not None:
+            old += [run for run in runs if run.started_unix_ns < before_unix_ns]
+        return self.delete([run.id for run in dict.fromkeys(old) if not run.pinned])
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -69,7 +69,7 @@ class Status(enum.StrEnum):
     OK = "ok"
     NOT_INSTALLED = "not installed"
     NOT_POSSIBLE = "not possible"  # it does not carry so many bytes, or not in this mode
-    NOT_THERE_YET = "not there yet"  # this partvisor lacks it
+    NOT_THERE_YET = "not there yet"  # in results of a partvisor that lacked it
     FAILED = "failed"
 
 

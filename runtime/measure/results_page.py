@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from bus.native import Histogram
-from runtime.drawing.bars import Bar, Part, SplitBar, bar_chart, split_chart
+from runtime.drawing.bars import Part, SplitBar, split_chart
 from runtime.drawing.lines import Axis, Series, line_chart
 from runtime.drawing.markup import Markup, joined, tag
 from runtime.drawing.page import LegendEntry, details, facts, legend, page, section, swatches, table, tabs
@@ -23,27 +22,43 @@ from runtime.drawing.scales import (
     three_digits,
 )
 from runtime.measure.comparison import ComparedFigure, Comparison, Verdict
-from runtime.measure.figures import Figures, figures_of
+from runtime.measure.figures import baseline_of, figures_of, median_ratio
 from runtime.measure.results import Conditions, Mode, Row, Run, Status
-from runtime.sizes import format_size
+from runtime.measure.results_chart import (
+    GAP,
+    bars_of,
+    colours_of,
+    in_order,
+    panels_of,
+    payload_text,
+    short_name,
+    tip_of,
+)
+from runtime.measure.trace_split import Step
 
+_RETAKEN_COLOUR: Final = 4  # red; there are fewer payloads
 LINES_SHOWN_MAX: Final = 10  # with more, the fastest of each group begin visible
 STEPS_A_DECADE: Final = 24  # points of a percentile curve for each nine
 NINES_MIN, NINES_MAX = 2.0, 6.0
+_KINDS_OF_HOPS: Final = {step.text: step.where.value for step in Step}
 CDF_PERCENTS: Final = (0.0, 0.1, 0.5, *map(float, range(1, 100)), 99.5, 99.9)
-_GAP: Final = " · "
 
 
-def run_page(run: Run, comparison: Comparison | None = None) -> str:
-    """The whole document. With a comparison, whose second run is `run`, its verdicts come first."""
+def run_page(run: Run, comparison: Comparison | None = None, baseline: str | None = None) -> str:
+    """The whole document.
+
+    Args:
+        comparison: its second run is `run`; its verdicts come first.
+        baseline: a transport; the tables say how each row stands to its row.
+    """
     when = datetime.fromtimestamp(run.started_unix_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    subtitle = _GAP.join(filter(None, (run.label, when, f"run {run.id}", f"revision {run.revision}")))
-    colours = {group: index for index, group in enumerate(dict.fromkeys(row.group for row in run.rows))}
+    subtitle = GAP.join(filter(None, (run.label, when, f"run {run.id}", f"revision {run.revision}")))
+    colours = colours_of(run)
     sections = [
         _verdicts(comparison) if comparison is not None else None,
-        _round_trips(run, colours),
+        _round_trips(run, colours, baseline),
         _load_curves(run, colours),
-        _ways(run, colours),
+        _ways(run),
         _limit_over_time(run),
         _conditions(run),
     ]
@@ -55,58 +70,25 @@ def run_page(run: Run, comparison: Comparison | None = None) -> str:
 # -- round trips: a panel for each payload and placement ----------------------------------------------------
 
 
-def _round_trips(run: Run, colours: Mapping[str, int]) -> Markup | None:
+def _round_trips(run: Run, colours: Mapping[str, int], baseline: str | None) -> Markup | None:
     panels: dict[str, Markup] = {}
-    for label, rows in _panels(row for row in run.rows if row.mode is Mode.CLOSED).items():
-        measured = sorted(_ok(rows), key=lambda row: figures_of(row).to_limit)
-        missing = [row for row in rows if row.status is not Status.OK]
+    for label, rows in panels_of(row for row in run.rows if row.mode is Mode.CLOSED).items():
+        measured, missing = in_order(rows)
+        groups = {row.group: colours[row.group] for row in rows}
         panels[label] = joined(
-            _bars(measured, missing, colours), _curves(measured, colours), _figures(measured)
+            swatches(groups) if len(groups) > 1 else None,
+            bars_of(measured, missing, colours),
+            _curves(measured, colours),
+            _figures(run, measured, baseline),
         )
     if not panels:
         return None
     note = (
         "A request and its reply, one after the other. A bar is p50 divided by the limit, which is what two C processes"
-        " need to hand each other one cache line, measured just before each round; the thin line reaches to p99."
+        " need to hand each other as many bytes by spinning, measured just before each sample; the thin line reaches to"
+        " p99. What carries no such payload stands with the smallest, and says its own."
     )
     return section("Round trip", note, tabs("trip", panels))
-
-
-def _bars(measured: Sequence[Row], missing: Sequence[Row], colours: Mapping[str, int]) -> Markup:
-    figures = [figures_of(row) for row in measured]
-    bars = [_bar(row, each, colours) for row, each in zip(measured, figures, strict=True)]
-    bars += [
-        Bar(_short(row), None, row.status.value, colours[row.group], f"{row.name}\n{row.reason}")
-        for row in missing
-    ]
-    longest = max((bar.whisker or bar.value or 1 for bar in bars), default=1)
-    scale = LogScale(
-        min([1.0, *(bar.value for bar in bars if bar.value is not None)]), max(longest, 2) * 1.02
-    )
-    return bar_chart(bars, scale, lambda value: f"{three_digits(value)}×", "p50 as a ratio to the limit")
-
-
-def _bar(row: Row, figures: Figures, colours: Mapping[str, int]) -> Bar:
-    p50, p99 = figures.percentiles_ns[50], figures.percentiles_ns[99]
-    return Bar(
-        _short(row),
-        figures.to_limit,
-        f"{three_digits(figures.to_limit)}×{_GAP}{duration(p50)}",
-        colours[row.group],
-        _tip(row, figures),
-        figures.to_limit * p99 / max(p50, 1),
-    )
-
-
-def _tip(row: Row, figures: Figures) -> str:
-    lines = [f"{row.name} ({row.group})"]
-    lines += [f"p{percent:g}: {duration(value)}" for percent, value in figures.percentiles_ns.items()]
-    lines += [
-        f"max: {duration(figures.maximum_ns)}",
-        f"{three_digits(figures.to_limit)} × the limit",
-        f"{three_digits(figures.per_second)} a second, {figures.rounds} rounds",
-    ]
-    return "\n".join(lines)
 
 
 def _curves(rows: Sequence[Row], colours: Mapping[str, int]) -> Markup | None:
@@ -121,14 +103,14 @@ def _curves(rows: Sequence[Row], colours: Mapping[str, int]) -> Markup | None:
     curves, functions = [], []
     for row, whole in zip(rows, wholes, strict=True):
         figures = figures_of(row)
-        name, colour, tip = _short(row), colours[row.group], _tip(row, figures)
+        name, colour, tip = short_name(row), colours[row.group], tip_of(row, figures)
         look = {"dashes": looks[row.name], "tip": tip, "hidden": row.name in hidden}
         curves.append(Series(name, percentile_points(whole, nines), colour, **look))  # type: ignore[arg-type]
         functions.append(Series(name, distribution_points(whole), colour, **look))  # type: ignore[arg-type]
     value_axis = Axis(latency, "round trip", duration)
     share_axis = Axis(LinearScale(0, 100), "share at or below, %", lambda value: f"{value:g}")
     entries = [
-        LegendEntry(_short(row), colours[row.group], looks[row.name], row.name in hidden)
+        LegendEntry(short_name(row), colours[row.group], looks[row.name], row.name in hidden, row.group)
         for row in sorted(rows, key=lambda row: colours[row.group])
     ]
     percentile_axis = Axis(PercentileScale(nines), "percentile", percent_text)
@@ -160,35 +142,29 @@ def percent_text(percent: float) -> str:
     return f"{percent:.10g} %"
 
 
-def _figures(rows: Sequence[Row]) -> Markup:
-    columns = (
-        "row",
-        "p50",
-        "p90",
-        "p99",
-        "p99.9",
-        "max",
-        "× limit",
-        "a second",
-        "CPU",
-        "switches",
-        "wake-ups",
-    )
+def _figures(run: Run, rows: Sequence[Row], baseline: str | None) -> Markup:
+    columns = ["row", "p50", "p90", "p99", "p99.9", "max", "× limit"]
+    columns += [f"× {baseline}"] if baseline is not None else []
+    columns += ["a second", "CPU", "switches", "wake-ups"]
     lines = []
     for row in rows:
         each = figures_of(row)
-        lines.append(
-            [
-                _short(row),
-                *map(duration, each.percentiles_ns.values()),
-                duration(each.maximum_ns),
-                three_digits(each.to_limit),
-                three_digits(each.per_second),
-                "–" if each.cpu_ns is None else duration(each.cpu_ns),
-                _count(each.switches),
-                _count(each.wake_ups),
-            ]
-        )
+        line = [
+            short_name(row),
+            *map(duration, each.percentiles_ns.values()),
+            duration(each.maximum_ns),
+            three_digits(each.to_limit),
+        ]
+        if baseline is not None:
+            other = baseline_of(run, row, baseline)
+            line.append("–" if other is None else three_digits(median_ratio(row, other)))
+        line += [
+            three_digits(each.per_second),
+            "–" if each.cpu_ns is None else duration(each.cpu_ns),
+            _count(each.switches),
+            _count(each.wake_ups),
+        ]
+        lines.append(line)
     return details(
         "All figures; CPU time, switches and wake-ups of both sides, an exchange", table(columns, lines)
     )
@@ -199,10 +175,10 @@ def _figures(rows: Sequence[Row]) -> Markup:
 
 def _load_curves(run: Run, colours: Mapping[str, int]) -> Markup | None:
     panels: dict[str, Markup] = {}
-    for label, rows in _panels(_ok(row for row in run.rows if row.mode is Mode.OPEN)).items():
+    for label, rows in panels_of(_ok(row for row in run.rows if row.mode is Mode.OPEN)).items():
         by_name: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
-            by_name[_short(row)].append(row)
+            by_name[short_name(row)].append(row)
         p50s: list[Series] = []
         p99s: list[Series] = []
         entries: list[LegendEntry] = []
@@ -210,7 +186,7 @@ def _load_curves(run: Run, colours: Mapping[str, int]) -> Markup | None:
             own.sort(key=lambda row: row.offered_per_s or 0)
             colour = colours[own[0].group]
             dashes = sum(entry.colour == colour for entry in entries)
-            entries.append(LegendEntry(name, colour, dashes))
+            entries.append(LegendEntry(name, colour, dashes, group=own[0].group))
             for percent, into in ((50.0, p50s), (99.0, p99s)):
                 points = [(row.offered_per_s or 0, float(row.latency.percentile(percent))) for row in own]
                 tip = "\n".join(
@@ -241,13 +217,31 @@ def _load_curves(run: Run, colours: Mapping[str, int]) -> Markup | None:
 # -- the way of an exchange ---------------------------------------------------------------------------------
 
 
-def _ways(run: Run, colours: Mapping[str, int]) -> Markup | None:
+def _ways(run: Run) -> Markup | None:
+    """A panel for each kind of waiting: who sleeps takes so long that nothing of the others would be seen beside."""
     rows = [row for row in run.rows if row.hops]
     if not rows:
         return None
-    names = {
-        name: index for index, name in enumerate(dict.fromkeys(hop.name for row in rows for hop in row.hops))
-    }
+    kinds = dict.fromkeys(_kind_of_hop(hop.name) for row in rows for hop in row.hops)
+    colours = {name: index for index, name in enumerate(kinds)}
+    panels: dict[str, Markup] = {}
+    for waiting in dict.fromkeys(row.waiting for row in rows):
+        mine = [row for row in rows if row.waiting is waiting]
+        panels[waiting.value] = split_chart(_split_bars(mine, colours), "p50 of each hop")
+    lines = [
+        [row.name, hop.name, *(duration(hop.latency.percentile(percent)) for percent in (50, 90, 99))]
+        for row in rows
+        for hop in row.hops
+    ]
+    note = (
+        "Each hop's p50, in order, from a traced run of its own after the rounds. They add up to about the round trip's"
+        " p50, not exactly: medians do not, and each stamp takes its time."
+    )
+    folded = details("All hops", table(("row", "hop", "p50", "p90", "p99"), lines, words=2))
+    return section("Where the time goes", note, swatches(colours), tabs("hops", panels), folded)
+
+
+def _split_bars(rows: Sequence[Row], colours: Mapping[str, int]) -> list[SplitBar]:
     sums = [sum(hop.latency.percentile(50) for hop in row.hops) or 1 for row in rows]
     bars = []
     for row, total in zip(rows, sums, strict=True):
@@ -255,22 +249,19 @@ def _ways(run: Run, colours: Mapping[str, int]) -> Markup | None:
             Part(
                 hop.name,
                 hop.latency.percentile(50) / max(sums),
-                names[hop.name],
+                colours[_kind_of_hop(hop.name)],
                 f"{hop.name}\np50 {duration(hop.latency.percentile(50))}, p99 {duration(hop.latency.percentile(99))}\n"
                 f"{100 * hop.latency.percentile(50) / total:.0f} % of the sum",
             )
             for hop in row.hops
         ]
-        bars.append(SplitBar(_short(row) + _GAP + _payload(row), parts, duration(total)))
-    lines = [
-        [row.name, hop.name, *(duration(hop.latency.percentile(percent)) for percent in (50, 90, 99))]
-        for row in rows
-        for hop in row.hops
-    ]
-    note = "Each hop's p50, in order. They add up to about the round trip's p50, not exactly: medians do not."
-    folded = details("All hops", table(("row", "hop", "p50", "p90", "p99"), lines, words=2))
-    named = swatches(names)
-    return section("Where the time goes", note, split_chart(bars, "p50 of each hop"), named, folded)
+        bars.append(SplitBar(f"{row.transport}{GAP}{payload_text(row)}", parts, duration(total)))
+    return bars
+
+
+def _kind_of_hop(name: str) -> str:
+    """Whose time it is; a hop that we do not know is a kind of its own."""
+    return _KINDS_OF_HOPS.get(name, name)
 
 
 # -- verdicts and conditions --------------------------------------------------------------------------------
@@ -301,31 +292,40 @@ def _verdict_table(figures: Sequence[ComparedFigure]) -> Markup:
 
 
 def _limit_over_time(run: Run) -> Markup | None:
-    """One dot a round: whether the machine was the same all the time."""
-    rounds = sorted(
-        ((one.at_s, one.limit_ns, one.changed) for row in run.rows for one in row.rounds),
-        key=lambda each: each[0],
-    )
-    if len(rounds) < 2 or rounds[-1][0] <= rounds[0][0]:
+    """One dot a round, a colour for each payload: whether the machine was the same all the time."""
+    kept: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    retaken: list[tuple[float, float]] = []
+    for label, rows in panels_of(row for row in run.rows).items():
+        for one in (one for row in rows for one in row.rounds):
+            into = retaken if one.changed else kept[label.partition(",")[0]]
+            into.append((one.at_s, one.limit_ns))
+    every = [dot for dots in (*kept.values(), retaken) for dot in dots]
+    if len(every) < 2 or max(at_s for at_s, _ in every) <= 0:
         return None
-    kept = [(at_s, limit) for at_s, limit, changed in rounds if not changed]
-    retaken = [(at_s, limit) for at_s, limit, changed in rounds if changed]
-    series = [Series("counted", kept, 0, tip="the limit before a round that counts", dots=True, joined=False)]
-    entries = [LegendEntry("counted", 0)]
+    drawn = {label: (index, dots) for index, (label, dots) in enumerate(sorted(kept.items(), key=_by_limit))}
     if retaken:
-        tip = "the limit before a round that was taken again"
-        series.append(Series("taken again", retaken, 4, tip=tip, dots=True, joined=False))
-        entries.append(LegendEntry("taken again", 4))
-    values = [limit for _, limit, _ in rounds]
+        drawn["taken again"] = (_RETAKEN_COLOUR, retaken)
+    series = [
+        Series(key, sorted(dots), colour, tip=f"the limit before a sample: {key}", dots=True, joined=False)
+        for key, (colour, dots) in drawn.items()
+    ]
+    values = [limit for _, limit in every]
     # Around what it was, never so narrow that a tremble looks like a landslide.
     latency = Axis(LogScale(min(values) / 1.5, max(values) * 1.5), "limit", duration)
-    time = Axis(LinearScale(0, rounds[-1][0] * 1.02), "seconds since the run began", three_digits)
-    note = (
-        f"What two C processes needed at the time, p50; median {duration(statistics.median(values))}. Steps mean that"
-        " the CPUs came to stand differently to each other: compare ratios then, not times."
+    time = Axis(
+        LinearScale(0, max(at_s for at_s, _ in every) * 1.02), "seconds since the run began", three_digits
     )
-    drawn = line_chart(series, time, latency, "the limit over time")
-    return section("The limit over time", note, legend(entries) if retaken else "", drawn)
+    note = (
+        "What two C processes needed at the time, p50. A colour is a payload; a step within it means that the CPUs came"
+        " to stand differently to each other: compare ratios then, not times."
+    )
+    entries = [LegendEntry(key, colour) for key, (colour, _) in drawn.items()]
+    chart = line_chart(series, time, latency, "the limit over time")
+    return section("The limit over time", note, legend(entries), chart)
+
+
+def _by_limit(item: tuple[str, list[tuple[float, float]]]) -> float:
+    return statistics.median(limit for _, limit in item[1])
 
 
 def _conditions(run: Run) -> Markup:
@@ -348,24 +348,8 @@ def _conditions(run: Run) -> Markup:
 # -- names --------------------------------------------------------------------------------------------------
 
 
-def _panels(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        found[f"{_payload(row)}, {row.placement.value}"].append(row)
-    return found
-
-
 def _ok(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row.status is Status.OK]
-
-
-def _short(row: Row) -> str:
-    """In a panel, which says payload and placement."""
-    return f"{row.transport}{_GAP}{row.waiting.value}"
-
-
-def _payload(row: Row) -> str:
-    return re.sub(r"(?<=[0-9])(?=[A-Z])", "\N{NO-BREAK SPACE}", format_size(row.payload_bytes))
 
 
 def _hidden(rows: Sequence[Row]) -> set[str]:

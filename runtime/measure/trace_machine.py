@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,9 +44,11 @@ def device_name(workload: str, route: SignalRoute, waiting: WaitingKind) -> str:
     return f"{workload}-{route}-{waiting}"
 
 
-def machine_text(exchanges: int, payload_bytes: int, cpus: tuple[int, int]) -> str:
+def machine_text(
+    exchanges: int, payload_bytes: int, cpus: tuple[int, int], workloads: Sequence[str] = WORKLOADS
+) -> str:
     """`cpus`: of the guest, and of the root."""
-    every = [(work, route, wait) for work in WORKLOADS for route in ROUTES for wait in WAITINGS]
+    every = [(work, route, wait) for work in workloads for route in ROUTES for wait in WAITINGS]
     text = _MACHINE.format(pid=os.getpid(), root_cpu=cpus[1])
     for workload, route, waiting in every:
         form = _ECHO if workload == "echo" else _DISK
@@ -62,7 +64,7 @@ def machine_text(exchanges: int, payload_bytes: int, cpus: tuple[int, int]) -> s
 
 
 def run_traced(
-    exchanges: int, payload_bytes: int, cpus: tuple[int, int]
+    exchanges: int, payload_bytes: int, cpus: tuple[int, int], workloads: Sequence[str] = WORKLOADS
 ) -> tuple[Capture, dict[str, Mapping[str, Any]]]:
     """What every process stamped, and what the guest's own clock said, by device. CommandError: it broke."""
     reports: dict[str, Mapping[str, Any]] = {}
@@ -76,11 +78,11 @@ def run_traced(
 
     with tempfile.TemporaryDirectory(prefix="partvisor-bench-") as place:
         config, trace = Path(place) / "machine.toml", Path(place) / "trace"
-        config.write_text(machine_text(exchanges, payload_bytes, cpus))
+        config.write_text(machine_text(exchanges, payload_bytes, cpus, workloads))
         code = run_in_foreground(load(config), listen, trace=trace, trace_stamps=STAMPS)
         if code == ExitCode.INTERRUPTED:
             raise KeyboardInterrupt
-        wanted = len(WORKLOADS) * len(ROUTES) * len(WAITINGS)
+        wanted = len(workloads) * len(ROUTES) * len(WAITINGS)
         if code != ExitCode.DONE or len(reports) != wanted:
             raise CommandError(f"the traced machine failed: {' '.join(complaints[-3:]) or 'it said nothing'}")
         return Capture.read(trace), reports

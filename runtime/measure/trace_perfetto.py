@@ -1,7 +1,8 @@
 """A Chrome/Perfetto trace (JSON) of requests: open it at https://ui.perfetto.dev or chrome://tracing.
 
 A request is a slice, and its hops are slices inside. Requests that overlap stand in lanes of their own, so slices are
-nested or apart, never crossed. Times are microseconds since the first of them.
+nested or apart, never crossed. What another generation of a server answered stands apart, too. Times are
+microseconds since the first of them.
 
 Source: "Trace Event Format", the JSON object form.
 """
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.exits import CommandError
-from runtime.measure.trace_split import Request
+from runtime.measure.trace_split import Request, titles
 
 
 def chosen(requests: Sequence[Request], which: str) -> list[Request]:
@@ -32,11 +33,12 @@ def chosen(requests: Sequence[Request], which: str) -> list[Request]:
 def perfetto(requests: Sequence[Request], names: Mapping[int, str]) -> dict[str, Any]:
     """The whole document. Events are in the order of their times."""
     origin = min((request.begin_ns for request in requests), default=0.0)
-    pids = {channel: pid for pid, channel in enumerate(sorted({one.channel for one in requests}), start=1)}
+    titled = titles(requests, names)
+    pids = {key: pid for pid, key in enumerate(titled, start=1)}
     slices: list[dict[str, Any]] = []
     lanes: dict[int, list[tuple[float, int]]] = {pid: [] for pid in pids.values()}
     for request in sorted(requests, key=lambda one: one.begin_ns):
-        pid = pids[request.channel]
+        pid = pids[request.channel, request.generation]
         if lanes[pid] and lanes[pid][0][0] <= request.begin_ns:
             lane = heapq.heappop(lanes[pid])[1]
         else:
@@ -45,7 +47,7 @@ def perfetto(requests: Sequence[Request], names: Mapping[int, str]) -> dict[str,
         slices += _slices(request, pid, lane, origin)
     slices.sort(key=lambda event: (event["ts"], -event["dur"]))
     used = sorted({(event["pid"], event["tid"]) for event in slices})
-    about = [_about("process_name", pid, 0, names.get(key, f"channel {key:#x}")) for key, pid in pids.items()]
+    about = [_about("process_name", pid, 0, titled[key]) for key, pid in pids.items()]
     about += [_about("thread_name", pid, tid, f"requests, lane {tid}") for pid, tid in used]
     return {"displayTimeUnit": "ns", "traceEvents": about + slices}
 
@@ -54,7 +56,11 @@ def _slices(request: Request, pid: int, tid: int, origin: float) -> list[dict[st
     """Ends are computed from the same sums as beginnings, so that rounding cannot make two slices cross."""
     common: dict[str, Any] = {"ph": "X", "pid": pid, "tid": tid}
     stops = [_us(at - origin) for _, at in request.moments]
-    args = {"number": request.number, "transaction_id": request.transaction_id}
+    args = {
+        "number": request.number,
+        "transaction_id": request.transaction_id,
+        "server_generation": request.generation,
+    }
     name = f"request {request.transaction_id}"
     whole: dict[str, Any] = {
         "name": name,

@@ -70,6 +70,7 @@ class Request:
     channel: int
     transaction_id: int
     moments: tuple[tuple[Step, float], ...]
+    generation: int = 1  # of who serves the channel: which of its processes answered, or asked
 
     @property
     def begin_ns(self) -> float:
@@ -99,6 +100,17 @@ class Requests:
     incomplete: int  # some stamps are missing: begun before, ended after, or lost
     disordered: int  # the clocks of two CPUs disagree: an answer seen before it was written
     lost_stamps: int
+
+
+def titles(requests: Sequence[Request], names: Mapping[int, str]) -> dict[tuple[int, int], str]:
+    """By channel and generation of who serves it, in order. The generation is said where there are several."""
+    every = sorted({(one.channel, one.generation) for one in requests})
+    channels = [channel for channel, _ in every]
+    return {
+        (channel, generation): names.get(channel, f"channel {channel:#x}")
+        + (f", server generation {generation}" if channels.count(channel) > 1 else "")
+        for channel, generation in every
+    }
 
 
 class _End:
@@ -132,7 +144,9 @@ class _Channel:
     server: _End
     to_client: _End
     to_server: _End
-    marks: list[tuple[float, int, Hop, bool]]  # with an id: (ns, id, hop, whether by who serves the channel)
+    marks: list[
+        tuple[float, int, Hop, int]
+    ]  # with an id: (ns, id, hop, generation of who serves the channel, or 0)
 
     def turned(self) -> "_Channel":
         """For requests of who serves it to the guest."""
@@ -145,17 +159,25 @@ _OF_REQUEST: Final = {Hop.WRITE, Hop.TAKE, Hop.BACKEND_BEGIN, Hop.BACKEND_END, H
 def find_requests(capture: Capture) -> Requests:
     """Every whole request of a capture, in the order of their beginnings."""
     channels, names = _sorted_out(capture)
-    found: list[tuple[int, int, tuple[tuple[Step, float], ...]]] = []
+    found: list[tuple[int, int, tuple[tuple[Step, float], ...], int]] = []
     incomplete = disordered = 0
     for key, channel in channels.items():
         open_marks: dict[int, dict[Hop, float]] = {}
         asked_by_server: dict[int, bool] = {}
-        for at, identity, hop, by_server in sorted(channel.marks, key=lambda mark: mark[0]):
+        served_by: dict[
+            int, int
+        ] = {}  # generation, by id: of the last stamp, for a successor does it all again
+        for at, identity, hop, generation in sorted(channel.marks, key=lambda mark: mark[0]):
             if hop is Hop.WRITE:
+                served_by.pop(identity, None)
                 incomplete += identity in open_marks and Hop.TAKE in open_marks[identity]
                 open_marks[identity] = {hop: at}
-                asked_by_server[identity] = by_server
-            elif identity not in open_marks:
+                asked_by_server[identity] = generation > 0
+            if generation:
+                served_by[identity] = generation
+            if hop is Hop.WRITE:
+                continue
+            if identity not in open_marks:
                 incomplete += hop is Hop.RECEIVE
             else:
                 open_marks[identity][hop] = at
@@ -167,7 +189,7 @@ def find_requests(capture: Capture) -> Requests:
                     elif (moments := _moments(roles, marks)) is None:
                         disordered += 1
                     else:
-                        found.append((key, identity, moments))
+                        found.append((key, identity, moments, served_by.get(identity, 1)))
         incomplete += len(open_marks)
     found.sort(key=lambda one: one[2][0][1])
     requests = tuple(Request(number, *one) for number, one in enumerate(found))
@@ -198,7 +220,8 @@ def _sorted_out(capture: Capture) -> tuple[dict[int, _Channel], dict[int, str]]:
                 if stamp.channel & ROUTE:
                     (channel.to_server if target & SERVER else channel.to_client).add(stamp.hop, at)
                 elif stamp.hop in _OF_REQUEST:
-                    channel.marks.append((at, stamp.transaction_id, stamp.hop, bool(target & SERVER)))
+                    generation = max(track.generation, 1) if target & SERVER else 0
+                    channel.marks.append((at, stamp.transaction_id, stamp.hop, generation))
                 else:
                     (channel.server if target & SERVER else channel.client).add(stamp.hop, at)
     for channel in channels.values():

@@ -38,6 +38,7 @@ static void open_end(struct endpoint *end, uint8_t *out, uint8_t *in, const stru
         fail("no endpoint");
     end->trace = trace;
     end->trace_channel = channel;
+    endpoint_observe(end);
 }
 
 /* As the channel's functions do it, stamps and all. */
@@ -49,7 +50,8 @@ static void send_packet(struct endpoint *end, uint16_t type, enum trace_hop hop,
     endpoint_publish(end);
 }
 
-static void take_packet(struct endpoint *end, enum trace_hop hop, uint8_t *payload)
+/* The id is looked at, as every server and client does: without that, a program without stamps need not even load it. */
+static void take_packet(struct endpoint *end, enum trace_hop hop, uint64_t id, uint8_t *payload)
 {
     struct ring_packet packet;
     while (ring_reader_refresh(&end->reader) == RING_EMPTY)
@@ -58,6 +60,8 @@ static void take_packet(struct endpoint *end, enum trace_hop hop, uint8_t *paylo
         fail("a ring is corrupt");
     ring_copy_out(&end->reader, packet.payload_at, payload, PAYLOAD_BYTES);
     endpoint_stamp(end, hop, packet.transaction_id);
+    if (packet.transaction_id != id)
+        fail("another packet");
     ring_hold(&end->reader, &packet);
     endpoint_release(end);
 }
@@ -73,7 +77,7 @@ static void run_on(const char *cpu)
 
 static void serve_one(struct endpoint *server, uint64_t id, uint8_t *payload)
 {
-    take_packet(server, TRACE_TAKE, payload);
+    take_packet(server, TRACE_TAKE, id, payload);
     send_packet(server, RING_PACKET_COMPLETION, TRACE_ANSWER, id, payload);
 }
 
@@ -120,7 +124,7 @@ int main(int argc, char **argv)
             send_packet(&client, RING_PACKET_IN_BAND, TRACE_WRITE, (uint64_t)i, payload);
             if (!apart)
                 serve_one(&server, (uint64_t)i, payload);
-            take_packet(&client, TRACE_RECEIVE, payload);
+            take_packet(&client, TRACE_RECEIVE, (uint64_t)i, payload);
         }
         printf("%s%.3f", round ? ", " : "", (double)(clock_now_ns() - begin) / (double)exchanges);
     }

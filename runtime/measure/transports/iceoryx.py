@@ -20,7 +20,7 @@ _SHARED_MEMORY: Final = Path("/dev/shm")
 
 
 class IceoryxTransport(Transport):
-    name, group, waiting = "iceoryx2", "iceoryx2", WaitingKind.SPIN
+    name, group, waiting = "iceoryx2", "shared memory", WaitingKind.SPIN
 
     def open(self, payload_bytes: int) -> None:
         try:

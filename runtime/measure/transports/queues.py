@@ -88,7 +88,7 @@ class MessageQueueTransport(Transport):
 class MultiprocessingPipeTransport(Transport):
     """multiprocessing.Pipe, as bytes."""
 
-    name, group = "multiprocessing-pipe", "python"
+    name, group = "multiprocessing-pipe", "multiprocessing"
     _client: "Connection[bytes, bytes]"
     _server: "Connection[bytes, bytes]"
 
@@ -112,7 +112,7 @@ class MultiprocessingPipeTransport(Transport):
 class MultiprocessingQueueTransport(Transport):
     """multiprocessing.Queue: pickled, through a thread of the sender."""
 
-    name, group = "multiprocessing-queue", "python"
+    name, group = "multiprocessing-queue", "multiprocessing"
 
     def open(self, payload_bytes: int) -> None:
         context: Any = multiprocessing.get_context("fork")

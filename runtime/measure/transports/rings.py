@@ -15,7 +15,7 @@ _SPAN: Final = PAGE_BYTES + RING_BYTES
 class RingTransport(Transport):
     """A packet out, a packet back: no ids, no completions, no dispatch."""
 
-    name, group = "ring", "partvisor"
+    name, group = "ring", "partvisor rings"
 
     def __init__(self, waiting: WaitingKind) -> None:
         self.waiting = waiting

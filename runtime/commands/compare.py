@@ -1,0 +1,179 @@
+"""`partvisor compare`: one workload under each architecture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from runtime.exits import CommandError, ExitCode
+from runtime.reports import print_json, print_table
+
+if TYPE_CHECKING:
+    from runtime.measure.compare_run import CompareOptions
+
+_ARCHITECTURES = ("microkernelized", "disaggregated", "monolithic", "hosted", "microkernel")
+_ROUTES = ("direct", "broker")
+_WAITS = ("adaptive", "spin", "block")
+ROUNDS_MAX = 200
+
+
+def _words(
+    context: click.Context, parameter: click.Parameter, text: str | None, allowed: tuple[str, ...]
+) -> tuple[str, ...]:
+    """ "a,b" as its words. UsageError: one is not among them."""
+    found = tuple(dict.fromkeys(filter(None, (word.strip() for word in (text or "").split(",")))))
+    if bad := [word for word in found if word not in allowed]:
+        raise click.UsageError(f"{parameter.opts[0]} {bad[0]}: {', '.join(allowed)} are possible", context)
+    return found
+
+
+@click.command()
+@click.argument("config", type=click.Path())
+@click.option(
+    "--architecture",
+    "architectures",
+    metavar="A[,B...]",
+    callback=lambda context, parameter, text: _words(context, parameter, text, _ARCHITECTURES),
+    help="Only these; default: all five.",
+)
+@click.option(
+    "--routes",
+    metavar="A[,B]",
+    callback=lambda context, parameter, text: _words(context, parameter, text, _ROUTES),
+    help="Each architecture with direct or broker routing of interrupts, or both.",
+)
+@click.option(
+    "--waits",
+    metavar="A[,B...]",
+    callback=lambda context, parameter, text: _words(context, parameter, text, _WAITS),
+    help="Each architecture with both sides waiting so: adaptive, spin or block.",
+)
+@click.option("--all", "everything", is_flag=True, help="Every architecture, route, and spin and block.")
+@click.option("--rounds", type=click.IntRange(1, ROUNDS_MAX), help="Boots of each variant; default: 5.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the order of boots.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a value of the config; may be given several times.",
+)
+@click.option(
+    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write an offline page there, too."
+)
+@click.option("--label", default="", metavar="TEXT", help="Your own word for this run.")
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where results are kept; default: the user's own.",
+)
+@click.option("--no-store", is_flag=True, help="Do not keep the result.")
+@click.option("--list", "only_list", is_flag=True, help="Only print what would be compared.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compare(
+    config: str,
+    architectures: tuple[str, ...],
+    routes: tuple[str, ...],
+    waits: tuple[str, ...],
+    everything: bool,
+    rounds: int | None,
+    seed: int,
+    overrides: tuple[str, ...],
+    html: Path | None,
+    label: str,
+    store: Path | None,
+    no_store: bool,
+    only_list: bool,
+    as_json: bool,
+) -> int:
+    """Run a config's own guests under each architecture, and say what differs beyond noise.
+
+    The machine is booted once a round in each variant, in an order that the seed shuffles. What each variant costs and
+    whom it trusts is compared with the config as it stands. Without --routes and --waits each architecture is measured
+    as the config has it otherwise, and the config's own one with the other route and other waits, too.
+
+    \b
+    Example:
+      partvisor compare configs/compare.toml
+      partvisor compare configs/compare.toml --architecture hosted,microkernel --html compare.html
+      partvisor compare my.toml --routes direct,broker --waits spin,block --rounds 10
+    """
+    import signal
+
+    from runtime.architecture import Architecture
+    from runtime.config import SignalRoute, WaitingKind, load
+    from runtime.measure.compare_matrix import matrix, terms_of
+    from runtime.measure.compare_run import ROUNDS, CompareOptions, machine_of
+
+    machine = load(config, overrides)
+    variants = matrix(
+        machine,
+        [Architecture(word) for word in architectures],
+        [SignalRoute(word) for word in routes],
+        [WaitingKind(word) for word in waits],
+        everything,
+    )
+    if only_list:
+        for variant in variants:
+            found = machine_of(variant, machine, config, overrides)
+            absent = f": not applicable: {found}" if isinstance(found, str) else ""
+            print(terms_of(variant, machine).name + absent)
+        return ExitCode.DONE
+    options = CompareOptions(
+        source=config,
+        variants=variants,
+        overrides=overrides,
+        rounds=rounds or ROUNDS,
+        seed=seed,
+        label=label,
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the machine ends, files of ours go
+    return _run(options, html, None if no_store else (store,), as_json)
+
+
+def _run(options: CompareOptions, html: Path | None, keep: tuple[Path | None] | None, as_json: bool) -> int:
+    """`keep`: None, or the store's file (None: the user's own)."""
+    import contextlib
+    import os
+
+    from runtime.measure import compare_table as table
+    from runtime.measure.compare_limit import limit_meter
+    from runtime.measure.compare_run import compare as measure
+    from runtime.measure.compare_run import statements
+    from runtime.measure.conditions import read_conditions
+
+    if html is not None and not html.absolute().parent.is_dir():  # before half a minute of measuring
+        raise CommandError(f"{html}: there is no such folder; make it first")
+    with limit_meter(_say) if keep is not None else contextlib.nullcontext() as measure_limit:
+        conditions = read_conditions(sorted(os.sched_getaffinity(0)))
+        result = measure(options, conditions, _say, measure_limit)
+    said = statements(result)
+    if keep is not None and measure_limit is not None:
+        from runtime.measure.compare_store import to_run
+        from runtime.measure.result_store import opened
+
+        with opened(*keep) as results:
+            results.save(to_run(result))
+    if html is not None:
+        from runtime.measure.compare_page import compare_page
+
+        try:
+            html.write_text(compare_page(result, said), "utf-8")
+        except OSError as error:
+            raise CommandError(f"{html}: {error.strerror}; name another file") from error
+    if as_json:
+        print_json(table.to_json(result, said))
+    else:
+        print_table(table.table_rows(result, said), "nothing was measured")
+        print(f"\n{table.LEGEND}\n")
+        print("\n".join([*table.sentences(result, said), *table.missing(result)]))
+        print(f"\nrun {result.id}, seed {result.seed}, rounds {result.rounds}, {result.seconds:.0f} s")
+    failed = any(entry.status == "failed" for entry in result.entries)
+    return ExitCode.FAILED if failed else ExitCode.DONE
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
