@@ -3,11 +3,14 @@
 Two files: `orders`, a line of JSON each; `answers`, where it says what came of them. An order is carried out in three
 steps, so that whoever asks can read what every process has used in between:
 
-    {"what": "echo", "device": "echo0", "payload_bytes": 64, ...}  ->  {"ready": true}
+    {"what": "echo", "device": "echo0", "by": "ring", "payload_bytes": 64, ...}  ->  {"ready": true}
     {"seconds": 0.1, "rate_per_s": null}                           ->  {"latency": "...", "exchanges": 9, ...}
     {}                                                             ->  {"closed": true}
 
 What went wrong comes back as {"error": "..."}, and the next order is waited for.
+
+args: pair = [names] of links and switches to the guest that runs `ladder_partner`; all of them are opened first. The
+partner is told of each order too, and serves until we send OVER.
 """
 
 import contextlib
@@ -18,10 +21,11 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
-from bus.native import Histogram
+from bus.native import Channel, Histogram
 from partitions.child import Partition
-from partitions.echo.vsp import ECHO_KEY
+from partitions.echo.driver import ECHO_KEY
 from partitions.guests.ladder_parent import CHILD_SINT, CHILD_VP, MESSAGE_TYPE, TO_PARENT
+from partitions.links.peer import lend_link, open_switch
 from partitions.machine_code import MachineCode
 from partitions.port_io import PortIo
 from runtime.abi import HypercallError
@@ -37,6 +41,7 @@ _CODE_BATCH: Final = 50  # accesses between two looks at the clock
 _CODE_RAM_BYTES: Final = 1 << 20
 _CONNECT_S_MAX: Final = 10.0
 _CONNECT_POLL_S: Final = 0.01
+OVER: Final = b"\xff" * 8  # to the partner: no request begins so
 
 Order = Mapping[str, Any]
 
@@ -93,42 +98,54 @@ class _Code:
         raise ValueError("machine code runs in a loop of its own")
 
 
-class Load:
+class Orders:
+    """Lines of JSON, and the answers to them."""
+
     def __init__(self, partition: Partition) -> None:
-        self._partition = partition
-        self._code: MachineCode | None = None
         self._orders, self._answers = partition.files["orders"], partition.files["answers"]
         self._unread = b""
 
-    def run(self) -> None:
-        while True:
-            order = self._next()
-            answer: Order = {"closed": True}
-            try:
-                with contextlib.ExitStack() as stack:
-                    prepared = self._prepare(order, stack)
-                    prepared.warm_up()
-                    self._say({"ready": True})
-                    how = self._next()
-                    rate = how["rate_per_s"]
-                    seconds = how["seconds"]
-                    done = prepared.closed(seconds) if rate is None else prepared.open(seconds, rate)
-                    latency = b64encode(done.latency.pack()).decode()
-                    self._say({"latency": latency, "exchanges": done.exchanges, "seconds": done.seconds})
-                    self._next()
-            except Exception as error:  # whatever it is, the one who asked wants to know
-                answer = {"error": " ".join(f"{type(error).__name__}: {error}".split())}
-            self._say(answer)
-
-    def _next(self) -> Order:
+    def next(self) -> Order:
         while b"\n" not in self._unread:
             self._unread += os.read(self._orders, _READ_BYTES)
         line, _, self._unread = self._unread.partition(b"\n")
         order: Order = json.loads(line)
         return order
 
-    def _say(self, answer: Order) -> None:
+    def answer(self, answer: Order) -> None:
         os.write(self._answers, (json.dumps(answer) + "\n").encode())
+
+    def refuse(self, error: Exception) -> None:
+        self.answer({"error": " ".join(f"{type(error).__name__}: {error}".split())})
+
+
+class Load:
+    def __init__(self, partition: Partition, pair: Mapping[str, Channel]) -> None:
+        self._partition, self._pair = partition, pair
+        self._code: MachineCode | None = None
+        self._orders = Orders(partition)
+
+    def run(self) -> None:
+        while True:
+            order = self._orders.next()
+            try:
+                with contextlib.ExitStack() as stack:
+                    prepared = self._prepare(order, stack)
+                    prepared.warm_up()
+                    self._orders.answer({"ready": True})
+                    how = self._orders.next()
+                    rate = how["rate_per_s"]
+                    seconds = how["seconds"]
+                    done = prepared.closed(seconds) if rate is None else prepared.open(seconds, rate)
+                    latency = b64encode(done.latency.pack()).decode()
+                    self._orders.answer(
+                        {"latency": latency, "exchanges": done.exchanges, "seconds": done.seconds}
+                    )
+                    self._orders.next()
+            except Exception as error:  # whatever it is, the one who asked wants to know
+                self._orders.refuse(error)
+            else:
+                self._orders.answer({"closed": True})
 
     # -- what can be measured
 
@@ -137,7 +154,10 @@ class Load:
         match order["what"]:
             case "echo":
                 echo = stack.enter_context(self._partition.open_echo(order["device"]))
-                return Client(echo.exchange_pages if order["pages"] else echo.exchange, size, ECHO_KEY)
+                ways = {"ring": echo.exchange_in_band, "pages": echo.exchange_pages, "either": echo.exchange}
+                return Client(ways[order["by"]], size, ECHO_KEY)
+            case "pair":
+                return Client(self._partner(stack, order["device"]), size, ECHO_KEY)
             case "disk":
                 return self._disk(stack, order["device"], size)
             case "message":
@@ -170,6 +190,18 @@ class Load:
 
         return _Calls(is_whole)
 
+    def _partner(self, stack: contextlib.ExitStack, device: str) -> Callable[[bytes], bytes]:
+        """To the other guest and back. It is told when this is over, whatever becomes of it."""
+        channel, identity = self._pair[device], 0
+        stack.callback(channel.send, OVER)
+
+        def exchange(request: bytes) -> bytes:
+            nonlocal identity
+            identity += 1
+            return channel.exchange(request, identity)
+
+        return exchange
+
     def _message(self) -> Callable[[bytes], bytes]:
         """To our parent and back: a message each way, through the hypervisor."""
         vp, call = self._partition.vps[CHILD_VP], self._partition.hypercalls
@@ -200,4 +232,9 @@ class Load:
 
 def main(partition: Partition) -> None:
     """Until it is told to end. Files: orders and answers."""
-    Load(partition).run()
+    with contextlib.ExitStack() as opened:
+        pair = {}
+        for name in partition.args.get("pair", ()):
+            opening = open_switch if name.startswith("switch") else lend_link
+            pair[name] = opened.enter_context(opening(partition, name))
+        Load(partition, pair).run()

@@ -10,7 +10,7 @@ import time
 from typing import Final
 
 from partitions.child import Partition
-from partitions.echo.vsp import ECHO_KEY
+from partitions.echo.driver import ECHO_KEY
 from partitions.guests import parent
 from runtime.abi import HypercallError, PortType
 from runtime.measure.exchanges import make_answer

@@ -13,8 +13,8 @@ from bus.guids import SCSI
 from bus.native import Channel, monotonic_ns
 from bus.trace import Hop
 from partitions.child import DISK_DATA_BYTES, ECHO_DATA_BYTES, Partition
-from partitions.echo.client import Echo
-from partitions.echo.device import ECHO_INTERFACE
+from partitions.custom.client import RingCustom
+from partitions.custom.wire import CUSTOM_INTERFACE
 from partitions.storage.disk import Disk
 
 _SLOTS: Final = 1
@@ -54,11 +54,12 @@ def _run(channel: Channel, exchange: Callable[[], None], count: int) -> list[int
 @contextmanager
 def _echo(partition: Partition, name: str, size: int) -> Iterator[tuple[Channel, Callable[[], None]]]:
     payload = bytes(size)
-    with partition.open_channel(name, ECHO_INTERFACE, ECHO_DATA_BYTES) as opened:
-        echo = Echo(opened.channel, opened.data, opened.data_gpfn)
+    with partition.open_channel(name, CUSTOM_INTERFACE, ECHO_DATA_BYTES) as opened:
+        ring_bytes = partition.devices[name]["ring_bytes"]
+        echo = RingCustom(opened.channel, ring_bytes, opened.data, opened.data_gpfn)
 
         def exchange() -> None:
-            if echo.exchange(payload) != payload:
+            if echo.exchange_in_band(payload) != payload:
                 raise ValueError("the echo is not what was said")
 
         yield opened.channel, exchange

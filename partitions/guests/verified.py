@@ -37,6 +37,7 @@ from runtime.chaos.history import (
     BLOCKS_PER_REQUEST_MAX,
     OPERATIONS_MAX,
     HistoryWriter,
+    Keeper,
     OperationKind,
     Outcome,
 )
@@ -130,7 +131,7 @@ class _Slot:
 class VerifiedLoad:
     """The load on one disk. One thread; `run` once."""
 
-    def __init__(self, disk: Disk, history: HistoryWriter, plan: Plan, report: Report | None = None) -> None:
+    def __init__(self, disk: Disk, history: Keeper, plan: Plan, report: Report | None = None) -> None:
         """ValueError: the disk is too small, or can't discard while the plan wants it to."""
         if (plan.first_block + plan.blocks) * BLOCK_BYTES > disk.size_bytes:
             raise ValueError(f"the disk has {disk.size_bytes // BLOCK_BYTES} blocks, too few for the plan")

@@ -1,0 +1,151 @@
+"""What is said of attacks: names that agree, verdicts, paces, configs. Without a machine."""
+
+import itertools
+import struct
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitions.guests.hostile.attacks import ATTACKS as FUNCTIONS
+from partitions.guests.hostile.last_call import CALLS
+from partitions.sandbox import rules
+from runtime.attack.catalogue import ATTACKS, DEADLY_CALLS, Keeping, against
+from runtime.attack.findings import WITHIN, Finding, Report, Verdict, Window, is_slowed, pace_word
+from runtime.attack.pace import HistoryPace, SampledPace
+from runtime.attack.services import BREAKS_PER_GUEST, SERVICES, Service, guests_for, machine_text
+from runtime.config import load
+from tests.test_docs import table_rows
+
+BY_NAME = {each.name: each for each in ATTACKS}
+
+
+def finding(name: str = "forged-ids", **answer: object) -> Finding:
+    made = Finding(BY_NAME[name])
+    plain = {"made": 1, "outcomes": {}, "breaches": [], "evidence": "", "error": ""}
+    made.take({**plain, **answer})
+    return made
+
+
+def test_the_catalogue_and_the_guest_have_the_same_attacks() -> None:
+    assert set(FUNCTIONS) == {each.name for each in ATTACKS if each.keeping is not Keeping.LAST}
+    assert set(DEADLY_CALLS) == CALLS <= set(rules.hostile())
+    assert len(BY_NAME) == len(ATTACKS)
+
+
+def test_every_attack_is_made_on_some_service_and_every_service_is_attacked() -> None:
+    made = {
+        each.name
+        for service in SERVICES
+        for architecture in service.architectures
+        for each in service.attacks(architecture)
+    }
+    assert made == set(BY_NAME)
+    for service in SERVICES:
+        assert all(service.attacks(architecture) for architecture in service.architectures)
+
+
+def test_the_page_has_every_attack_as_the_catalogue_has_it() -> None:
+    rows = {row[0]: row[1:] for row in table_rows("hostile.md") if row[0] in BY_NAME}
+    assert list(rows) == list(BY_NAME)
+    for name, attack in BY_NAME.items():
+        services, refused = ", ".join(sorted(attack.services)), ", ".join(attack.refused)
+        assert rows[name] == [services, attack.tries, refused, attack.proof]
+
+
+def test_the_page_has_every_service_and_its_architectures() -> None:
+    rows: dict[str, str] = {}
+    for row in table_rows("hostile.md"):
+        rows.setdefault(row[0], row[1])  # the first table that names it; figures follow below
+    for service in SERVICES:
+        words = "all five" if len(service.architectures) == 5 else ", ".join(map(str, service.architectures))
+        assert rows[service.name] == words
+
+
+def test_an_attack_that_was_allowed_or_met_what_nobody_foresaw_is_a_breach() -> None:
+    assert finding(outcomes={"ACCESS_DENIED": 3}).verdict is Verdict.CONTAINED
+    assert finding(breaches=["it was let in"]).verdict is Verdict.BREACH
+    assert finding(outcomes={"BREACH": 1}).verdict is Verdict.BREACH
+    assert finding("shrunk-memory", outcomes={"EPERM": 5, "ENOSPC": 1}).verdict is Verdict.BREACH
+    assert finding("write-index-past-end", outcomes={"server died": 1}).verdict is Verdict.BREACH
+
+
+def test_an_attack_that_was_not_made_is_not_contained() -> None:
+    one = finding(made=0)
+    assert one.verdict is Verdict.NOT_MADE
+    assert not Report("disk", "hosted", 1, 1.0, (one,), (), "").is_contained
+
+
+def test_slowed_is_only_what_is_certain() -> None:
+    slow, fast = [Window(50, 100)] * 6, [Window(99, 100)] * 6
+    one = finding()
+    one.windows = slow[:5]  # five pairs say nothing of where the median is
+    assert not is_slowed(one.ratio)
+    one.windows = slow
+    assert is_slowed(one.ratio)
+    assert one.verdict is Verdict.SLOWED
+    assert pace_word(one.ratio) == "SLOWED"
+    assert not Report("disk", "hosted", 1, 1.0, (one,), (), "").is_contained
+    one.windows = fast
+    assert pace_word(one.ratio) == "held"
+    assert Report("disk", "hosted", 1, 1.0, (one,), (), "").is_contained
+    assert not Report("disk", "hosted", 1, 1.0, (one,), ("the root died",), "").is_contained
+    one.windows = [*fast[:3], *slow[:3]]
+    assert pace_word(one.ratio) == "undecided"
+    assert WITHIN == 0.9
+
+
+instants = st.lists(st.integers(0, 10**12), min_size=1, max_size=60, unique=True).map(sorted)
+
+
+@given(instants, st.integers(0, 10**12), st.integers(1, 10**12))
+def test_a_history_pace_counts_what_completed_in_the_window(
+    times: list[int], begin: int, length: int
+) -> None:
+    wanted = sum(begin <= each < begin + length for each in times)
+    assert HistoryPace(times).per_second(begin, begin + length) == pytest.approx(wanted * 1e9 / length)
+
+
+@given(instants, st.integers(0, 10**12), st.integers(1, 10**12), st.integers(1, 10**12))
+def test_a_sampled_pace_loses_and_invents_nothing(
+    times: list[int], begin: int, first: int, second: int
+) -> None:
+    """Two windows beside each other have together what the window of both has."""
+    pace = SampledPace(times, list(itertools.accumulate(range(len(times)))))
+    middle, end = begin + first, begin + first + second
+    both = pace.per_second(begin, middle) * first + pace.per_second(middle, end) * second
+    assert both == pytest.approx(pace.per_second(begin, end) * (first + second), abs=1e-3)
+
+
+def test_a_sample_that_was_cut_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "samples"
+    path.write_bytes(struct.pack("<QQQQ", 10, 0, 20, 5) + b"cut")
+    assert SampledPace.of(path) == SampledPace([10, 20], [0, 5])
+
+
+@given(st.sampled_from(SERVICES), st.integers(1, 100))
+def test_no_guest_breaks_more_channels_than_it_gets(service: Service, windows: int) -> None:
+    attacks = against(service.name)
+    guests = guests_for(attacks, windows)
+    assert Counter(each for guest in guests for each in guest.attacks) == Counter(attacks)
+    for guest in guests:
+        breaking = [each for each in guest.attacks if each.keeping is Keeping.BREAKS]
+        assert len(breaking) * windows <= BREAKS_PER_GUEST or len(breaking) <= 1
+        if guest.attacks[0].keeping in (Keeping.ALONE, Keeping.LAST):
+            assert len(guest.attacks) == 1
+
+
+def test_every_machine_is_one_that_can_be_run(tmp_path: Path) -> None:
+    (tmp_path / "history").touch()
+    (tmp_path / "samples").touch()
+    for service in SERVICES:
+        for architecture in service.architectures:
+            guests = guests_for(service.attacks(architecture), 2)
+            for guest in guests:
+                for file in ("orders", "answers"):
+                    (tmp_path / f"{guest.name}.{file}").touch()
+            config = tmp_path / "machine.toml"
+            config.write_text(machine_text(service, architecture, guests, tmp_path, 1, {}))
+            assert load(config).partitions
