@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from bus.native import crc32c
 from runtime.chaos.blocks import SEED_MAX, version_of
@@ -119,6 +119,16 @@ class History:
     ending: Ending = Ending.NONE
     last_ns: int = 0  # of the last record
     torn: bool = False  # the last record was half-written
+
+
+class Keeper(Protocol):
+    """What keeps a history while it is made: a file that survives (HistoryWriter), or a simulator's memory."""
+
+    invoked: int
+
+    def invoke(self, kind: int, first_block: int, blocks: int) -> int: ...
+    def complete(self, number: int, outcome: int, error: int = 0, values: tuple[int, ...] = ()) -> None: ...
+    def end(self, *, gave_up: bool = False) -> None: ...
 
 
 class HistoryWriter:

@@ -9,6 +9,7 @@ import contextlib
 import mmap
 import os
 import random
+import select
 import signal
 import threading
 import time
@@ -41,7 +42,7 @@ DATA_STEPS: Final = (Step.TAKE, Step.EXECUTE, Step.COMMIT, Step.PUBLISH, Step.RE
 PATIENCE_S: Final = 60.0
 
 
-class _Line:
+class Line:
     """One guest's channel: its memory and its two doorbells."""
 
     def __init__(self, plan: Plan) -> None:
@@ -83,13 +84,19 @@ class _Line:
 class DyingRoot:
     """`run` once."""
 
-    def __init__(self, folder: Path, plans: Sequence[Plan], seed: int) -> None:
-        self._folder, self._plans, self._random = folder, plans, random.Random(seed)
+    def __init__(
+        self,
+        folder: Path,
+        plans: Sequence[Plan],
+        seed: int,
+        server: Callable[..., StorageVsp] = StorageVsp,
+    ) -> None:
+        self._folder, self._plans, self._random, self._server = folder, plans, random.Random(seed), server
         self._saved = memoryview(mmap.mmap(-1, PAGE_BYTES))
         self._seam = Seam(self._saved[SEAM_AT : SEAM_AT + SEAM_BYTES])
         self._blocks = max(plan.first_block + plan.blocks for plan in plans)
         self.backend = MemoryBackend(self._blocks * BLOCK_BYTES)
-        self._lines = [_Line(plan) for plan in plans]
+        self._lines = [Line(plan) for plan in plans]
         self.deaths: Counter[str] = Counter()
         self._round: list[Step | None] = []
 
@@ -126,7 +133,7 @@ class DyingRoot:
             channel = line.host_end(record, self._seam)
             gpa_map = GpaMap()
             gpa_map.add(FIRST_GPFN, line.memory)
-            vsp = StorageVsp(channel, gpa_map, self.backend, lock=lock, record=record, seam=self._seam)
+            vsp = self._server(channel, gpa_map, self.backend, lock=lock, record=record, seam=self._seam)
             servers.append((record[EXECUTING_AT] != 0, channel, vsp))
         for _, channel, vsp in sorted(servers, key=lambda server: not server[0]):
             vsp.replay()
@@ -172,7 +179,7 @@ class DyingRoot:
                     )
                     self.deaths[how] += 1
         finally:
-            for pid in (root, *guests):
+            for pid in filter(None, (root, *guests)):
                 with contextlib.suppress(ProcessLookupError, ChildProcessError):
                     os.kill(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
@@ -191,9 +198,14 @@ class DyingRoot:
         return step.text
 
     def _reap(self, root: int, guests: dict[int, int]) -> int | None:
-        """The root's end; guests that have ended are taken out."""
-        pid, status = os.waitpid(-1, 0)
-        code = os.waitstatus_to_exitcode(status)
+        """The root's end; guests that have ended are taken out. Waits for no other child of the test process."""
+        ours = {os.pidfd_open(pid): pid for pid in (root, *guests)}
+        try:
+            pid = ours[select.select(ours, [], [])[0][0]]
+        finally:
+            for fd in ours:
+                os.close(fd)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if pid == root:
             return code
         assert code == 0, f"guest {guests[pid]} ended with {code}"

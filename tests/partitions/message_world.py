@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bus.seam import Seam, Step
 from partitions.storage._blockio import DeviceLock
 from partitions.storage.backends import MemoryBackend
 from partitions.storage.message_channel import MessageChannel
@@ -29,7 +30,11 @@ class Crash(Exception):
 
 
 class CountingBackend(MemoryBackend):
-    """Notes each write that was executed."""
+    """Notes each write that was executed. So nothing is left to C, which would not ask it."""
+
+    @property
+    def descriptor(self) -> int | None:
+        return None
 
     def __init__(self) -> None:
         super().__init__(DISK_BYTES)
@@ -41,6 +46,17 @@ class CountingBackend(MemoryBackend):
         data = b"".join(bytes(view) for view in views)  # type: ignore[attr-defined]
         self.writes.append((offset, data))
         super().writev([memoryview(data)], offset)
+
+
+class Passing(Seam):
+    """Calls somebody where a process might have died."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        super().__init__()
+        self._call = call
+
+    def passing(self, step: Step) -> None:
+        self._call()
 
 
 class MessageServer:
@@ -81,7 +97,7 @@ class MessageServer:
                     raise Died
 
             service = self.service = MessageService(
-                self.backend, self.record, serial="messages", lock=self.lock, passing=passing
+                self.backend, self.record, serial="messages", lock=self.lock, seam=Passing(passing)
             )
             while True:
                 fd = self.ends.get()
@@ -89,7 +105,7 @@ class MessageServer:
                     return
                 sock = adopt_endpoint(fd)
                 try:
-                    while service.serve_one(sock):
+                    while service.serve(sock):
                         pass
                 except Crash:
                     assert service.phase == BEGUN
@@ -107,9 +123,17 @@ class MessageServer:
         assert not self._thread.is_alive()
 
 
+class PlainBackend(CountingBackend):
+    """Counts nothing: its plain reads and writes are C's."""
+
+    @property
+    def descriptor(self) -> int | None:
+        return self._descriptor
+
+
 @contextlib.contextmanager
-def message_server() -> Iterator[MessageServer]:
-    backend = CountingBackend()
+def message_server(backend_type: type[CountingBackend] = CountingBackend) -> Iterator[MessageServer]:
+    backend = backend_type()
     server = MessageServer(backend)
     server.start()
     try:

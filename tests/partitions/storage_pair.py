@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bus.memory import PAGE_BYTES
 from bus.native import Channel, GpaMap, RingError, Waiting
-from partitions.storage._blockio import DeviceLock, Relay
+from partitions.storage._blockio import DeviceLock, Forward, Relay
 from partitions.storage.backends import BlockBackend
 from partitions.storage.vsp import StorageVsp
 
@@ -87,8 +87,9 @@ def connected(
     max_transfer_bytes: int = 256 * 1024,
     more: Mapping[int, bytes] | None = None,
     lock: DeviceLock | None = None,
-    relay: Relay | None = None,
+    relay: Relay | Forward | None = None,
     record: memoryview | None = None,
+    turns: memoryview | None = None,
 ) -> Iterator[Pair]:
     """Guest page FIRST_GPFN is the first of the rings; the data area follows them, all in one piece of memory."""
     ring_bytes = ring_pages * PAGE_BYTES
@@ -121,6 +122,7 @@ def connected(
         lock=lock,
         relay=relay,
         record=record,
+        turns=turns,
     )
     stop = threading.Event()
     failure: list[RingError] = []

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from partitions.driver import Driver
+from partitions.driver import Driver, tick_s
 from partitions.driver_messages import (
     Begin,
     DriverMessage,
@@ -18,6 +18,13 @@ from partitions.driver_messages import (
     decode_driver_message,
 )
 from partitions.driver_table import DriverTable
+from runtime.hypervisor.heartbeat import TAKE_OVER_MS_MAX
+
+
+@pytest.mark.parametrize("hang_ms", [100, 1_000, 5_000, 39_999, 60_000, 3_600_000])
+def test_a_driver_renews_its_promise_in_time_also_the_one_that_was_made_for_it(hang_ms: int) -> None:
+    """The hypervisor makes it when it hears that the process runs, which may be after the process's own first one."""
+    assert 0 < 2 * tick_s(hang_ms) < min(hang_ms, TAKE_OVER_MS_MAX) / 1000
 
 
 class _Served:
@@ -37,6 +44,18 @@ class _Served:
 class _Device:
     def settled(self, first: bool) -> None:
         pass
+
+
+class _Faults:
+    """Those that a predecessor had armed: none may hit what is replayed."""
+
+    def __init__(self, log: list[tuple[str, int]]) -> None:
+        self._log = log
+
+    def look(self) -> None:
+        assert len([step for step, _ in self._log if step == "replay"]) == len(
+            [step for step, _ in self._log if step == "attach"]
+        )
 
 
 class _Attached:
@@ -59,7 +78,11 @@ def test_who_was_executing_is_replayed_first_and_nothing_is_served_before_all_ar
             self._table, self._channels = DriverTable(generation=3), {}
             self._waiting: deque[bytes] = deque()
             self._device = cast(Any, _Device())
+            self._faults = cast(Any, _Faults(log))
             self._born_ns = self._died_at = 0
+
+        def _promise(self) -> None:
+            log.append(("promise", 0))
 
         def _attach(self, serve: Serve) -> Any:
             log.append(("attach", serve.number))
@@ -72,9 +95,8 @@ def test_who_was_executing_is_replayed_first_and_nothing_is_served_before_all_ar
     replayed = [number for step, number in log if step == "replay"]
     assert sorted(replayed) == sorted(numbers)
     assert set(replayed[: len(executing)]) == executing
-    assert [step for step, _ in log] == ["attach"] * len(numbers) + ["replay"] * len(numbers) + [
-        "start"
-    ] * len(numbers)
+    in_order = [step for step in ("attach", "replay", "start") for _ in numbers]
+    assert [step for step, _ in log] == [*in_order, "promise"], "from here on a hang is found in hang_ms"
     said = [decode_driver_message(payload) for payload in process._waiting]
     assert isinstance(said[-1], Ready), "the stack hears of it when all are served"
     assert {one.number for one in said[:-1] if isinstance(one, Opened)} == set(numbers)

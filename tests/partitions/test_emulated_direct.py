@@ -1,7 +1,9 @@
 """The direct way, with a parent that dies at each of its steps: the child's access is answered by the successor."""
 
 import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -105,3 +107,30 @@ def test_an_access_that_is_none_is_refused_before_it_is_made(kept: Kept) -> None
     with pytest.raises(ValueError, match="bytes"):
         child.access_memory(0, 0, 3)
     assert InterceptPage(kept.slot.memory).request() is None
+
+
+def test_a_signal_that_a_guest_handles_does_not_break_its_access(kept: Kept) -> None:
+    """It comes while the guest sleeps for the answer; on the main thread, as signals do."""
+    child = DirectAccess(kept.calls(is_parent=False))
+    parent = DirectServer(kept.calls(is_parent=True), 1, CHILD, taken_over=True)
+    came: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: came.append(number))
+    main = threading.get_ident()
+
+    def disturb() -> None:
+        while not came:  # until it has come while somebody slept there, or before
+            signal.pthread_kill(main, signal.SIGUSR1)
+            time.sleep(0.01)
+        signal.pthread_kill(main, signal.SIGUSR1)
+        time.sleep(0.05)
+        parent.start(_answer)
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        assert child.access_port(0, 0x3F8, 2).value == 0x1234
+    finally:
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+        parent.stop()
+    assert came

@@ -25,7 +25,7 @@ from partitions.saved_state import (
 from partitions.saved_state_formats import FORMAT, OLDEST_FORMAT, migrate
 
 SLOT_BYTES = SLOT_PAGES * PAGE_BYTES
-HALVES_AT = SLOT_BYTES - 2 * HALF_BYTES
+HALVES_AT = PAGE_BYTES + RECORDS * RECORD_BYTES
 FORMAT_AT = 8
 RECORDED = Path(__file__).parent / "saved_state_format_1.msgpack"  # by a machine of that time, under load
 FORMAT_1 = msgpack.unpackb(RECORDED.read_bytes(), raw=False, strict_map_key=False)

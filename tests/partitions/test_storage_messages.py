@@ -34,6 +34,7 @@ from tests.partitions.message_world import (
     Crash,
     Died,
     MessageServer,
+    PlainBackend,
     hostile,
     message_channel,
     message_server,
@@ -68,11 +69,12 @@ def test_a_head_comes_back_as_it_was_sent(
     assert MessageHead.decode(head.encode(), HEAD_BYTES + PACKET_BYTES + head.inline_bytes) == head
 
 
+@pytest.mark.parametrize("backend", [CountingBackend, PlainBackend], ids=["python", "c"])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_disk_is_the_one_behind_a_ring(seed: int) -> None:
+def test_the_disk_is_the_one_behind_a_ring(seed: int, backend: type[CountingBackend]) -> None:
     """Random operations by every way that a program has, against a model; depth by waiting in the client."""
     rng, model = random.Random(seed), bytearray(DISK_BYTES)
-    with message_server() as server, message_channel(server.connect) as (channel, area):
+    with message_server(backend) as server, message_channel(server.connect) as (channel, area):
         disk = Disk(channel, area, GPFN)
         assert disk.description.serial == "messages"
         for _ in range(60):
@@ -108,6 +110,8 @@ def test_the_disk_is_the_one_behind_a_ring(seed: int) -> None:
         with pytest.raises(ValueError, match="the disk has"):
             disk.read(DISK_BYTES, BLOCK)
         assert channel.statistics()["reconnects"] == 0
+        assert server.service is not None
+        assert server.service._fast is None or server.service._fast.served > 100
 
 
 def test_any_number_of_trio_tasks_share_the_disk() -> None:
@@ -225,6 +229,29 @@ def test_a_server_that_leaves_again_and_again_is_given_up(monkeypatch: pytest.Mo
         Disk(channel, area, GPFN)
 
 
+def test_a_channel_that_is_closed_while_it_connects_again_waits_for_nobody() -> None:
+    """Whoever closes it sees the old socket, or none: the new one must not be waited at."""
+    silent: list[socket.socket] = []
+
+    def connect() -> int:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if silent:
+            channel.close()
+        else:
+            theirs.shutdown(socket.SHUT_RDWR)  # a server that leaves
+        silent.append(theirs)
+        return ours.detach()
+
+    with message_channel(connect) as (channel, _):
+        with pytest.raises(RingClosed):
+            channel.send(bytes(PACKET_BYTES), 1)
+        with pytest.raises(RingClosed):
+            channel.receive_batch(1)
+        assert len(silent) == 2
+        for end in silent:
+            end.close()
+
+
 def test_the_end_of_the_last_server_ends_what_is_in_flight() -> None:
     with message_server() as server, message_channel(server.connect) as (channel, area):
         disk = Disk(channel, area, GPFN)
@@ -313,11 +340,14 @@ def test_a_write_that_does_not_bring_its_data_is_no_message() -> None:
         assert server.service.dropped == 1
 
 
+@pytest.mark.parametrize("backend_type", [CountingBackend, PlainBackend], ids=["python", "c"])
 @pytest.mark.parametrize("seed", range(40))
-def test_a_hostile_client_loses_its_socket_and_nobody_else_anything(seed: int) -> None:
+def test_a_hostile_client_loses_its_socket_and_nobody_else_anything(
+    seed: int, backend_type: type[CountingBackend]
+) -> None:
     """Random and nearly right messages: the service never raises, and serves the next socket as ever."""
     rng = random.Random(seed)
-    backend = CountingBackend()
+    backend = backend_type()
     record = memoryview(bytearray(64))
     server = MessageServer(backend)
     service = MessageService(backend, record, serial="s", lock=server.lock)
@@ -336,10 +366,14 @@ def test_a_hostile_client_loses_its_socket_and_nobody_else_anything(seed: int) -
             if rng.random() < 0.2:
                 message = message[: rng.randrange(1, len(message))]
             ours.send(message)
-            served = service.serve_one(theirs)
-            assert isinstance(served, bool)
+            ours.shutdown(socket.SHUT_WR)
+            while service.serve(theirs):
+                pass
             assert service.phase in (IDLE, BEGUN, DONE)
     with server.lock:
         pass  # nobody was left holding it
     assert not backend.writes
+    content = bytearray(DISK_BYTES)
+    backend.readv([memoryview(content)], 0)
+    assert content == bytes(DISK_BYTES)
     backend.close()

@@ -12,7 +12,7 @@ from bus.channel_message_codec import ChannelMessage, Side, Version, decode_mess
 from bus.native import crc32c
 from bus.synic import CONTACT_CONNECTION, MESSAGE_CONNECTION
 from partitions.guest_memory import WINDOW_PAGES
-from partitions.saved_state import HALF_BYTES, PAGE_BYTES, SLOT_PAGES, SavedState
+from partitions.saved_state import HALF_BYTES, PAGE_BYTES, RECORD_BYTES, RECORDS, SavedState
 from partitions.vmbus_ports import (
     GUEST_MESSAGE_PORT,
     guest_channel_port,
@@ -27,7 +27,7 @@ from tests.partitions.test_take_over import Undisturbed, boot_passes, undisturbe
 
 __all__ = ["undisturbed"]  # the fixture
 
-_HALVES_AT: Final = SLOT_PAGES * PAGE_BYTES - 2 * HALF_BYTES
+_HALVES_AT: Final = PAGE_BYTES + RECORDS * RECORD_BYTES
 _HALF: Final = struct.Struct("<QII")  # sequence, length, checksum
 _FORMAT_AT: Final = 8
 
@@ -35,7 +35,7 @@ _FORMAT_AT: Final = 8
 def save_as_format_1(memory: bytearray, value: Mapping[str, Any]) -> None:
     """In the place of what is saved there: without its format, which stands in the slot's head."""
     struct.pack_into("<I", memory, _FORMAT_AT, 1)
-    memory[_HALVES_AT:] = bytes(2 * HALF_BYTES)
+    memory[_HALVES_AT : _HALVES_AT + 2 * HALF_BYTES] = bytes(2 * HALF_BYTES)
     data, sequence = msgpack.packb(value, use_bin_type=True), 1
     at = _HALVES_AT + HALF_BYTES
     memory[at + _HALF.size : at + _HALF.size + len(data)] = data

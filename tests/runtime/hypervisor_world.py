@@ -512,7 +512,8 @@ class World:
             if vp.interrupt_page is not None
         }
         assert set(self.reference_pages) == {each.id for each in everyone if each.has_reference_page}
-        assert self.vp_timer_ns == machine.timers.earliest_ns()
+        assert self.vp_timer_ns == machine.timers_armed_ns
+        assert machine.faults is not None or self.vp_timer_ns == machine.timers.earliest_ns()
         assert self.quiet_routes == {
             connection.sender_route
             for each in everyone

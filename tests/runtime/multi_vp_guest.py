@@ -63,6 +63,8 @@ def main(port: HypercallPort) -> int:
                 stopped = stopped or payload == STOP
                 if payload != STOP:
                     note[f"message {sender} {payload.decode()}"] += 1
+        for vector in vp.take_vectors():  # requested between our last look and the message to stop
+            note[f"vector {vector}"] += 1
         while time.thread_time_ns() < 2_000_000 * (vp.index + 1):
             pass
         time.sleep(0.001)  # the kernel's books of a thread are exact once it has been off its processor

@@ -16,6 +16,7 @@ import trio
 from runtime.cli import main
 from runtime.config import MachineConfig
 from runtime.exits import CommandError
+from runtime.held_signals import obeyed_signals
 from runtime.launch import RunOptions
 from runtime.management import ControlError, ManagementStatus, serve_management
 
@@ -77,8 +78,9 @@ async def _obey_signals(
 ) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
-        async for _ in signals:
-            control.stopped.set()
+        with obeyed_signals():
+            async for _ in signals:
+                control.stopped.set()
 
 
 if __name__ == "__main__":

@@ -127,6 +127,29 @@ def test_files_are_written_whole_and_read_back(call: Call, tmp_path: Path) -> No
     assert call("export", "latest", "--rows", "none*", "--hlog", made / "y")[0] == ExitCode.FAILED
 
 
+def test_show_draws_a_picture_of_the_chosen_rows(call: Call, tmp_path: Path) -> None:
+    for rows, there in (("*", True), ("pipe/*", False)):
+        assert call("show", "latest~1", "--rows", rows, "--svg", tmp_path / "a.svg")[0] == ExitCode.DONE
+        drawn = (tmp_path / "a.svg").read_text()
+        assert drawn.startswith("<svg ")
+        assert ("ring · " in drawn) == there
+    code, _, err = call("show", "latest", "--rows", "none", "--svg", tmp_path / "b.svg")
+    assert (code, err.count("\n"), (tmp_path / "b.svg").exists()) == (ExitCode.FAILED, 1, False)
+
+
+def test_pinned_results_go_by_name_only(call: Call) -> None:
+    ids = [each["id"] for each in answer(call("list", "--json"))]
+    assert answer(call("pin", "latest", "latest~2", "--json")) == {"pinned": [ids[0], ids[2]]}
+    assert answer(call("delete", "--older-than", "0", "--json")) == {"deleted": 1}
+    assert [each["pinned"] for each in answer(call("list", "--json"))] == [True, True]
+    assert call("pin", "--off", "latest")[1] == f"unpinned: {ids[0]}\n"
+    assert answer(call("delete", "--keep", "0", "--json")) == {"deleted": 1}
+    assert answer(call("delete", "latest", "--json")) == {"deleted": 1}
+    assert call("pin")[0] == ExitCode.USAGE
+    assert call("pin", "nothing")[0] == ExitCode.NOT_FOUND
+    assert call("delete", "--keep", "1", "--older-than", "1")[0] == ExitCode.USAGE
+
+
 def test_deleting_names_all_or_deletes_nothing(call: Call) -> None:
     assert call("delete", "latest", "nothing")[0] == ExitCode.NOT_FOUND
     assert len(answer(call("list", "--json"))) == 3

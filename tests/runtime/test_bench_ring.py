@@ -21,7 +21,7 @@ def test_every_goal_is_measured_beside_its_reference() -> None:
         assert row["value"] > 0
         assert row["ratio"] > 0
         assert row["reference"].startswith(REFERENCES[goal.reference])
-    assert report["conditions"]["scheduling"] == "SCHED_OTHER"
+    assert report["conditions"]["scheduler_class"] == "SCHED_OTHER"
     assert report["conditions"]["rounds"] == len(report["rounds"]) == 1
 
 

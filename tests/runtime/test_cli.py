@@ -114,6 +114,14 @@ def test_without_a_machine_the_error_says_how_to_start_one(runtime_base: Path, a
             ["bench", "ring", "--cpus", "x"],
             "partvisor: --cpus x: two CPU numbers such as 0,1 are needed; see: partvisor bench ring --help",
         ),
+        (
+            ["simulate", "--replay", "nothere"],
+            "partvisor: Invalid value for '--replay': File 'nothere' does not exist; see: partvisor simulate --help",
+        ),
+        (
+            ["debug", "--post-mortem", "nothere"],
+            "partvisor: Invalid value for '--post-mortem': File 'nothere' does not exist; see: partvisor debug --help",
+        ),
     ],
 )
 def test_a_wrong_command_line_is_one_line(arguments: list[str], says: str) -> None:

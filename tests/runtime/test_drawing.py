@@ -7,6 +7,7 @@ import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,8 +24,10 @@ from runtime.drawing.scales import (
     log_scale_around,
     three_digits,
 )
+from runtime.exits import CommandError
 from runtime.measure.comparison import compare_runs
 from runtime.measure.results_page import distribution_points, percentile_points, run_page
+from runtime.measure.results_picture import picture
 from tests.runtime.result_making import conditions, hops, latencies, missing, open_row, rounds, row, run
 
 HOSTILE = st.text(st.sampled_from("<>&\"'/=! `;scriptonload\0\x1b\ud800\n")) | st.text(max_size=30)
@@ -170,7 +173,10 @@ def example(text: str = "plain") -> str:
     rng = random.Random(1)
     whole = run(
         row(
-            "ring", group="ours " + text[:30], rounds=rounds(rng, 300, 5), hops=hops(rng, wake=100, copy=200)
+            "ring",
+            group="ours " + text[:30],
+            rounds=rounds(rng, 300, 5),
+            hops=hops(rng, doorbell_to_server_awake=100, copy=200),
         ),
         row("pipe", rounds=rounds(rng, 9000, 5)),
         missing("futex", text or "x"),
@@ -179,7 +185,7 @@ def example(text: str = "plain") -> str:
         label=text,
     )
     other = run(*whole.rows, number=2, conditions=conditions(cpu_model=text))
-    return run_page(whole, compare_runs(other, whole, percents=(50.0,)))
+    return run_page(whole, compare_runs(other, whole, percents=(50.0,)), baseline="pipe")
 
 
 def test_a_results_page_shows_every_part_and_fetches_nothing() -> None:
@@ -197,6 +203,7 @@ def test_a_results_page_shows_every_part_and_fetches_nothing() -> None:
         assert words in found.text
     assert not re.search(r"""https?:|src=|@import|url\(|<link|\bfetch\(|XMLHttp""", document)
     assert "default-src 'none'" in found.values[found.values.index("Content-Security-Policy") + 1]
+    assert all(f">{name}<" in document for name in ("wake-up", "× pipe"))  # whose time a hop is; the baseline
     ids = re.findall(r'\bid="([^"]*)"', document)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'data-panel="([^"]*)"', document)) <= set(ids)
@@ -210,6 +217,49 @@ def test_a_results_page_shows_every_part_and_fetches_nothing() -> None:
 def test_a_results_page_escapes_what_a_result_file_says() -> None:
     hostile = "</script><img src=x onerror=alert(1)>\"'&"
     assert collected(example(hostile)).tags == collected(example()).tags
+
+
+def drawn(text: str) -> ElementTree.Element:
+    """A picture, parsed as XML; `text` stands wherever a result's file may say something."""
+    rng = random.Random(1)
+    whole = run(
+        row("ring", group=f"partvisor {text[:30]}", rounds=rounds(rng, 300, 5)),
+        row("pipe", group=text[:60] or "x", rounds=rounds(rng, 9000, 5)),
+        row("pipe", payload_bytes=4096, rounds=rounds(rng, 9000, 5)),
+        row("hypercall", payload_bytes=0, group="partvisor calls", rounds=rounds(rng, 9000, 5)),
+        missing("futex", text or "x"),
+        open_row(rng, "ring", 1e3, 500),
+        conditions=conditions(cpu_model=text),
+        revision=text,
+    )
+    return ElementTree.fromstring(picture(whole, whole.rows))
+
+
+def test_a_picture_stands_alone_and_has_every_row_of_the_smallest_payload() -> None:
+    found = drawn("plain")
+    texts = [each.text or "" for each in found.iter("{http://www.w3.org/2000/svg}text")]
+    for name in ("ring · ", "pipe · ", "hypercall · "):  # what has no payload stands with the smallest
+        assert sum(each.startswith(name) for each in texts) == 1
+    assert "not installed: futex" in texts
+    assert any("plain" in each for each in texts)  # the conditions
+    whole = ElementTree.tostring(found, encoding="unicode")
+    assert not re.search(r"https?:(?!//www\.w3\.org/2000/svg)|href|url\(|var\(|@import|<script", whole)
+    first = found.find("{http://www.w3.org/2000/svg}rect")
+    assert first is not None
+    assert (first.get("fill"), first.get("width")) == ("#ffffff", found.get("width"))  # legible on any page
+
+
+def test_a_picture_escapes_what_a_result_file_says() -> None:
+    hostile = "</svg><script>alert(1)</script>\"'&"
+    tags = [
+        [each.tag for each in drawn(text).iter() if "text" not in each.tag] for text in (hostile, "plain")
+    ]
+    assert tags[0] == tags[1]
+
+
+def test_there_is_no_picture_of_nothing() -> None:
+    with pytest.raises(CommandError, match="nothing to draw"):
+        picture(run(), [])
 
 
 def test_an_empty_run_makes_a_page_too() -> None:

@@ -40,10 +40,12 @@ OURS: Final = {
     "runtime.hypervisor.intercepts",
     "runtime.hypervisor.intercept_state",
     "runtime.hypervisor.intercept_delivery",
+    "runtime.hypervisor.lent_vps",
     "runtime.hypervisor.sockets",
     "runtime.hypervisor.partition_inventory",
     "runtime.hypervisor.loop",
     "runtime.hypervisor.machine",
+    "runtime.hypervisor.object_inventory",
     "runtime.hypervisor.outbox",
     "runtime.hypervisor.partitions",
     "runtime.hypervisor.pools",
@@ -88,8 +90,10 @@ OURS: Final = {
     "runtime.hypervisor.processors",
     "runtime.hypervisor.reference_time",
     "runtime.hypervisor.statistics",
+    "runtime.loaded_code",
     "runtime.statistics",
     "runtime.hypervisor.zygote",
+    "runtime.user_namespace",
 }
 THIRD_PARTY: Final = {"msgpack"}
 
@@ -176,12 +180,10 @@ def test_the_broker_counts_the_calls_that_it_serves(running: BrokerProcess) -> N
         == before.get("GET_PARTITION_PROPERTY", {"refused": 0})["refused"] + 1
     )
     assert all(row["mean_ns"] > 0 for row in after.values())
-    portrait = running.request("hypervisor", {})
-    assert (
-        portrait["system_calls"]["recvmsg"]
-        == portrait["hypercalls"]
-        == sum(row["made"] for row in after.values())
-    )
+    portrait = running.request("hypervisor", {})  # the guest calls, too: by now there may be more than before
+    made = sum(row["made"] for row in portrait["calls"])
+    assert portrait["system_calls"]["recvmsg"] == portrait["hypercalls"] == made
+    assert made >= sum(row["made"] for row in after.values())
     assert portrait["system_calls"]["epoll_wait"] > 0
     assert portrait["resident_bytes"] > 1 << 20
 

@@ -110,6 +110,23 @@ def test_a_suspended_partition_stands_still_and_is_not_taken_for_hung() -> None:
     assert world.doomed == {child}  # its promise counts again
 
 
+def test_a_parent_ends_its_childs_process_and_nobody_ends_a_driver_in_the_hypervisor() -> None:
+    world = World()
+    child = world.child()
+    assert _set(world, child, _P.OUTLIVES_PROCESS, 1) == HvStatus.SUCCESS
+    assert _set(world, child, _P.END_PROCESS, 1) == HvStatus.SUCCESS  # it has none
+    world.start(child)
+    assert _set(world, child, _P.END_PROCESS, 2) == HvStatus.PROPERTY_VALUE_OUT_OF_RANGE
+    assert _set(world, child, _P.END_PROCESS, 0) == HvStatus.SUCCESS
+    world.machine.loads_drivers = True
+    assert _set(world, child, _P.END_PROCESS, 1) == HvStatus.OPERATION_DENIED
+    world.machine.loads_drivers = False
+    assert world.doomed == set()
+    assert _set(world, child, _P.END_PROCESS, 1) == HvStatus.SUCCESS
+    assert world.doomed == {child}
+    assert _get(world, child, _P.END_PROCESS) == 0
+
+
 def test_a_partition_suspended_before_its_start_starts_stopped() -> None:
     world = World()
     child = world.child()

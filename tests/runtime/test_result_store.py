@@ -126,17 +126,38 @@ def test_whose_file_it_is_is_read_from_one_moment(path: Path, monkeypatch: pytes
         assert len(store.list_runs()) == RUNS_EACH + 1
 
 
-def test_a_full_store_refuses_and_forgets_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_store_makes_room_by_the_oldest_that_is_not_pinned(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(result_store, "RUNS_MAX", 3)
+    kept = [a_run(number) for number in range(5)]
     with opened(path) as store:
-        for number in range(3):
-            store.save(a_run(number))
-        with pytest.raises(StoreError, match="bench delete --keep 1"):
-            store.save(a_run(9))
+        for each in kept[:3]:
+            assert store.save(each) == []
+        store.pin([kept[0].id])
+        with pytest.raises(ValueError, match="is there"):  # and nothing went for it
+            store.save(kept[2])
+        assert [gone.id for gone in store.save(kept[3])] == [kept[1].id]
+        assert [each.id for each in store.list_runs()] == [kept[number].id for number in (3, 2, 0)]
+        assert [each.pinned for each in store.list_runs()] == [False, False, True]
+        store.pin([kept[2].id, kept[3].id])
+        with pytest.raises(StoreError, match=f"bench pin --off {kept[0].id}"):
+            store.save(kept[4])
         assert len(store.list_runs()) == 3
-        assert store.prune(1) == 2
-        assert [each.id for each in store.list_runs()] == [a_run(2).id]
-        store.save(a_run(9))
+        store.pin([kept[3].id], pinned=False)
+        assert [gone.id for gone in store.save(kept[4])] == [kept[3].id]
+
+
+def test_what_is_pinned_outlives_pruning(path: Path) -> None:
+    kept = [a_run(number) for number in range(6)]  # each younger than the one before
+    with opened(path) as store:
+        for each in kept:
+            store.save(each)
+        store.pin([kept[0].id])
+        assert store.prune(keep=4) == 1
+        assert store.prune(before_unix_ns=kept[3].started_unix_ns) == 1
+        assert [each.id for each in store.list_runs()] == [kept[number].id for number in (5, 4, 3, 0)]
+        assert store.delete([kept[0].id]) == 1  # by name it goes
 
 
 def test_deleting_gives_the_room_back(path: Path) -> None:

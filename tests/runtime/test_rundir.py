@@ -266,3 +266,15 @@ def test_the_lock_and_the_janitor_s_pipe_do_not_leak_into_programs(runtime_base:
             ]
             child.kill()
         assert not [target for target in open_in_child if str(folder.path) in target]
+
+
+def test_a_janitor_whose_machine_died_before_it_was_ready_still_tidies_up(tmp_path: Path) -> None:
+    """Nobody hears that it is ready: saying so must not be what it dies of."""
+    folder = tmp_path / "base" / "m"
+    folder.mkdir(parents=True)
+    read_fd, write_fd = os.pipe()
+    os.close(read_fd)
+    command = ["sh", "-c", rundir._JANITOR, "janitor", str(folder), str(folder.parent)]
+    subprocess.run(command, stdin=subprocess.DEVNULL, stdout=write_fd, check=True, timeout=PATIENCE_SECONDS)
+    os.close(write_fd)
+    assert list(tmp_path.iterdir()) == []

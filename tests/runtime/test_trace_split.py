@@ -1,6 +1,8 @@
 """From stamps to splits and pictures: sums are whole, order is kept, and what does not belong is left out."""
 
 import json
+import mmap
+import os
 import random
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
@@ -9,11 +11,24 @@ from typing import Any
 
 import pytest
 
-from bus.trace import ROUTE, SERVER, ChannelName, Hop, Stamp, Track, channel_number, port_number
+from bus.native import Trace
+from bus.trace import (
+    ROUTE,
+    SERVER,
+    STAMPS_MIN,
+    ChannelName,
+    Hop,
+    Stamp,
+    TraceReader,
+    Track,
+    channel_number,
+    create_trace,
+    port_number,
+)
 from runtime.exits import CommandError
 from runtime.measure.trace_flame import flame_svg
 from runtime.measure.trace_perfetto import chosen, perfetto
-from runtime.measure.trace_split import Request, Step, Where, find_requests, split_of
+from runtime.measure.trace_split import Request, Step, Where, find_requests, split_of, titles
 from runtime.trace_file import Capture, CaptureError, Moment, Process
 
 CHANNEL = channel_number(2, 1)
@@ -236,3 +251,45 @@ def test_a_flame_is_one_svg_that_needs_nothing_else() -> None:
     widths = [float(box.attrib["width"]) for box in root.iter("{http://www.w3.org/2000/svg}rect")][1:]
     row, hops = widths[0], len(request.parts)
     assert sum(widths[-hops:]) == pytest.approx(row, rel=0.02)
+
+
+def test_what_another_process_of_the_server_answered_stands_apart() -> None:
+    """One dies with a request begun: its successor answers that, and all that follow."""
+    dying = [(at + 1000, who, hop, identity + 1) for at, who, hop, identity in WOKEN if at <= 120]
+    rest = [
+        (at + 1000, who, hop, identity + 1) for at, who, hop, identity in WOKEN if at > 120 or who == "there"
+    ]
+    again = [(at + 1090, who, hop, identity + 1) for at, who, hop, identity in WOKEN if hop is Hop.TAKE]
+    first, second = capture([*WOKEN, *dying]), capture([*rest, *again])
+    processes = []
+    for one, successor in zip(first.processes, second.processes, strict=True):
+        (before,), (after,) = one.tracks, successor.tracks
+        generation = 2 if one.name == "server" else 1
+        tracks = (before, Track(2, after.stamps, 0, generation))
+        processes.append(Process(one.name, one.names * 2, tracks, 0))
+    both = Capture(first.begin, first.end, tuple(processes))
+    assert Capture.decode(both.encode()) == both
+    found = find_requests(both)
+    assert [(request.transaction_id, request.generation) for request in found.requests] == [(5, 1), (6, 2)]
+    assert dict(found.requests[1].moments)[Step.TAKE] == 1200
+    wanted = ["disk0, server generation 1", "disk0, server generation 2"]
+    assert list(titles(found.requests, found.names).values()) == wanted
+    assert list(titles(found.requests[:1], found.names).values()) == ["disk0"]
+    events = perfetto(found.requests, found.names)["traceEvents"]
+    assert [event["args"]["name"] for event in events if event["name"] == "process_name"] == wanted
+
+
+def test_processes_one_after_the_other_stamp_into_one_trace_as_generations() -> None:
+    fd = create_trace("generations", uses_tsc=False, stamps=STAMPS_MIN, tracks=4)
+    reader = TraceReader(fd, stamps=STAMPS_MIN, tracks=4)
+    try:
+        for generation in (1, 2, 3):
+            trace = Trace(mmap.mmap(fd, os.fstat(fd).st_size))
+            assert trace.name(CHANNEL, TO_CLIENT, "disk0")
+            trace.stamp(Hop.CALL, CHANNEL, generation)
+        assert reader.names() == [ChannelName(CHANNEL, TO_CLIENT, "disk0")]  # once: there is room for few
+        tracks = list(reader.tracks())
+        assert [track.generation for track in tracks] == [1, 2, 3]
+        assert [[stamp.transaction_id for stamp in track.stamps] for track in tracks] == [[1], [2], [3]]
+    finally:
+        reader.close()

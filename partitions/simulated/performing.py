@@ -1,0 +1,56 @@
+"""One simulated trial as a task: plain data in, plain data out. Workers reach it by this module's name."""
+
+import gc
+from collections.abc import Mapping
+from typing import Any, Final
+
+from partitions.simulated.plan import planned
+from partitions.simulated.planted import DEFECTS
+from partitions.simulated.trial import Done, SimulatedTrial
+from partitions.storage.vsp import StorageVsp
+from runtime.chaos.experiment.journal import Finding, Outcome, Trial
+from runtime.chaos.experiment.performing import Task, judge, trial_of
+from runtime.exits import CommandError
+
+RULES: Final = "rules"  # the name of the check that every simulated trial has
+
+
+def perform(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's table; the trial's comes back, the same every time."""
+    return perform_task(Task.from_table(table)).to_table()
+
+
+def perform_task(task: Task, server: type[StorageVsp] | None = None) -> Trial:
+    """`server`: in the place of the one that `task.planted` names; None: that one."""
+    try:
+        experiment, plan = planned(task.experiment, task.folder, task.architecture, task.machine)
+    except CommandError as error:
+        return trial_of(task, None, (), str(error).splitlines()[0], 0.0)
+    if server is None:
+        server = DEFECTS[task.planted] if task.planted else StorageVsp
+    done = _run(SimulatedTrial(experiment, task.schedule, plan, task.seed, server))
+    findings = (*judge(experiment, done.evidence), _rules(done))
+    return trial_of(task, done.evidence, findings, done.trouble, done.virtual_s)
+
+
+def _run(trial: SimulatedTrial) -> Done:
+    """Without the collector: hardly anything dies in a circle while a trial runs, and it takes a tenth of the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return trial.run()
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _rules(done: Done) -> Finding:
+    """The invariants of the hypervisor's state machine: looked at after each death, and in the end."""
+    figures = {
+        "requests": float(done.requests),
+        "turns": float(done.turns),
+        "digest": float(int(done.digest[:12], 16)),
+    }
+    if done.broken_rule:
+        return Finding(RULES, Outcome.VIOLATED, (done.broken_rule,), figures)
+    return Finding(RULES, Outcome.PASSED, (), figures)

@@ -1,0 +1,1 @@
+"""Checks: each decides one thing from the evidence of a trial."""

@@ -1,0 +1,1 @@
+"""Reports of a campaign, drawn from its journal alone."""

@@ -1,0 +1,86 @@
+"""Who performs the trials of a campaign: processes of this machine, unless somebody else is named."""
+
+import concurrent.futures
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, Protocol
+
+from runtime.chaos.experiment.performing import perform
+from runtime.exits import CommandError
+from runtime.lifeline import die_with_parent
+
+JOBS_MAX: Final = 64
+_AHEAD: Final = 2  # tasks that are handed out, for each worker
+_EXIT_OF_SIGTERM: Final = 128 + signal.SIGTERM
+
+
+class WorkersLost(CommandError):
+    """Nobody is left who could perform the rest. What was performed is in the journal."""
+
+
+class Workers(Protocol):
+    """Performs tasks in any order, several at a time."""
+
+    def perform(self, tasks: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The tables of trials, as they end, one for each task. Leaving the iteration early ends what is under way.
+
+        Raises CommandError: nobody performs anything, or nobody is left who would.
+        """
+
+
+class LocalWorkers:
+    """Processes of this machine. Each waits for a machine of its own most of the time."""
+
+    def __init__(self, jobs: int) -> None:
+        if not 1 <= jobs <= JOBS_MAX:
+            raise ValueError(f"{jobs} jobs: want 1 to {JOBS_MAX}")
+        self._jobs = jobs
+
+    def perform(self, tasks: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        if self._jobs == 1:
+            yield from map(perform, tasks)
+            return
+        pool = concurrent.futures.ProcessPoolExecutor(
+            self._jobs, multiprocessing.get_context("spawn"), _obey_the_campaign, (os.getpid(),)
+        )
+        waiting: set[concurrent.futures.Future[dict[str, Any]]] = set()
+        try:
+            for task in tasks:
+                waiting.add(pool.submit(_perform, task))
+                if len(waiting) >= self._jobs * _AHEAD:
+                    done, waiting = concurrent.futures.wait(
+                        waiting, return_when=concurrent.futures.FIRST_COMPLETED
+                    )
+                    yield from (future.result() for future in done)
+            for future in concurrent.futures.as_completed(waiting):
+                yield future.result()
+        except BaseException as error:
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            if isinstance(error, concurrent.futures.process.BrokenProcessPool):
+                raise WorkersLost("a worker was killed; what was done until then is in the journal") from None
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _perform(table: Mapping[str, Any]) -> dict[str, Any]:
+    """`perform`, in a worker. One that is told to end does: its pool would go on with what was handed out already."""
+    try:
+        return perform(table)
+    except SystemExit:
+        os._exit(_EXIT_OF_SIGTERM)
+
+
+def _obey_the_campaign(pid: int) -> None:
+    """A worker ends with its campaign, however that ends.
+
+    A Ctrl-C reaches all processes of a terminal. The campaign alone heeds it, and tells its workers: by SIGTERM, at
+    which whatever machine is under way goes with its worker.
+    """
+    die_with_parent(pid)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_EXIT_OF_SIGTERM))

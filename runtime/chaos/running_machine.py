@@ -1,0 +1,173 @@
+"""A machine as whoever breaks it sees it: `partvisor run --json` in a process of its own, and what it says.
+
+    with RunningMachine(folder, config) as machine:
+        machine.wait_for("machine.ready")
+        machine.request("kill", name="writer")
+        machine.wait_for("partition.exited")
+
+What happens is read from its events; what it is asked goes through its management.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from runtime.rundir import BASE_VARIABLE, MachineNotFound, find_machines
+
+PATIENCE_S: Final = 60.0  # for anything that must happen; a busy host is no finding
+
+# `partvisor`, which is killed with whoever started it: a machine that is broken on purpose is left to nobody.
+_TIED: Final = (
+    "import sys; from runtime.lifeline import die_with_parent; die_with_parent(int(sys.argv.pop(1)));"
+    " from runtime.cli import main; sys.exit(main())"
+)
+
+Event = Mapping[str, Any]
+
+
+class MachineEnded(Exception):
+    """It ended while something was expected of it; the text has its last words."""
+
+
+class RunningMachine:
+    """One boot. Its threads only read; all methods are for one caller."""
+
+    def __init__(self, folder: Path, config: Path, runtime_dir: Path | None = None) -> None:
+        """`runtime_dir`: for its sockets, where `folder`, which holds the rest, is too deep for their paths."""
+        self.folder: Final = folder
+        self.runtime_dir: Final = runtime_dir or folder / "run"
+        self._environment = os.environ | {BASE_VARIABLE: str(self.runtime_dir)}
+        self.process: Final = subprocess.Popen(
+            [sys.executable, "-c", _TIED, str(os.getpid()), "run", str(config), "--json"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self._environment,
+            start_new_session=True,
+        )
+        self.events: Final[list[Event]] = []
+        self.errors = ""
+        self._over = False
+        self._changed = threading.Condition()
+        self._threads = [threading.Thread(target=run) for run in (self._read_events, self._read_errors)]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Whatever it does, end it."""
+        self.process.kill()
+        self.process.wait()
+        for thread in self._threads:
+            thread.join()
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
+
+    # -- what happens
+
+    def _read_events(self) -> None:
+        assert self.process.stdout is not None
+        with (self.folder / "events.jsonl").open("w", buffering=1) as log:
+            for line in self.process.stdout:
+                log.write(line)
+                with self._changed:
+                    self.events.append(json.loads(line))
+                    self._changed.notify_all()
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+
+    def _read_errors(self) -> None:
+        assert self.process.stderr is not None
+        self.errors = self.process.stderr.read()
+
+    def all_of(self, kind: str) -> list[Event]:
+        with self._changed:
+            return [event for event in self.events if event["kind"] == kind]
+
+    def wait_for(self, kind: str, count: int = 1, patience_s: float = PATIENCE_S) -> Event:
+        """The `count`-th event of that kind. MachineEnded; TimeoutError: it did not come."""
+        found = self.wait_until(lambda: len(self.all_of(kind)) >= count, patience_s)
+        if not found:
+            self.complain(f"{kind} number {count}")
+        return self.all_of(kind)[count - 1]
+
+    def wait_until(self, condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> bool:
+        """False: it did not come true, and the machine is over or the time is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: condition() or self._over, patience_s) and condition()
+
+    def wait_for_news(self, patience_s: float) -> None:
+        """Until something happens, the machine is over or the time is."""
+        with self._changed:
+            if not self._over:
+                self._changed.wait(patience_s)
+
+    def complain(self, wanted: str) -> None:
+        told = f"{self.errors[-2000:]}\n" + "\n".join(str(event) for event in self.events[-40:])
+        if self._over:
+            raise MachineEnded(f"it ended before {wanted}\n{told}")
+        raise TimeoutError(f"no {wanted}\n{told}")
+
+    @property
+    def is_over(self) -> bool:
+        return self._over
+
+    def request(self, verb: str, **args: object) -> dict[str, Any]:
+        """Of the machine's management. CommandError: it refused, or does not answer."""
+        from runtime.management_client import ManagementClient
+
+        folder = next(iter(find_machines([self.runtime_dir])), None)
+        if folder is None:
+            raise MachineNotFound("it runs no more")
+        with ManagementClient(folder) as client:
+            return client.request(verb, **args)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another partvisor command against it."""
+        return subprocess.run(
+            [sys.executable, "-m", "runtime.cli", *arguments],
+            capture_output=True,
+            text=True,
+            env=self._environment,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+
+    def left_behind(self, patience_s: float = 10.0) -> list[str]:
+        """Processes and files of it that are still there, after a bounded time for the kernel to end what it killed."""
+        deadline = time.monotonic() + patience_s
+        while (left := self._left_behind()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return left
+
+    def _left_behind(self) -> list[str]:
+        left = [str(path) for path in self.runtime_dir.rglob("*")] if self.runtime_dir.exists() else []
+        marker = f"{BASE_VARIABLE}={self.runtime_dir}".encode()
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdecimal():
+                continue
+            try:
+                if marker in (entry / "environ").read_bytes().split(
+                    b"\0"
+                ):  # all that it ever forks inherits it
+                    left.append(f"process {entry.name}")
+            except OSError:
+                continue
+        return left
