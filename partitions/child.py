@@ -18,29 +18,41 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from bus.guids import SCSI
+from bus.guids import NETWORK, SCSI
 from partitions import trace_files
+from partitions.custom.client import Custom, RingCustom
+from partitions.custom.message_client import MessageCustom
+from partitions.custom.wire import CUSTOM_INTERFACE
 from partitions.descendants import Described, unpack
-from partitions.echo.client import Echo
-from partitions.echo.device import ECHO_INTERFACE
 from partitions.machine_plan import instance_guid
+from partitions.message_connection import connect_to
+from partitions.net.nic import Nic
 from partitions.reference_clock import ReferenceClock
+from partitions.serial.port import SerialLine
+from partitions.serial.wire import SERIAL_INTERFACE
 from partitions.storage.disk import Disk
 from partitions.virtual_processor import VirtualProcessor
 from partitions.vmbus_guest import GuestChannel, VmbusGuest
+from partitions.vmbus_ports import message_connection
 from runtime.abi import ExitStatus, HypervisorGone
 from runtime.console import ConsoleWriter
 from runtime.hypercalls import Birth, HypercallPort, adopt_socket
+from runtime.loaded_code import report_if_asked
 
 if TYPE_CHECKING:
     from partitions.direct_access import DirectAccess
+    from partitions.integration.guest import Integration
+    from partitions.measuring import Load
     from partitions.storage.device import OfferedDevice
 
 DISK_DATA_BYTES: Final = 4 << 20
+CUSTOM_DATA_BYTES: Final = 512 << 10
+NET_RECEIVE_BYTES: Final = 4 << 20
+NET_SEND_BYTES: Final = 1 << 20
 ECHO_DATA_BYTES: Final = 64 << 10
 
 # Never emptied: the hypervisor takes a closed hypercall socket for a partition that is lost, and kills it.
@@ -67,6 +79,7 @@ class Partition:
         self.vps = [VirtualProcessor(lines, port) for lines in birth.vps]
         self._clock = ReferenceClock(port)
         self._vmbus: VmbusGuest | None = None
+        self._integration: Integration | None = None
         self._direct_intercepts = bool(boot.get("direct_intercepts"))
         self._direct: DirectAccess | None = None
 
@@ -77,6 +90,14 @@ class Partition:
     def report(self, kind: str, **fields: object) -> None:
         """Put an event into the machine's log: `partvisor events` shows it as `guest.KIND`."""
         self._console.emit(f"guest.{kind}", **fields)
+
+    def measuring(
+        self, name: str, *, transfer_bytes: int = 0, depth: int = 1
+    ) -> "contextlib.AbstractContextManager[Load]":
+        """Measure one load and report it, for `partvisor compare`: see `partitions.measuring`."""
+        from partitions.measuring import measuring
+
+        return measuring(self, name, transfer_bytes=transfer_bytes, depth=depth)
 
     def reference_time(self) -> int:
         """100 ns since this partition was created: from its reference page, without a call, where that is valid."""
@@ -100,13 +121,32 @@ class Partition:
             self._vmbus = VmbusGuest(self.vps, self.hypercalls, self.id)
         return self._vmbus
 
+    @property
+    def integration(self) -> "Integration":
+        """What the host asks of us: heartbeat, shutdown, time, key-value pairs, backup; from the first use on.
+
+        Raises VmbusError: the config does not say integration = true.
+        """
+        if self._integration is None:
+            from partitions.integration.guest import Integration
+
+            self._integration = Integration(self)
+        return self._integration
+
     def open_channel(
-        self, name: str, interface: UUID, data_bytes: int, *, ring_bytes: int | None = None
+        self,
+        name: str,
+        interface: UUID,
+        data_bytes: int,
+        *,
+        ring_bytes: int | None = None,
+        buffers: Sequence[int] = (),
     ) -> GuestChannel:
         """Open the channel of the configured device `name`, whose interface type is `interface`.
 
         Args:
             ring_bytes: of each ring's data area; None: as the config says.
+            buffers: parts of the data area that are lent under names of their own; see `VmbusGuest.open_channel`.
 
         Raises:
             KeyError: the config gives this partition no such device.
@@ -119,6 +159,7 @@ class Partition:
             ring_bytes=ring_bytes or device["ring_bytes"],
             data_bytes=data_bytes,
             waiting=device["waiting"],
+            buffers=buffers,
         )
 
     @contextlib.contextmanager
@@ -145,15 +186,58 @@ class Partition:
             yield disk
 
     @contextlib.contextmanager
-    def open_echo(self, name: str, data_bytes: int = ECHO_DATA_BYTES) -> Iterator[Echo]:
-        """The echo of that name, until the block ends: a device that answers each request with its own bytes.
+    def open_custom(self, name: str, data_bytes: int = CUSTOM_DATA_BYTES) -> Iterator[Custom]:
+        """The device of that name, of kind "custom" or "echo", until the block ends: requests and their replies.
 
         Args:
             name: of a [[partition.device]] of this partition's config.
-            data_bytes: for requests that travel in pages; whole pages.
+            data_bytes: for what is too large for the rings; whole pages.
+
+        Raises CustomClosedError: its server is gone for good.
         """
-        with self.open_channel(name, ECHO_INTERFACE, data_bytes) as opened:
-            yield Echo(opened.channel, opened.data, opened.data_gpfn)
+        if self.devices[name].get("messages"):
+            number = list(self.devices).index(name)
+            custom = MessageCustom(connect_to(self.hypercalls, message_connection(number)))
+            with contextlib.closing(custom):
+                yield custom
+            return
+        with self.open_channel(name, CUSTOM_INTERFACE, data_bytes) as opened:
+            ring_bytes = self.devices[name]["ring_bytes"]
+            yield RingCustom(opened.channel, ring_bytes, opened.data, opened.data_gpfn)
+
+    @contextlib.contextmanager
+    def open_echo(self, name: str, data_bytes: int = ECHO_DATA_BYTES) -> Iterator[Custom]:
+        """As `open_custom`: a device that answers each request with its own bytes, to measure what that costs."""
+        with self.open_custom(name, data_bytes) as custom:
+            yield custom
+
+    @contextlib.contextmanager
+    def open_net(
+        self,
+        name: str,
+        receive_bytes: int = NET_RECEIVE_BYTES,
+        send_bytes: int = NET_SEND_BYTES,
+        **more: Any,
+    ) -> Iterator[Nic]:
+        """The network adapter of that name, until the block ends.
+
+        Args:
+            name: of a [[partition.device]] of this partition's config.
+            receive_bytes, send_bytes: of the buffers that are lent to the server; whole pages.
+            more: `mtu` and `promiscuous` of `partitions.net.nic.Nic`.
+        """
+        lent = receive_bytes, send_bytes
+        with self.open_channel(name, NETWORK, sum(lent), buffers=lent) as opened:
+            receive, send = opened.data[:receive_bytes], opened.data[receive_bytes:]
+            nic = Nic(opened.channel, receive, opened.buffers[0], send, opened.buffers[1], **more)
+            with contextlib.closing(nic):
+                yield nic
+
+    @contextlib.contextmanager
+    def open_serial(self, name: str) -> Iterator[SerialLine]:
+        """The serial line of that name, until the block ends."""
+        with self.open_channel(name, SERIAL_INTERFACE, 0) as opened:
+            yield SerialLine(opened.channel, self.devices[name]["ring_bytes"])
 
     def take_descendants(self) -> tuple[Mapping[str, Any], list[Described]]:
         """The [machine] table and the partitions below this one; none from the second call on."""
@@ -182,8 +266,10 @@ class Partition:
         """Close every channel and leave the bus, as a guest does when it shuts down."""
         if self._vmbus is not None:
             with contextlib.suppress(HypervisorGone):
+                if self._integration is not None:
+                    self._integration.close()
                 self._vmbus.close()
-            self._vmbus = None
+            self._vmbus = self._integration = None
 
 
 def main(hypercall_fd: int, console_fd: int) -> int:
@@ -202,6 +288,7 @@ def main(hypercall_fd: int, console_fd: int) -> int:
         return _run(birth.program, str(birth.args["function"]), partition)
     finally:
         partition.close()
+        report_if_asked(console.emit)
 
 
 def _run(module_name: str, function_name: str, partition: Partition) -> int:

@@ -28,6 +28,7 @@ from partitions.vmbus_ports import (
 from runtime.hypercalls import AccessResult, HypercallPort
 
 _RFLAGS: Final = 2
+_BELL_BYTES: Final = 8  # of an eventfd
 _PORT_SIZES: Final = (1, 2, 4)
 _MEMORY_SIZES: Final = (1, 2, 4, 8)
 _RIP_MASK: Final = 2**64 - 1
@@ -98,5 +99,5 @@ class DirectAccess:
         sequence = self._page.ask(kind, payload)
         eventfd_signal(self._parent_bell)
         while (answer := self._page.answer(sequence)) is None:
-            os.eventfd_read(self._bell)
+            os.read(self._bell, _BELL_BYTES)  # unlike eventfd_read, it goes on after a signal
         return answer

@@ -20,12 +20,16 @@ from bus import tracing
 from bus.channel_messages import STATUS_FAILURE, STATUS_SUCCESS
 from bus.memory import MemorySlot
 from bus.native import GpaMap
-from bus.seam import Step
+from bus.seam import Seam
 from bus.synic import VMBUS_SINT
+from partitions.channel_client import ChannelClient, manner_of, open_device
 from partitions.channel_ports import claim_doorbells
 from partitions.child import Partition
+from partitions.device_classes import DEVICE_CLASSES
+from partitions.driven_device import DrivenDevice, EndpointService, medium_of
 from partitions.driver_messages import (
     DRIVER_MESSAGE,
+    Faults,
     MalformedDriverMessage,
     Ready,
     Serve,
@@ -34,27 +38,33 @@ from partitions.driver_messages import (
 )
 from partitions.driver_state import STATE_PAGES, DriverState
 from partitions.driver_table import Action, Attach, DriverTable, GetStuck, Say, StopServing
+from partitions.faults.faulty_medium import FaultyMedium
+from partitions.faults.server_agent import ServerAgent
 from partitions.machine_plan import DevicePlan
+from partitions.sdk.loading import DriverLoadError
 from partitions.served_channel import ServedChannel, Service, WorkerEnd, place_rings, replay_in_order
 from partitions.served_endpoint import ServedEndpoint
-from partitions.storage.device import DiskDevice, OfferedDevice
-from partitions.storage.message_service import MessageService
+from partitions.storage.device import OfferedDevice
 from partitions.vmbus_ports import DRIVER_ANSWER_CONNECTION, server_event_port
 from runtime.abi import HvStatus, HypercallError, Route
 
 STATE_GPFN: Final = 0x1000  # in the driver's GPA space, below all windows
-MEMORY_DISK_GPFN: Final = 0x1_0000
+DEVICE_MEMORY_GPFN: Final = 0x1_0000
 _TICKS_PER_PROMISE: Final = 4
+_FIRST_PROMISE_MS: Final = 10_000  # made for a process when it starts, perhaps after it has made its own
 _RETRY_MS: Final = 1  # while the stack's buffers are full
 
 
-class DrivenDevice(Protocol):
-    """What a driver serves: one device, or several of a kind."""
+class DrivenDevices(Protocol):
+    """What a driver serves: its device, or, of a monitor, several."""
 
-    def select(self, number: int) -> OfferedDevice:
+    def select(self, number: int, kind: str) -> OfferedDevice:
         """Of several, this one. LookupError: there is none."""
 
-    def open_messages(self, record: memoryview, passing: Callable[[], None]) -> MessageService: ...
+    def open_messages(self, record: memoryview, seam: Seam) -> EndpointService: ...
+    def medium(self, name: str) -> FaultyMedium | None:
+        """Of a device of that name; None: there is none, or it has no medium."""
+
     def settled(self, first: bool) -> None:
         """All that predecessors had begun is done; `first`: of this process."""
 
@@ -62,14 +72,18 @@ class DrivenDevice(Protocol):
     def close(self) -> None: ...
 
 
-class DrivenDisk(DiskDevice):
-    """The one disk of a driver partition."""
+class OneDevice:
+    """The one device of a driver partition."""
 
-    def select(self, number: int) -> OfferedDevice:
-        return self
+    def __init__(self, device: DrivenDevice) -> None:
+        self._device = device
+        self.open_messages, self.stick, self.close = device.open_messages, device.stick, device.close
 
-    def open_messages(self, record: memoryview, passing: Callable[[], None]) -> MessageService:
-        return MessageService(self.backend, record, serial=self.name, lock=self.exclusive(), passing=passing)
+    def select(self, number: int, kind: str) -> OfferedDevice:
+        return self._device
+
+    def medium(self, name: str) -> FaultyMedium | None:
+        return medium_of(self._device) if self._device.name == name else None
 
     def settled(self, first: bool) -> None:
         pass
@@ -86,6 +100,11 @@ class _Attached:
         self.served.release()
         for slot in self._slots:
             slot.close()
+
+
+def tick_s(hang_ms: int) -> float:
+    """Between two heartbeats: several come within what was promised, by the driver itself or for it."""
+    return min(hang_ms, _FIRST_PROMISE_MS) / 1000 / _TICKS_PER_PROMISE
 
 
 class Driver:
@@ -105,6 +124,7 @@ class Driver:
         self._hang_ms, self._stuck_ms = int(args["hang_ms"]), int(args["stuck_ms"])
         self._table = DriverTable(int(args["generation"]))
         self._device = self._open_device(args)
+        self._faults = ServerAgent(self._state.faults, self._device.medium)
         self._channels: dict[int, _Attached] = {}
         self._waiting: deque[bytes] = deque()  # to be posted
         self._news: queue.SimpleQueue[Callable[[], list[Action]]] = queue.SimpleQueue()  # of our threads
@@ -115,12 +135,13 @@ class Driver:
     def _listen_for_the_end(self) -> None:
         signal.signal(signal.SIGTERM, self._leave)
 
-    def _open_device(self, args: Any) -> DrivenDevice:
-        plan = DevicePlan.from_table(args["device"])
+    def _open_device(self, args: Any) -> DrivenDevices:
+        plan, memory_fd = DevicePlan.from_table(args["device"]), None
         if plan.memory_pages:
-            (mapped,) = self._call.claim_gpa_pages(MEMORY_DISK_GPFN, plan.memory_pages)
-            return DrivenDisk(plan, mapped.fd)
-        return DrivenDisk(plan, None, backing_fd=self._partition.files["backing"])
+            (mapped,) = self._call.claim_gpa_pages(DEVICE_MEMORY_GPFN, plan.memory_pages)
+            memory_fd = mapped.fd
+        backing_fd = self._partition.files.get("backing")
+        return OneDevice(DEVICE_CLASSES[plan.kind].open(plan, memory_fd, backing_fd))
 
     def _leave(self, *_: object) -> None:
         """SIGTERM: the machine is going down, or our parent wants us to end. Not before our guests have let go."""
@@ -131,7 +152,7 @@ class Driver:
         poller = select.poll()
         for fd in (self._vp.line_fd, self._wake_fd):
             poller.register(fd, select.POLLIN)
-        tick_s = self._hang_ms / 1000 / _TICKS_PER_PROMISE
+        pause_s = tick_s(self._hang_ms)
         due = time.monotonic()
         while not (self._leaving and self._table.idle and not self._waiting):
             patience_ms = max((due - time.monotonic()) * 1000, 0)
@@ -144,7 +165,7 @@ class Driver:
             self._hear_threads()
             self._post()
             if time.monotonic() >= due:
-                due = time.monotonic() + tick_s
+                due = time.monotonic() + pause_s
                 self._tick()
         self._device.close()
         return 0
@@ -170,7 +191,10 @@ class Driver:
         for message_type, _, payload in self._vp.take_messages(VMBUS_SINT):
             if message_type == DRIVER_MESSAGE:
                 with contextlib.suppress(MalformedDriverMessage):
-                    self._perform(self._table.receive(decode_driver_message(payload)))
+                    message = decode_driver_message(payload)
+                    if isinstance(message, Faults) and self._table.complete:
+                        self._faults.look()
+                    self._perform(self._table.receive(message))
 
     def _hear_threads(self) -> None:
         with contextlib.suppress(queue.Empty):
@@ -222,7 +246,9 @@ class Driver:
         for attached in fresh:
             self._start(attached)
             self._perform(self._table.attached(attached.serve.number, STATUS_SUCCESS))
+        self._faults.look()  # behind all that is replayed
         if first:
+            self._promise()  # ours is shorter than the one that was made for us: a hang is found from now on
             self._waiting.append(
                 Ready(
                     self._table.generation,
@@ -245,10 +271,11 @@ class Driver:
         for slot in slots:
             gpa_map.add(slot.gpfn, slot.memory)
 
-        def open_service(served: ServedChannel) -> Service:
-            return device.open(served.channel, gpa_map, served.record, self._state.seam)
+        device = self._device.select(serve.device, serve.kind)
+        client = ChannelClient(serve.guest, serve.buffer)
 
-        device = self._device.select(serve.device)
+        def open_service(served: ServedChannel) -> Service:
+            return open_device(device, client, served, gpa_map, self._state.seam, self._faults)
 
         with contextlib.ExitStack() as undo:
             for slot in slots:
@@ -268,6 +295,7 @@ class Driver:
                 tracing.of_server(
                     serve.guest, serve.relid, self._partition.id, server_event_port(serve.flag)
                 ),
+                **manner_of(device),
             )
             undo.pop_all()
         attached = self._channels[serve.number] = _Attached(serve, served, slots)
@@ -275,8 +303,7 @@ class Driver:
 
     def _attach_endpoint(self, serve: Serve) -> _Attached:
         record = self._state.record(serve.flag, serve.number)
-        seam = self._state.seam
-        service = self._device.open_messages(record, lambda: seam.passing(Step.EXECUTE))
+        service = self._device.open_messages(record, self._state.seam)
         proxy = bool(serve.flags & ServeFlags.PROXY)
         served = ServedEndpoint(self._call, serve.flag, service, proxy=proxy)
         attached = self._channels[serve.number] = _Attached(serve, served, [])
@@ -320,5 +347,15 @@ class Driver:
         threading.Thread(target=stop, name=f"stop.{number}", daemon=True).start()
 
 
+EXIT_CANNOT_LOAD: Final = (
+    78  # EX_CONFIG of sysexits.h: the driver cannot be had, and trying again would not help
+)
+
+
 def main(partition: Partition) -> int:
-    return Driver(partition).run()
+    try:
+        driver = Driver(partition)
+    except DriverLoadError as error:
+        partition.report("driver_not_loaded", error=str(error))
+        return EXIT_CANNOT_LOAD
+    return driver.run()

@@ -3,11 +3,15 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from bus.channel_messages import NO_INTERRUPT_VP
+from partitions import stop_deadline
 from partitions.channel_host import ChannelListener, Opening, OpenRequest
 from partitions.channel_ports import ChannelPorts, remove_ports
 from partitions.driver_messages import Serve, ServeFlags
 from partitions.guest_memory import GuestMemory
+from partitions.unserved_channels import UnservedChannels
 from partitions.vmbus_ports import FlagAllocator
 from runtime.abi import Route
 
@@ -25,7 +29,7 @@ class Standing:
     serve: Serve
 
 
-class DriverChannels:
+class DriverChannels(UnservedChannels):
     """A ChannelHost. This process never maps rings or pages of these channels."""
 
     def __init__(self, driver: "DriverPartition", listener: ChannelListener) -> None:
@@ -33,6 +37,9 @@ class DriverChannels:
         self.device = driver.name  # as the listener's guest knows it
         self._call = driver.call
         self.memory = GuestMemory(self._call, driver.windows, listener.partition, driver.partition)
+        self._stopping: dict[
+            int, trio.Event
+        ] = {}  # openings that the driver was told to let go of: once it has
 
     @property
     def flags(self) -> FlagAllocator:
@@ -81,6 +88,9 @@ class DriverChannels:
         return Standing(self, action.relid, opening, serve)
 
     def close(self, relid: int, opening: Opening) -> None:
+        if opening.number not in self._stopping:
+            self._stopping[opening.number] = has_stopped = trio.Event()
+            stop_deadline.begin(self._driver, relid, has_stopped)
         self._driver.stop_serving(self, relid, opening)
 
     def bury(self, relid: int, opening: Opening) -> None:
@@ -95,31 +105,13 @@ class DriverChannels:
         self.listener.opened(standing.relid, standing.opening.number, status)
 
     def stopped(self, relid: int, opening: Opening) -> None:
+        if (has_stopped := self._stopping.pop(opening.number, None)) is not None:
+            has_stopped.set()
         self.bury(relid, opening)
         self.listener.closed(relid, opening.number)
 
     def lost(self, standing: Standing, failed: bool, reason: str) -> None:
         self.listener.lost(standing.relid, standing.opening.number, failed, reason)
-
-    # -- what is up to the driver, not to us
-
-    def waits_to_be_served(self, relid: int) -> bool:
-        return False
-
-    def was_executing(self, relid: int) -> bool:
-        raise LookupError(relid)
-
-    def replay(self, relid: int) -> bool:
-        raise LookupError(relid)
-
-    def serve(self, relid: int) -> None:
-        raise LookupError(relid)
-
-    def find_stuck(self, stuck_ms: int) -> None:
-        return None
-
-    def workers(self) -> tuple[()]:
-        return ()
 
     def statistics(self, relid: int) -> dict[str, Any]:
         return {"served_by": [self._driver.name], **self._driver.statistics(self, relid)}

@@ -5,6 +5,7 @@
                        STOP(number)           stop it, and say so; also one that you never heard of
                        END(generation)        that was all: stop what was not among it, replay, serve
                        STICK(0)               a fault on purpose: serve no channel any more
+                       FAULTS(0)              look at the board in your state: what is armed has changed
     driver -> stack    READY(...)             after END: everything is replayed and served
                        OPENED(number, status) after SERVE
                        STOPPED(number)        nothing of that channel is touched any more
@@ -23,6 +24,8 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import ClassVar, Final, Self
 
+from bus.memory import PAGE_BYTES
+from bus.packets import GpaRange
 from runtime.abi import MESSAGE_PAYLOAD_BYTES_MAX
 
 DRIVER_MESSAGE: Final = 0x5056  # the SynIC message type of all of these, both ways
@@ -41,6 +44,7 @@ class Kind(IntEnum):
     STOP = 3
     END = 4
     STICK = 5
+    FAULTS = 6
     READY = 17
     OPENED = 18
     STOPPED = 19
@@ -56,6 +60,7 @@ class ServeFlags(IntFlag):
 
 _KNOWN_FLAGS: Final = 0xF
 WAITING: Final = ("adaptive", "spin", "block")  # by number
+DEVICE_KINDS: Final = ("disk", "custom", "echo", "net", "serial")  # by number
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,11 @@ class Stick(_Numbered):
 
 
 @dataclass(frozen=True, slots=True)
+class Faults(_Numbered):
+    KIND: ClassVar[Kind] = Kind.FAULTS
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped(_Numbered):
     KIND: ClassVar[Kind] = Kind.STOPPED
 
@@ -108,20 +118,21 @@ class Stopped(_Numbered):
 class Grant:
     """Slots of the guest's that stand in the driver's GPA space: where, and which pages of the guest they hold."""
 
-    _FORM: ClassVar[struct.Struct] = struct.Struct("<QQI")
+    _FORM: ClassVar[struct.Struct] = struct.Struct("<QQII")
 
     gpfn: int  # in the driver's space, of the first page
     guest_gpfn: int  # the same page, as the guest numbers it
     pages: int
+    gpadl: int = 0  # its handle, where it is these pages in their order; else 0
 
     def encode(self) -> bytes:
-        return self._FORM.pack(self.gpfn, self.guest_gpfn, self.pages)
+        return self._FORM.pack(self.gpfn, self.guest_gpfn, self.pages, self.gpadl)
 
 
 @dataclass(frozen=True, slots=True)
 class Serve:
     KIND: ClassVar[Kind] = Kind.SERVE
-    _FORM: ClassVar[struct.Struct] = struct.Struct("<QIIHBBIIQHH")
+    _FORM: ClassVar[struct.Struct] = struct.Struct("<QIIHBBIIQHBB")
 
     number: int  # of this opening
     guest: int  # its partition
@@ -134,6 +145,14 @@ class Serve:
     ring_gpfn: int  # first page of the rings, as the guest numbers it
     grants: tuple[Grant, ...]
     device: int = 0  # which of the driver's, where it has several
+    kind: str = "disk"  # of that one
+
+    def buffer(self, gpadl: int) -> GpaRange:
+        """What the guest lent before it opened the channel. LookupError: no such GPADL, or pages out of order."""
+        for grant in self.grants:
+            if gpadl and grant.gpadl == gpadl:
+                return GpaRange.contiguous(grant.guest_gpfn, grant.pages * PAGE_BYTES)
+        raise LookupError(f"channel {self.relid} has no GPADL {gpadl:#x}")
 
     def encode(self) -> bytes:
         """ValueError: more than GRANTS_MAX grants."""
@@ -151,21 +170,35 @@ class Serve:
             self.ring_gpfn,
             len(self.grants),
             self.device,
+            DEVICE_KINDS.index(self.kind),
         )
         return _head(self.KIND) + fixed + b"".join(grant.encode() for grant in self.grants)
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
-        number, guest, relid, flag, flags, waiting, ring_pages, offset, ring_gpfn, count, device = _exactly(
-            cls._FORM, body[: cls._FORM.size]
-        )
+        fields = _exactly(cls._FORM, body[: cls._FORM.size])
+        number, guest, relid, flag, flags, waiting = fields[:6]
+        ring_pages, offset, ring_gpfn, count, device, kind = fields[6:]
         rest = body[cls._FORM.size :]
-        if count > GRANTS_MAX or len(rest) != count * Grant._FORM.size or waiting >= len(WAITING):
-            raise MalformedDriverMessage(f"{count} grants in {len(rest)} bytes, waiting {waiting}")
-        grants = tuple(Grant(*fields) for fields in Grant._FORM.iter_unpack(rest))
-        known = ServeFlags(flags & _KNOWN_FLAGS)
-        kind = WAITING[waiting]
-        return cls(number, guest, relid, flag, known, kind, ring_pages, offset, ring_gpfn, grants, device)
+        if count > GRANTS_MAX or len(rest) != count * Grant._FORM.size:
+            raise MalformedDriverMessage(f"{count} grants in {len(rest)} bytes")
+        if waiting >= len(WAITING) or kind >= len(DEVICE_KINDS):
+            raise MalformedDriverMessage(f"waiting {waiting}, a device of kind {kind}")
+        grants = tuple(Grant(*each) for each in Grant._FORM.iter_unpack(rest))
+        return cls(
+            number,
+            guest,
+            relid,
+            flag,
+            ServeFlags(flags & _KNOWN_FLAGS),
+            WAITING[waiting],
+            ring_pages,
+            offset,
+            ring_gpfn,
+            grants,
+            device,
+            DEVICE_KINDS[kind],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +215,11 @@ class Ready:
     restored_ns: int
     replayed_ns: int
     serving_ns: int
+
+    def times(self) -> dict[str, int]:
+        """For the log."""
+        names = ("generation", "channels", "born_ns", "restored_ns", "replayed_ns", "serving_ns")
+        return {name: getattr(self, name) for name in names}
 
     def encode(self) -> bytes:
         return _head(self.KIND) + self._FORM.pack(
@@ -237,13 +275,13 @@ class Lost:
         return cls(number, bool(failed), text.decode(errors="replace"))
 
 
-DriverMessage = Begin | Serve | Stop | End | Stick | Ready | Opened | Stopped | Lost
+DriverMessage = Begin | Serve | Stop | End | Stick | Faults | Ready | Opened | Stopped | Lost
 
 _DECODERS: Final[Mapping[int, Callable[[bytes], DriverMessage]]] = {
-    kind.KIND: kind.decode for kind in (Begin, Serve, Stop, End, Stick, Ready, Opened, Stopped, Lost)
+    kind.KIND: kind.decode for kind in (Begin, Serve, Stop, End, Stick, Faults, Ready, Opened, Stopped, Lost)
 }
 
-assert Grant._FORM.size == 20
+assert Grant._FORM.size == 24
 assert _KIND.size + Serve._FORM.size + GRANTS_MAX * Grant._FORM.size <= MESSAGE_PAYLOAD_BYTES_MAX
 assert _KIND.size + Lost._FORM.size + REASON_BYTES_MAX <= MESSAGE_PAYLOAD_BYTES_MAX
 

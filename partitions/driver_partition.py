@@ -15,7 +15,6 @@ from uuid import UUID
 
 import trio
 
-from bus import guids
 from bus.channel_messages import STATUS_FAILURE
 from bus.memory import MemorySlot
 from bus.native import Channel, GpaMap
@@ -25,17 +24,18 @@ from partitions import driver_messages as messages
 from partitions import trace_files
 from partitions.back_off import DRIVER_RESTARTS, BackOff
 from partitions.channel_host import ChannelListener, Opening
-from partitions.driver import MEMORY_DISK_GPFN, STATE_GPFN
+from partitions.device_classes import DEVICE_CLASSES
+from partitions.driver import DEVICE_MEMORY_GPFN, EXIT_CANNOT_LOAD, STATE_GPFN
 from partitions.driver_host import DriverChannels, Standing
 from partitions.driver_phase import Phase as Phase
 from partitions.driver_state import DRIVER_CHANNELS_MAX, STATE_PAGES, DriverState
+from partitions.faults.fault_site import FaultSite
 from partitions.guest_memory import GpaWindows
 from partitions.machine_plan import DevicePlan
 from partitions.message_outbox import MessageOutbox
+from partitions.served_channel import Service
 from partitions.stack_resources import RootResources
 from partitions.storage.backends import BackendError
-from partitions.storage.device import open_backing
-from partitions.storage.vsp import StorageVsp
 from partitions.vmbus_ports import DRIVER_ANSWER_CONNECTION, DRIVER_COMMAND_PORT, FlagAllocator, driver_port
 from runtime.abi import (
     DEFAULT_PRIVILEGES,
@@ -58,14 +58,13 @@ assert STATE_PAGES <= _STATE_STRIDE
 class DriverPartition:
     """An OfferedDevice, and a HostedDevice. All of it runs in its stack's own task."""
 
-    interface: Final[UUID] = guids.SCSI
     module: ClassVar[str] = "partitions.driver"  # what its processes run
 
     def __init__(self, stack: RootResources, table: Mapping[str, Any], machine: Mapping[str, Any]) -> None:
         """`table`: of the [[root.device]]. Nothing is there yet: `create` or `adopt_state` follows."""
         self._stack, self._table, self._machine = stack, dict(table), machine
         self._plan = DevicePlan.from_table(table)
-        self.name = self._plan.name
+        self.name, self.kind, self.read_only = self._plan.name, self._plan.kind, self._plan.read_only
         self.call = stack.hypercalls
         self.partition = 0
         self.windows, self.flags = GpaWindows(), FlagAllocator(DRIVER_CHANNELS_MAX)
@@ -81,6 +80,10 @@ class DriverPartition:
         self._outbox: MessageOutbox | None = None
         self._state: DriverState | None = None
 
+    @property
+    def interface(self) -> UUID:
+        return DEVICE_CLASSES[self.kind].interface
+
     def make_host(self, listener: ChannelListener) -> DriverChannels:
         host = DriverChannels(self, listener)
         self.add_host(host)
@@ -89,7 +92,7 @@ class DriverPartition:
     def add_host(self, host: DriverChannels) -> None:
         self._hosts.append(host)
 
-    def open(self, channel: Channel, gpa_map: GpaMap, record: memoryview, seam: Seam) -> StorageVsp:
+    def open(self, channel: Channel, gpa_map: GpaMap, record: memoryview, seam: Seam) -> Service:
         raise TypeError(f"{self.name} is served in a partition of its own")
 
     def close(self) -> None:
@@ -111,7 +114,7 @@ class DriverPartition:
             call.create_vp(0, driver)
             call.map_gpa_pages(STATE_GPFN, STATE_PAGES, partition=driver)
             if self._plan.memory_pages:
-                call.map_gpa_pages(MEMORY_DISK_GPFN, self._plan.memory_pages, partition=driver)
+                call.map_gpa_pages(DEVICE_MEMORY_GPFN, self._plan.memory_pages, partition=driver)
             gpfn = self._state_gpfn()
             self._map_state(call.map_partition_pages(driver, STATE_GPFN, STATE_PAGES, gpfn))
             self._connect()
@@ -145,7 +148,8 @@ class DriverPartition:
         self._state = DriverState(MemorySlot.from_fd(slot.fd, slot.gpfn, slot.pages).memory)
 
     def _open_backing(self) -> list[int]:
-        return [] if self._plan.memory_pages else [open_backing(self._plan)]
+        opened = DEVICE_CLASSES[self.kind].open_backing(self._plan, self._stack.log)
+        return [] if opened is None else [opened]
 
     def _spawn(self, backing: list[int]) -> None:
         """The process gets the device with its birth; nobody else keeps it."""
@@ -230,6 +234,10 @@ class DriverPartition:
         assert self._outbox is not None
         self._outbox.flush()
 
+    def _tell(self, message: messages.DriverMessage) -> None:
+        self._say(message)
+        self._flush()
+
     def _say(self, message: messages.DriverMessage) -> None:
         assert self._outbox is not None
         self._outbox.put(message.encode())
@@ -248,6 +256,8 @@ class DriverPartition:
             self._stack.save()
             if self._standing:
                 self._restart()
+        elif status.code == EXIT_CANNOT_LOAD:
+            self._give_up("its driver cannot be loaded: see the event guest.driver_not_loaded")
         else:
             self._failed(str(status))
         for host, relid, opening in closing.values():  # whose threads have ended with it
@@ -257,12 +267,7 @@ class DriverPartition:
         now_ns = time.monotonic_ns()
         self._reason, self._due_ns = reason, self._back_off.failed(now_ns)
         if self._due_ns is None:
-            self.phase = Phase.FAILED
-            self._stack.save()
-            self._stack.log(
-                "driver.failed", device=self.name, reason=reason, failures=self._back_off.failures
-            )
-            self._withdraw()
+            self._give_up(reason)
             return
         self.phase = Phase.RESTING
         pause_ms = (self._due_ns - now_ns) / 1e6
@@ -275,6 +280,12 @@ class DriverPartition:
         else:
             self._stack.save()
             self._stack.nursery.start_soon(self._rest)
+
+    def _give_up(self, reason: str) -> None:
+        self._reason, self.phase = reason, Phase.FAILED
+        self._stack.save()
+        self._stack.log("driver.failed", device=self.name, reason=reason, failures=self._back_off.failures)
+        self._withdraw()
 
     async def _rest(self) -> None:
         generation = self._generation
@@ -321,8 +332,7 @@ class DriverPartition:
         self._opening.add(number)
         match self.phase:
             case Phase.STARTING | Phase.SERVING:
-                self._say(standing.serve)
-                self._flush()
+                self._tell(standing.serve)
             case Phase.ENDED:
                 self.phase, self._due_ns = Phase.RESTING, None
                 self._stack.nursery.start_soon(self._rest)
@@ -336,8 +346,7 @@ class DriverPartition:
         self._opening.discard(opening.number)
         if self.phase in (Phase.STARTING, Phase.SERVING):
             self._closing[opening.number] = host, relid, opening
-            self._say(messages.Stop(opening.number))
-            self._flush()
+            self._tell(messages.Stop(opening.number))
         else:  # no process, so nothing touches it
             self._stack.nursery.start_soon(self._stopped_soon, host, relid, opening)
 
@@ -376,12 +385,7 @@ class DriverPartition:
         self._stack.log(  # before it is saved: who takes over in between says it again, rather than nobody
             "driver.serving",
             device=self.name,
-            generation=message.generation,
-            channels=message.channels,
-            born_ns=message.born_ns,
-            restored_ns=message.restored_ns,
-            replayed_ns=message.replayed_ns,
-            serving_ns=message.serving_ns,
+            **message.times(),
             died_at=Step(message.died_at).text if message.died_at else None,
         )
         self._stack.save()
@@ -408,11 +412,9 @@ class DriverPartition:
         return row
 
     def stick(self) -> None:
-        """A fault on purpose: heartbeats go on, no channel moves."""
-        self._say(messages.Stick(0))
-        self._flush()
+        self._tell(messages.Stick(0))  # a fault on purpose: heartbeats go on, no channel moves
 
-    def arm(self, step: Step, passes: int, deaths: int) -> None:
-        """ValueError: the numbers are too big."""
+    @property
+    def fault_site(self) -> FaultSite:
         assert self._state is not None
-        self._state.seam.arm(step, passes, deaths)
+        return FaultSite(self._state.faults, self._state.seam, lambda: self._tell(messages.Faults(0)))

@@ -4,8 +4,10 @@
     pages 1..4    channel records, 64 bytes each, by event flag: the journal (bus/native/endpoint.h) and the session;
                   at byte 32 the number of the opening that they belong to, u64
     pages 5..20   counters, 256 bytes a channel: what COUNTERS names, u64 each, for whoever looks
+    pages 21..29  the board with the faults that are armed there (partitions.faults.fault_board)
 
-Both the driver's processes and who created the partition map it; the creator only arms the seam and looks at counters.
+Both the driver's processes and who created the partition map it; the creator only arms seam and board, and looks at
+counters.
 """
 
 import struct
@@ -14,6 +16,7 @@ from typing import Final
 
 from bus.memory import PAGE_BYTES
 from bus.seam import SEAM_BYTES, Seam
+from partitions.faults.fault_board import BOARD_BYTES, FaultBoard
 
 DRIVER_CHANNELS_MAX: Final = 255  # flags 1 to 255
 RECORD_BYTES: Final = 64
@@ -44,7 +47,8 @@ _NUMBER: Final = struct.Struct("<Q")
 _COUNTERS_AT: Final = _RECORDS_AT + (DRIVER_CHANNELS_MAX + 1) * RECORD_BYTES
 _COUNTER_BYTES: Final = 256
 _COUNTER_FORM: Final = struct.Struct(f"<{len(COUNTERS)}Q")
-STATE_PAGES: Final = (_COUNTERS_AT + (DRIVER_CHANNELS_MAX + 1) * _COUNTER_BYTES) // PAGE_BYTES
+_FAULTS_AT: Final = _COUNTERS_AT + (DRIVER_CHANNELS_MAX + 1) * _COUNTER_BYTES
+STATE_PAGES: Final = (_FAULTS_AT + BOARD_BYTES) // PAGE_BYTES
 
 assert _COUNTERS_AT % PAGE_BYTES == 0
 assert _COUNTER_FORM.size <= _COUNTER_BYTES
@@ -57,6 +61,7 @@ class DriverState:
             raise ValueError(f"{len(memory)} bytes; a driver's state has {STATE_PAGES * PAGE_BYTES}")
         self._memory = memory
         self.seam: Final = Seam(memory[_SEAM_AT : _SEAM_AT + SEAM_BYTES])
+        self.faults: Final = FaultBoard(memory[_FAULTS_AT : _FAULTS_AT + BOARD_BYTES])
 
     def record(self, flag: int, number: int) -> memoryview:
         """Of this opening: as a predecessor left it, or zeros. ValueError: no such flag."""

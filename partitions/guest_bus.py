@@ -8,14 +8,11 @@ can carry out again what may not have been (docs/recovery.md).
 """
 
 import contextlib
-import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
-
-import trio
 
 from bus import channel_actions as actions
 from bus.channel_actions import OfferParameters
@@ -27,10 +24,13 @@ from bus.protocol_errors import RemoteProtocolError
 from bus.seam import Step
 from bus.synic import CHANNEL_MESSAGE, CONTACT_CONNECTION, MESSAGE_CONNECTION, VMBUS_SINT
 from partitions.channel_host import ChannelHost, HostedDevice, Opening, OpenRequest
+from partitions.faults.channel_faults import Direction
+from partitions.integration import services
 from partitions.machine_plan import AttachmentPlan
 from partitions.message_outbox import MessageOutbox
 from partitions.offers import Devices, Offer, Plans, Withheld
 from partitions.own_channels import OwnChannels
+from partitions.serial.wire import framing_of
 from partitions.served_channel import ServedChannel
 from partitions.stack_resources import RootResources
 from partitions.storage.device import OfferedDevice
@@ -60,7 +60,7 @@ class GuestBus:
         self._withheld: dict[str, Withheld] = {}  # by device
         self._openings: dict[int, Opening] = {}  # by relid of an open channel
         self._outbox = MessageOutbox(
-            root.hypercalls, root.nursery, root_message_port(partition), CHANNEL_MESSAGE
+            root.hypercalls, root.nursery, root_message_port(partition), CHANNEL_MESSAGE, root.sleep
         )
 
     def connect(self) -> None:
@@ -99,7 +99,12 @@ class GuestBus:
     def _offer(self, offer: Offer) -> None:
         """While an older offer of it is being withdrawn, the new one waits for the guest to let go of that."""
         relid, steps = self._server.offer(
-            OfferParameters(interface=offer.device.interface, instance=offer.instance)
+            OfferParameters(
+                interface=offer.device.interface,
+                instance=offer.instance,
+                **framing_of(offer.device.interface),
+                **services.framing_of(offer.device.interface),
+            )
         )
         self._offers[relid] = offer
         self._perform(steps)
@@ -120,14 +125,14 @@ class GuestBus:
 
     def _schedule(self, withheld: Withheld) -> None:
         if withheld.due_ns is not None:
-            if withheld.due_ns <= time.monotonic_ns():
+            if withheld.due_ns <= self._root.now_ns():
                 self._reoffer(withheld)
             else:
                 self._root.nursery.start_soon(self._reoffer_later, withheld)
 
     async def _reoffer_later(self, withheld: Withheld) -> None:
         assert withheld.due_ns is not None
-        await trio.sleep(max(withheld.due_ns - time.monotonic_ns(), 0) / 1e9)
+        await self._root.sleep(max(withheld.due_ns - self._root.now_ns(), 0) / 1e9)
         self._reoffer(withheld)
 
     def _reoffer(self, withheld: Withheld) -> None:
@@ -137,13 +142,20 @@ class GuestBus:
             self._offer(withheld.offer)
 
     def receive(self, payload: bytes) -> None:
-        """One channel message of the guest. A message that breaks the protocol is logged and dropped."""
+        """One channel message of the guest, or what a fault on purpose makes of it."""
+        faults = self._root.channel_faults
+        for one in (payload,) if faults is None else faults.passing(self.name, Direction.FROM_GUEST, payload):
+            self.take(one)
+
+    def take(self, payload: bytes) -> bool:
+        """False: it broke the protocol; it was logged and dropped."""
         try:
             steps = self._server.receive(payload)
         except RemoteProtocolError as error:
-            self._root.log("vmbus.protocol_error", guest=self.name, error=str(error)[:200])
-            return
+            self._root.complain("vmbus.protocol_error", self.name, error=str(error)[:200])
+            return False
         self._perform(steps)
+        return True
 
     def disconnect(self) -> None:
         """The guest died: stop every channel, give everything back."""
@@ -164,6 +176,7 @@ class GuestBus:
                 "signal_route": offer.plan.route.name.lower(),
                 "waiting": offer.plan.waiting,
                 "transport": "ring",
+                "memory": self._host_of(relid).memory.extents_of_channel(relid),
             }
             rows.append(row | self._host_of(relid).statistics(relid))
         rows += [withheld.row() for withheld in self._withheld.values()]
@@ -254,7 +267,9 @@ class GuestBus:
         for step in steps:
             match step:
                 case actions.SendMessage(payload):
-                    self._outbox.put(payload)
+                    faults, way = self._root.channel_faults, Direction.TO_GUEST
+                    for one in (payload,) if faults is None else faults.passing(self.name, way, payload):
+                        self._outbox.put(one)
                 case actions.ResetConnection():
                     self._outbox.clear()
                 case actions.MapGpadl(relid=relid, gpadl=gpadl):
@@ -280,6 +295,8 @@ class GuestBus:
                     self._host_of(relid).memory.unmap(gpadl)
                     following.append(actions.GpadlUnmapped(gpadl))
                 case actions.OpenChannel() as request:
+                    if self._root.channel_faults is not None:
+                        self._root.channel_faults.opening(self.name, request.relid)
                     if (status := self._open(request)) is not None:
                         following.append(actions.ChannelOpened(request.relid, status))
                 case actions.CloseChannel(relid):
@@ -326,13 +343,13 @@ class GuestBus:
         return status
 
     def _refused(self, relid: int, reason: str) -> int:
-        self._root.log("vmbus.open_refused", guest=self.name, relid=relid, error=reason[:200])
+        self._root.complain("vmbus.open_refused", self.name, relid=relid, error=reason[:200])
         self._forget_opening(relid)
         return STATUS_FAILURE
 
     def _serves(self, relid: int) -> None:
         offer = self._offers[relid]
-        offer.breaks.serves(time.monotonic_ns())
+        offer.breaks.serves(self._root.now_ns())
         self._root.log("vmbus.channel_opened", guest=self.name, device=offer.name, relid=relid)
 
     def _close(self, relid: int) -> None:
@@ -342,7 +359,7 @@ class GuestBus:
             self._host_of(relid).close(relid, opening)
 
     async def _close_nothing(self, relid: int) -> None:
-        await trio.lowlevel.checkpoint()
+        await self._root.sleep(0)
         self._perform(self._server.completed(actions.ChannelClosed(relid)))
 
     def _forget_opening(self, relid: int) -> None:
@@ -374,7 +391,7 @@ class GuestBus:
             return
         if offer.name in self._withheld or self._server.channel_state(relid) is not ChannelState.OPEN:
             return  # it is being closed already
-        now_ns = time.monotonic_ns()
+        now_ns = self._root.now_ns()
         due_ns = None if failed else offer.breaks.failed(now_ns)
         kind = "vmbus.service_failed" if failed else "vmbus.channel_broken"
         pause_ms = None if due_ns is None else (due_ns - now_ns) / 1e6

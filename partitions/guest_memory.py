@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from bus.channel_actions import MapGpadl
-from bus.memory import MemorySlot, UntrustedMemory
+from bus.memory import PAGE_BYTES, PFN_BYTES, MemorySlot, UntrustedMemory
+from bus.native import GpaMap
 from bus.packets import GpaRange
 from partitions.driver_messages import Grant
 from partitions.served_channel import RingPlacement, place_rings
@@ -126,6 +127,12 @@ class GuestMemory:
             self._clear(reserved[1] * WINDOW_PAGES)
             self._windows.free(reserved[1])
 
+    def close_mappings(self) -> None:
+        """As the end of this process would; what the hypervisor has mapped for us stays. For a simulated process."""
+        for gpadl in self._gpadls.values():
+            for slot in gpadl.slots.values():
+                slot.close()
+
     def _clear(self, gpfn: int) -> None:
         with contextlib.suppress(HypercallError):  # a dead guest's slots are gone already
             self._call.unmap_gpa_pages(gpfn, WINDOW_PAGES, self._holder)
@@ -133,10 +140,24 @@ class GuestMemory:
     def slots_of_channel(self, relid: int) -> dict[int, MemorySlot]:
         """Every slot that the channel's GPADLs handed over, once, by the guest's GPFN."""
         slots: dict[int, MemorySlot] = {}
-        for gpadl in self._gpadls.values():
+        for gpadl in list(self._gpadls.values()):
             if gpadl.relid == relid:
                 slots |= gpadl.slots
         return slots
+
+    def add_slots(self, relid: int, gpa_map: GpaMap) -> None:
+        """Those that it does not have yet. Any thread."""
+        for slot in self.slots_of_channel(relid).values():
+            with contextlib.suppress(ValueError):  # it has it
+                gpa_map.add(slot.gpfn, slot.memory)
+
+    def buffer(self, relid: int, gpadl: int) -> GpaRange:
+        """The pages of one of the channel's GPADLs, in their order. LookupError: it has no such one. Any thread."""
+        found = self._gpadls.get(gpadl)
+        if found is None or found.relid != relid:
+            raise LookupError(f"channel {relid} has no GPADL {gpadl:#x}")
+        pfns = b"".join(number.to_bytes(PFN_BYTES, "little") for number in found.numbers)
+        return GpaRange(0, len(found.numbers) * PAGE_BYTES, pfns)
 
     def grants_of_channel(self, relid: int) -> tuple[Grant, ...]:
         """Where its holder finds what the channel's GPADLs handed over."""
@@ -144,8 +165,15 @@ class GuestMemory:
         for handle, gpadl in self._gpadls.items():
             if gpadl.relid == relid:
                 first, last = min(gpadl.numbers), max(gpadl.numbers)
-                grants.append(Grant(self._start(handle) + SLOT_PAGES_MAX, first, last - first + 1))
+                in_order = gpadl.numbers == tuple(range(first, last + 1))
+                start, pages = self._start(handle) + SLOT_PAGES_MAX, last - first + 1
+                grants.append(Grant(start, first, pages, handle if in_order else 0))
         return tuple(grants)
+
+    def extents_of_channel(self, relid: int) -> list[list[int]]:
+        """[first page, how many] of each of the channel's GPADLs, in the guest's own numbers."""
+        spans = [gpadl.numbers for gpadl in self._gpadls.values() if gpadl.relid == relid]
+        return [[min(numbers), max(numbers) - min(numbers) + 1] for numbers in spans]
 
     def ring_pages(self, gpadl: int) -> tuple[int, int]:
         """As one stretch of the guest's pages: the first, and how many. ValueError, LookupError: it is none."""

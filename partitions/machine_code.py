@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from partitions.child import Partition
 
 HOLE_BYTES: Final = 64 * 1024  # above the RAM, as far as real mode reaches: accesses there are the parent's
+TRANSLATION_BYTES: Final = (
+    32 << 20
+)  # for translated code, of a process's bounded memory; unicorn's own is 1 GiB
 _NO_END: Final = 0xFFFF_FFFF  # run until HLT
 
 
@@ -55,6 +58,7 @@ class MachineCode:
         self._x86, self._error = x86_const, unicorn.UcError
         modes = {16: unicorn.UC_MODE_16, 32: unicorn.UC_MODE_32, 64: unicorn.UC_MODE_64}
         self._processor: Any = unicorn.Uc(unicorn.UC_ARCH_X86, modes[mode])
+        self._processor.ctl_set_tcg_buffer_size(TRANSLATION_BYTES)
         # Keeps the address good as long as the processor has it.
         self._anchor = (ctypes.c_char * ram_bytes).from_buffer(self.memory)
         self._processor.mem_map_ptr(0, ram_bytes, unicorn.UC_PROT_ALL, ctypes.addressof(self._anchor))

@@ -1,12 +1,13 @@
 """What a parent was told to build: the platform's tables, as typed values."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Self
 from uuid import UUID, uuid5
 
 from partitions.descendants import Described, below, pack
 from partitions.emulated.plan import EmulatedPlan
+from partitions.integration.services import INSTANCES, RING_BYTES, SERVICES
 from runtime.abi import (
     CPU_WEIGHT_DEFAULT,
     GUEST_PRIVILEGES,
@@ -27,7 +28,7 @@ def instance_guid(partition: str, device: str) -> UUID:
 
     Both ends compute it from the names in the config; the name itself is not on the wire.
     """
-    return uuid5(_INSTANCE_NAMESPACE, f"{partition}/{device}")
+    return INSTANCES.get(device) or uuid5(_INSTANCE_NAMESPACE, f"{partition}/{device}")
 
 
 # Keys of a [[partition]] table, and what the hypervisor takes if nobody says anything.
@@ -47,17 +48,22 @@ class DevicePlan:
     """A real device of the root: one [[root.device]] table."""
 
     name: str
-    kind: str  # "disk", "echo", "link" or "switch"
+    kind: str  # a row of partitions.device_classes, or "link" or "switch"
     backend: str | None  # "file" or "memory"; None: only a disk has one
     path: str | None
     size_bytes: int | None
     read_only: bool
     block_bytes: int
+    driver: str | None = None  # "package.module:Class", in the place of a backend
+    args: Mapping[str, Any] = field(default_factory=dict)  # the driver's
+    mtu: int | None = None  # of a network; None: as its driver says
+    interface: str | None = None  # the TAP behind it
 
     @property
     def memory_pages(self) -> int:
-        """What a memory disk takes of the root's pages; 0 for one that is kept elsewhere."""
-        return -(-(self.size_bytes or 0) // PAGE_BYTES) if self.backend == "memory" else 0
+        """Pages that the hypervisor keeps for it, of a memory disk or a driver's; 0 for one that is kept elsewhere."""
+        is_memory = self.backend == "memory" or (self.driver is not None and self.path is None)
+        return -(-(self.size_bytes or 0) // PAGE_BYTES) if is_memory else 0
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> Self:
@@ -69,6 +75,10 @@ class DevicePlan:
             size_bytes=table.get("size"),
             read_only=table.get("read_only", False),
             block_bytes=table.get("block_bytes", 512),
+            driver=table.get("driver"),
+            args=table.get("args", {}),
+            mtu=table.get("mtu"),
+            interface=table.get("interface"),
         )
 
 
@@ -131,6 +141,10 @@ class PartitionPlan:
             )
             for device in table.get("device", ())
         )
+        services = tuple(
+            AttachmentPlan(one.device, RING_BYTES, Route[machine["signal_route"].upper()], "block")
+            for one in (SERVICES if table.get("integration") else ())
+        )
         module, _, function = table["program"].partition(":")
         by_messages = machine.get("architecture") == "microkernel" and table["parent"] == "root"
         boot = {
@@ -158,7 +172,7 @@ class PartitionPlan:
                 if (value := _share(table.get(key, default))) != default
             },
             privileges=None if privileges is None else tuple(privileges),
-            attachments=attachments,
+            attachments=attachments + services,
             emulated=tuple(EmulatedPlan.from_table(each) for each in table.get("emulated", ())),
             boot=boot,
             files=tuple(files),

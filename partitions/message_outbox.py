@@ -1,7 +1,7 @@
 """Messages on their way to one port: posted in order, as fast as the other side takes them."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import trio
@@ -21,9 +21,14 @@ class MessageOutbox:
     """What is put in is posted when `flush` is called; nobody is held up by a slow reader."""
 
     def __init__(
-        self, hypercalls: HypercallPort, nursery: trio.Nursery, connection: int, message_type: int
+        self,
+        hypercalls: HypercallPort,
+        nursery: trio.Nursery,
+        connection: int,
+        message_type: int,
+        sleep: Callable[[float], Awaitable[None]] = trio.sleep,
     ) -> None:
-        self._call, self._nursery = hypercalls, nursery
+        self._call, self._nursery, self._sleep = hypercalls, nursery, sleep
         self._connection, self._type = connection, message_type
         self._waiting: deque[bytes] = deque()
         self._draining = False
@@ -69,6 +74,6 @@ class MessageOutbox:
         """Try again, ever more patiently."""
         pause_ms = _FIRST_PAUSE_MS
         while not self._post():
-            await trio.sleep(pause_ms / 1000)
+            await self._sleep(pause_ms / 1000)
             pause_ms = min(pause_ms * 2, _PAUSE_MS_MAX)
         self._draining = False

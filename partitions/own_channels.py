@@ -8,7 +8,9 @@ import trio
 from bus import tracing
 from bus.channel_messages import STATUS_SUCCESS
 from bus.native import GpaMap
+from bus.packets import GpaRange
 from partitions.back_off import describe
+from partitions.channel_client import ChannelClient, manner_of, open_device
 from partitions.channel_host import ChannelListener, Opening, OpenRequest
 from partitions.channel_ports import ChannelPorts, claim_doorbells, remove_ports
 from partitions.guest_memory import GuestMemory
@@ -58,11 +60,17 @@ class OwnChannels:
         root, action = self._root, request.action
         doorbells = claim_doorbells(root.hypercalls, ports.flag, ports.route, silent=ports.silent)
         gpa_map = GpaMap()
-        for slot in self.memory.slots_of_channel(action.relid).values():
-            gpa_map.add(slot.gpfn, slot.memory)
+        self.memory.add_slots(action.relid, gpa_map)
+
+        def find_buffer(gpadl: int) -> GpaRange:
+            """Lent when the channel was opened, or since."""
+            self.memory.add_slots(action.relid, gpa_map)
+            return self.memory.buffer(action.relid, gpadl)
+
+        client = ChannelClient(self._listener.partition, find_buffer)
 
         def open_service(served: ServedChannel) -> Service:
-            return request.device.open(served.channel, gpa_map, served.record, root.seam)
+            return open_device(request.device, client, served, gpa_map, root.seam, root.faults)
 
         try:
             rings = self.memory.rings(action.ring_gpadl, action.downstream_page_offset)
@@ -77,6 +85,7 @@ class OwnChannels:
                 tracing.of_server(
                     self._listener.partition, action.relid, root.partition, server_event_port(ports.flag)
                 ),
+                **manner_of(request.device),
             )
         except BaseException:
             doorbells.close()

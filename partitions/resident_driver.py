@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Final
 
 from partitions.child import Partition
-from partitions.driver import Driver
+from partitions.driver import EXIT_CANNOT_LOAD, Driver
+from partitions.sdk.loading import DriverLoadError
 from runtime.abi import HypervisorGone
 from runtime.console import ConsoleWriter
 from runtime.hypercalls import adopt_socket
@@ -49,7 +50,12 @@ class LoadedDriver:
         port = adopt_socket(self._fds[0])
         console = ConsoleWriter(self._fds[1])
         try:
-            partition = Partition(port.get_birth(), port, console)
+            birth = port.get_birth()
+            if isinstance(cpus := birth.args.get("cpus"), list) and cpus:
+                os.sched_setaffinity(
+                    0, map(int, cpus)
+                )  # of this thread, and of its channels', which inherit it
+            partition = Partition(birth, port, console)
             driver = ResidentDriver(partition)
             with self._lock:
                 self._driver = driver
@@ -58,6 +64,9 @@ class LoadedDriver:
             code = driver.run()
         except HypervisorGone:  # the machine is going down
             return
+        except DriverLoadError as error:  # found out before it was let at anything
+            partition.report("driver_not_loaded", error=str(error))
+            code = EXIT_CANNOT_LOAD
         except BaseException:  # in a kernel this would be the end, and so it is here
             traceback.print_exc()
             os._exit(_CRASHED)

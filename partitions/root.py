@@ -18,22 +18,24 @@ from typing import Any, Final, NoReturn
 
 import trio
 
-from bus import tracing
 from bus.memory import MemorySlot
 from bus.seam import Step
 from bus.synic import VMBUS_SINT
-from partitions import trace_files
+from partitions import root_walls, trace_files
 from partitions.descendants import Described, children_of
+from partitions.driven_device import DrivenDevice
 from partitions.driver_partition import DriverPartition
 from partitions.emulated.host import EmulationHost
+from partitions.faults.root_agent import FAULT_VERBS, RootAgent
 from partitions.guest_bus import GuestBus, RootResources
+from partitions.inspection import device_rows
+from partitions.integration.device import integration_devices
 from partitions.links.link_device import bind_links
 from partitions.machine_plan import AttachmentPlan, PartitionPlan
+from partitions.operator_services import OperatorServices
 from partitions.placement import DeviceError, Devices, drivers_among, place_of
 from partitions.saved_state import SLOT_PAGES, SavedState, StateTooLarge, encoded_bytes
 from partitions.served_channel import replay_in_order
-from partitions.server_partition import ServerPartition
-from partitions.storage.device import DiskDevice
 from partitions.virtual_processor import VirtualProcessor
 from partitions.virtualization_stack import BuildError, VirtualizationStack
 from partitions.watchdog import send_heartbeats, watch_channels
@@ -42,6 +44,7 @@ from runtime.console import ConsoleWriter
 from runtime.firmware import LinkMessage, PacketLink
 from runtime.hypercalls import Birth, HypercallPort, MappedSlot, adopt_socket
 from runtime.lifeline import die_with_parent, name_process
+from runtime.loaded_code import report_if_asked
 
 SAVED_STATE_GPFN: Final = 0x1000
 
@@ -65,6 +68,8 @@ class Root:
         self._leave = trio.Event()
         self._retiring = False
         self._resetting = False  # a guest whose state was too large
+        self._faults = RootAgent()
+        self._operator: OperatorServices | None = None
 
     async def boot(self) -> int:
         """The machine's first root: from the first instruction to power-off. Returns the exit code."""
@@ -97,6 +102,7 @@ class Root:
                 stack = self._make_stack(birth, vp, nursery, self._new_pages)
                 place = place_of(self._machine)
                 self._devices = place.create(stack.resources, self._machine, self._device_tables)
+                self._add_services(stack)
                 bind_links(self._devices, stack.resources, self._partition_tables.values())
                 self._start_services(nursery, stack)
                 for plan in plans:
@@ -128,6 +134,7 @@ class Root:
             place = place_of(self._machine)
             tables, drivers = self._device_tables, state["drivers"]
             self._devices = place.adopt(stack.resources, self._machine, tables, drivers)
+            self._add_services(stack)
             bind_links(self._devices, stack.resources, self._partition_tables.values(), state["guests"])
             stack.received.adopt(state["received"], state.get("last_message"))
             stack.ended.update(state["ended"])
@@ -144,6 +151,7 @@ class Root:
             replayed_ns = time.monotonic_ns()
             for guest, relid in channels:
                 guest.serve(relid)
+            self._faults.go_on()  # behind all that was replayed
             stack.resume()
             for driver in drivers_among(self._devices):
                 driver.resume()
@@ -176,6 +184,7 @@ class Root:
         assert self._saved is not None
         emulation = EmulationHost(self._hypercalls, birth, nursery, self._console.emit)
         emulation.expect(list(self._partition_tables.values()), get_pages)
+        self._operator = OperatorServices(self._firmware, nursery, emulation)
         resources = RootResources(
             self._hypercalls,
             birth.partition,
@@ -186,9 +195,18 @@ class Root:
             self._saved.record,
             self._saved.seam,
             cpus=tuple(self._cpus),
+            faults=self._faults.serve(self._saved.faults, self._saved.seam, lambda: self._devices),
         )
-        self._stack = VirtualizationStack(resources, vp, emulation)
-        return self._stack
+        self._stack = stack = VirtualizationStack(resources, vp, emulation)
+        self._faults.serve_stack(resources, stack.guests)
+        return stack
+
+    def _add_services(self, stack: VirtualizationStack) -> None:
+        """What is offered without being a device of the config; and what an operator finds."""
+        assert self._operator is not None
+        tables = list(self._partition_tables.values())
+        self._devices |= integration_devices(tables, self._hypercalls)
+        self._operator.begin(tables, self._devices, stack)
 
     def _start_services(self, nursery: trio.Nursery, stack: VirtualizationStack) -> None:
         for service in (
@@ -225,9 +243,10 @@ class Root:
     async def _receive_plan(self) -> list[PartitionPlan]:
         first = await self._expect("machine")
         told = first.values
-        self._begin_trace(dict(zip(told.get("traced", ()), first.fds, strict=False)))
+        trace_files.begin(dict(zip(told.get("traced", ()), first.fds, strict=False)))
         self._machine, self._device_tables = told["machine"], told["devices"]
         self._pin(told["cpus"])
+        root_walls.put_up(self._machine, self._device_tables, self._console.emit, first=True)
         described: list[Described] = []
         while (message := await self._firmware.receive()) is not None and message.verb == "partition":
             described.append(Described(message.values, tuple(message.fds)))
@@ -239,12 +258,6 @@ class Root:
             self._remember(child.table, plan)
             plans.append(plan)
         return plans
-
-    def _begin_trace(self, traced: dict[str, int]) -> None:
-        """Of ourselves, and, when they are started, of our driver partitions. A successor of ours is not traced."""
-        if (own := traced.pop(ROOT, None)) is not None:
-            tracing.attach(own)
-        trace_files.keep(traced)
 
     def _new_pages(self, gpfn: int, pages: int) -> list[MappedSlot]:
         return [self._hypercalls.map_gpa_pages(gpfn, pages)]
@@ -301,6 +314,7 @@ class Root:
     def _adopt_tables(self, state: Mapping[str, Any]) -> None:
         self._machine, self._device_tables = state["machine"], state["devices"]
         self._pin(state["cpus"])
+        root_walls.put_up(self._machine, self._device_tables, self._console.emit, first=False)
         for table in state["partitions"]:
             self._remember(table, PartitionPlan.from_table(table, self._machine, []))
 
@@ -310,8 +324,8 @@ class Root:
         assert self._saved is not None
         try:
             named = values["device"]
-            arm = self._saved.seam.arm if named is None else self._driver(named).arm
-            arm(Step.named(values["step"]), values["passes"], values["deaths"])
+            seam = self._saved.seam if named is None else self._driver(named).fault_site.seam
+            seam.arm(Step.named(values["step"]), values["passes"], values["deaths"])
         except (KeyError, ValueError, TypeError) as error:
             self._console.emit("root.seam_refused", error=str(error)[:200])
 
@@ -322,7 +336,7 @@ class Root:
                 self._driver(driver).stick()
             return
         for device in self._devices.values():
-            if isinstance(device, DiskDevice):
+            if isinstance(device, DrivenDevice):
                 device.stick()
 
     def _driver(self, name: str) -> DriverPartition:
@@ -340,28 +354,22 @@ class Root:
         while (message := await self._firmware.receive()) is not None:
             match message.verb:
                 case "inspect":
-                    name = message.values.get("name")
-                    rows = [
-                        driver.inspect() for driver in drivers_among(self._devices) if driver.name == name
-                    ]
-                    rows += [
-                        row
-                        for server in drivers_among(self._devices)
-                        if isinstance(server, ServerPartition)
-                        for row in server.rows_of(str(name))
-                    ]
-                    rows += [
-                        row
-                        for guest in (self._stack.guests.values() if self._stack is not None else ())
-                        if guest.name == name
-                        for row in guest.devices()
-                    ]
-                    answer = {"request": message.values.get("request"), "devices": rows}
+                    name = str(message.values.get("name"))
+                    answer = {
+                        "request": message.values.get("request"),
+                        "devices": device_rows(name, self._devices, self._stack),
+                        "heartbeat": self._operator.heartbeat_of(name) if self._operator else None,
+                    }
                     await self._firmware.send("inspected", answer)
                 case "stick":  # a fault on purpose: heartbeats go on, no channel moves
                     self._get_stuck(message.values["device"])
                 case "seam":  # a fault on purpose, later: at a named step
                     self._arm_seam(message.values)
+                case "integration":
+                    assert self._operator is not None
+                    self._operator.answer(message.values)
+                case verb if verb in FAULT_VERBS:
+                    await self._firmware.send(*self._faults.answer(verb, message.values))
                 case "retire":
                     self._retiring = True
                     self._leave.set()
@@ -390,6 +398,7 @@ def main() -> NoReturn:
         status = trio.run(root.boot)
     except* HypervisorGone:
         pass
+    report_if_asked(console.emit)
     sys.stderr.flush()
     os._exit(status)  # with the hypercall socket open to the last: closing it says that we are lost
 

@@ -3,6 +3,7 @@
     page 0        magic u64 | format of the first save u32 | reserved u32; at byte 64 a seam (bus.seam)
     pages 1..32   channel records, 64 bytes each, by number: commit word u64 | service word u64 | reserved
     then          two halves, written in turn: sequence u64 | length u32 | CRC-32C u32 | [format, value] (msgpack)
+    then          the board with the faults that are armed (partitions.faults.fault_board)
 
 The next root may write another format (partitions.saved_state_formats). Format 1 did not say it with the value.
 
@@ -12,13 +13,14 @@ because the writer may have died at any byte.
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgpack  # type: ignore[import-untyped]
 
 from bus.native import crc32c
 from bus.seam import SEAM_BYTES, Seam, Step
+from partitions.faults.fault_board import BOARD_BYTES, FaultBoard
 from partitions.saved_state_formats import FORMAT, UnknownFormat, migrate
 
 PAGE_BYTES: Final = 4096
@@ -29,7 +31,8 @@ HALF_BYTES: Final = 512 * 1024  # enough for some hundred channels
 _SEAM_AT: Final = 64  # a cache line of its own
 _RECORDS_AT: Final = PAGE_BYTES
 _HALVES_AT: Final = _RECORDS_AT + RECORDS * RECORD_BYTES
-SLOT_PAGES: Final = (_HALVES_AT + 2 * HALF_BYTES) // PAGE_BYTES
+_FAULTS_AT: Final = _HALVES_AT + 2 * HALF_BYTES
+SLOT_PAGES: Final = (_FAULTS_AT + BOARD_BYTES) // PAGE_BYTES
 _MAGIC: Final = 0x56_5450_4154_5344_50  # "PDSTAPTV"
 _HEAD: Final = struct.Struct("<QII")
 _HALF: Final = struct.Struct("<QII")
@@ -49,12 +52,13 @@ class StateTooLarge(ValueError):
 class SavedState:
     """The slot's bytes, as writer and as reader. One process at a time."""
 
-    def __init__(self, memory: memoryview) -> None:
+    def __init__(self, memory: memoryview, make_seam: Callable[[memoryview], Seam] = Seam) -> None:
         if len(memory) != SLOT_PAGES * PAGE_BYTES:
             raise ValueError(f"{len(memory)} bytes; a saved-state slot has {SLOT_PAGES * PAGE_BYTES}")
         self._memory = memory
         self._sequence = 0
-        self.seam: Final = Seam(memory[_SEAM_AT : _SEAM_AT + SEAM_BYTES])
+        self.seam: Final = make_seam(memory[_SEAM_AT : _SEAM_AT + SEAM_BYTES])
+        self.faults: Final = FaultBoard(memory[_FAULTS_AT : _FAULTS_AT + BOARD_BYTES])
 
     def format(self) -> None:
         """Make an empty one of fresh, zeroed pages."""

@@ -6,6 +6,7 @@ some milliseconds, and ends in `failed` when it never gets better.
 """
 
 import contextlib
+import struct
 import threading
 import time
 import traceback
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 from bus.memory import PAGE_BYTES, MemorySlot
-from bus.native import Channel, RingError, Waiting
+from bus.native import Channel, RingClosed, RingError, Waiting, eventfd_signal
 from bus.seam import Seam
 from bus.synic import VMBUS_SINT, page_flag
 from bus.tracing import NOT_TRACED, Tracing
@@ -24,6 +25,9 @@ from runtime.abi import Route
 
 _EXECUTING_AT: Final = 8  # in a channel record: non-zero while a batch is executed and not yet published
 _GIVEN_UP_AT: Final = 24  # the same: non-zero once others were let at the device; nobody may replay any more
+_INTERRUPT_MASK_AT: Final = 8  # in a ring's header page, bus/native/ring.h
+_PENDING_SEND_AT: Final = 12
+_U32: Final = struct.Struct("<I")
 JOIN_MS_MAX: Final = 5_000  # a backend call that takes longer keeps its thread; the thread ends with the call
 
 
@@ -102,6 +106,9 @@ class ServedChannel:
         seam: Seam,
         open_service: Callable[["ServedChannel"], Service],
         traced: Tracing = NOT_TRACED,
+        *,
+        journalled: bool = True,
+        shared: bool = False,
     ) -> None:
         """Owns the doorbells from here on.
 
@@ -110,15 +117,22 @@ class ServedChannel:
             record: this channel's, in memory that outlives us: where a predecessor stood, or all zero.
             seam: where this process may be made to die.
             open_service: the VSP for `channel`, anew after each failure.
+            journalled: what is published are answers to what was received, in order; so a successor knows where it is.
+            shared: threads of other channels send here, too. The guest can make ringing its doorbell block, and is to
+                stop nobody but itself: the service calls `ring`.
         """
         self.record: Final = record
         self._end: WorkerEnd | None = None  # of one that serves no more, or never again
         if record[_GIVEN_UP_AT]:
             self._end = WorkerEnd(True, "the service failed before, and again")
         self.was_executing: Final = record[_EXECUTING_AT] != 0 and self._end is None
-        self._doorbells, self._rings, self._waiting = doorbells, rings, waiting
+        self._doorbells, self._waiting = doorbells, waiting
+        self.rings: Final = rings
         self._event_flags, self._seam, self._open_service = event_flags, seam, open_service
-        self._traced = traced
+        self._traced, self._journalled, self._rung = traced, journalled, 0
+        self._is_quiet = (
+            shared and doorbells.route == Route.DIRECT
+        )  # the broker's own doorbell nobody else holds
         self.channel = self._attach()
         self.back_off = BackOff(WORKER_RESTARTS)
         self.resting = False  # between a failure and the next try
@@ -129,9 +143,12 @@ class ServedChannel:
         self._service: Service | None = None
         self._failed: Service | None = None  # the last one, until there is another
         self._is_stale = False  # `channel` is one of a service that failed
+        self._is_changing = False  # it was closed for the next service
+        self._changing = threading.Lock()  # of both, against those who close it
+        self.undo: Callable[[], None] = lambda: None  # what a service on purpose did to the rings
 
     def _attach(self) -> Channel:
-        rings, bells = self._rings, self._doorbells
+        rings, bells = self.rings, self._doorbells
         offset = rings.downstream_page_offset * PAGE_BYTES
         by_flag = bells.route == Route.BROKER
         return Channel(
@@ -140,16 +157,31 @@ class ServedChannel:
             outgoing_bytes=len(rings.memory) - offset - PAGE_BYTES,
             incoming_offset=0,
             incoming_bytes=offset - PAGE_BYTES,
-            signal_fd=bells.signal_fd,
+            signal_fd=-1 if self._is_quiet else bells.signal_fd,
             wait_fd=bells.wait_fd,
             waiting=Waiting(self._waiting),
             flags=self._event_flags if by_flag else None,
             flag=page_flag(VMBUS_SINT, bells.flag) if by_flag else -1,
-            journal=self.record,
+            journal=self.record if self._journalled else None,
             seam=self._seam.memory,
             trace=self._traced.trace,
             trace_channel=self._traced.channel,
         )
+
+    def ring(self) -> None:
+        """Wake the guest, if it sleeps or waits for room. Never blocks. Not after `stop` has returned."""
+        if not self._is_quiet or self._doorbells.signal_fd < 0:
+            return
+        rings, second = self.rings.memory, self.rings.downstream_page_offset * PAGE_BYTES
+        (mask,) = _U32.unpack_from(rings, second + _INTERRUPT_MASK_AT)  # behind the fence of who published
+        if mask == 0 or _U32.unpack_from(rings, _PENDING_SEND_AT) != (0,):
+            self._rung += 1  # about: several threads count
+            eventfd_signal(self._doorbells.signal_fd)
+
+    def _kick(self) -> None:
+        self.channel.kick()
+        if self._is_quiet and self._doorbells.signal_fd >= 0:
+            eventfd_signal(self._doorbells.signal_fd)
 
     def replay(self) -> bool:
         """Execute again what a predecessor had not released. Blocks until done, or given up.
@@ -169,7 +201,7 @@ class ServedChannel:
             else:
                 break
         with contextlib.suppress(RingError):
-            self.channel.kick()  # the predecessor may have died between publishing and signalling
+            self._kick()  # the predecessor may have died between publishing and signalling
         return True
 
     def _prepare(self) -> Service:
@@ -203,7 +235,7 @@ class ServedChannel:
                 service = self._prepare()
                 if not is_replayed:
                     service.replay()
-                    self.channel.kick()
+                    self._kick()
                 is_replayed = False
                 self.back_off.serves(time.monotonic_ns())
                 self.resting = False
@@ -211,12 +243,29 @@ class ServedChannel:
             except RingError as error:
                 if self._stop.is_set():
                     return None
-                self._broken(error)
+                if not self._makes_way(error):
+                    self._broken(error)
             except Exception as error:  # a defect of ours or of a backend; who ran into it waits, nobody else
                 self._rest(error)
             else:
-                return None
+                if self._stop.is_set() or not self._makes_way(None):
+                    return None
         return self._end
+
+    def change_service(self) -> None:
+        """Have the worker go on with another service, as after a failure. Any thread."""
+        with self._changing:
+            if not self._is_stale:
+                self._is_changing = True
+                self.channel.close()
+
+    def _makes_way(self, error: RingError | None) -> bool:
+        """Whether a service has ended for the next one."""
+        if not self._is_changing or not (error is None or isinstance(error, RingClosed)):
+            return False
+        self._failed, self._service = self._service, None
+        self._is_stale = True
+        return True
 
     def _broken(self, error: RingError) -> None:
         """By the guest: nobody will execute again what was begun."""
@@ -241,9 +290,11 @@ class ServedChannel:
 
     def _renew(self) -> None:
         """As a successor would: attach to the rings as they are."""
-        self.channel.close()
-        self.channel = self._attach()
-        self._is_stale = False
+        with self._changing:
+            self.channel.close()
+            self.undo()
+            self.channel = self._attach()
+            self._is_stale = self._is_changing = False
         if self._stop.is_set():  # it may have closed the old one
             self.channel.close()
 
@@ -292,6 +343,7 @@ class ServedChannel:
 
     def statistics(self) -> dict[str, int]:
         counters = self.channel.statistics()
+        counters["signals_sent"] += self._rung
         return counters | (self._service.statistics() if self._service is not None else {})
 
 

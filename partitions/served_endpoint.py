@@ -16,8 +16,9 @@ from collections.abc import Callable
 from typing import Final
 
 from partitions.back_off import WORKER_RESTARTS, BackOff
+from partitions.driven_device import EndpointService
 from partitions.served_channel import JOIN_MS_MAX, WorkerEnd
-from partitions.storage.message_service import BEGUN, MessageService, adopt_endpoint
+from partitions.storage.message_service import BEGUN, adopt_endpoint
 from partitions.vmbus_ports import server_event_port
 from runtime.abi import HvStatus, HypercallError, HypervisorGone
 from runtime.hypercalls import HypercallPort
@@ -32,7 +33,7 @@ class ServedEndpoint:
     """Made when the stack says so. Owns the port's doorbell and the service."""
 
     def __init__(
-        self, call: HypercallPort, flag: int, service: MessageService, *, proxy: bool = False
+        self, call: HypercallPort, flag: int, service: EndpointService, *, proxy: bool = False
     ) -> None:
         """`proxy`: the client stands for others, and does again what it had begun before it died."""
         self._call, self._port, self._service, self._proxy = call, server_event_port(flag), service, proxy
@@ -84,7 +85,8 @@ class ServedEndpoint:
                 try:
                     if self._socket is None and not self._connect(None):
                         continue
-                    if not self._serve_one():
+                    assert self._socket is not None
+                    if not self._service.serve(self._socket):
                         self._disconnect()
                         self._await_successor()
                 except Exception as error:  # of ours or of a backend; who ran into it sends it again

@@ -1,13 +1,16 @@
 """What all guest buses of one virtualization stack share."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
 import trio
 
 from bus.seam import Seam
+from partitions.complaints import Complaints
+from partitions.faults.channel_faults import ChannelFaults
+from partitions.faults.server_agent import ServerAgent
 from partitions.guest_memory import GpaWindows
 from partitions.vmbus_ports import FlagAllocator
 from runtime.hypercalls import HypercallPort
@@ -34,3 +37,15 @@ class RootResources:
     watchers: list[Callable[[], None]] = field(default_factory=list)  # called when a child changed
     # Of openings, never one twice, whoever of us gives them out: one takes longer than a nanosecond.
     numbers: Iterator[int] = field(default_factory=lambda: count(time.monotonic_ns()))
+    # Time, as this stack knows it: a simulator's is its own.
+    now_ns: Callable[[], int] = time.monotonic_ns
+    sleep: Callable[[float], Awaitable[None]] = trio.sleep
+    faults: ServerAgent | None = None  # on purpose, in this process; None: nobody can order any
+    channel_faults: ChannelFaults | None = None  # on purpose, of channel messages; None: none is armed
+    complaints: Complaints = field(default_factory=Complaints)
+
+    def complain(self, kind: str, guest: str, **fields: object) -> None:
+        """Log what a guest can cause as often as it likes."""
+        if (left_out := self.complaints.admit(kind, guest, self.now_ns())) is not None:
+            more = {"left_out": left_out} if left_out else {}
+            self.log(kind, guest=guest, **fields, **more)

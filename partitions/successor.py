@@ -7,6 +7,7 @@ import sys
 
 import trio
 
+from partitions import trace_files
 from partitions.root import Root
 from runtime.abi import EXIT_HYPERVISOR_GONE, HypervisorGone
 from runtime.console import ConsoleWriter
@@ -25,7 +26,9 @@ def succeed(hypercall_fd: int, console_fd: int) -> int:
     async def live() -> int:
         """A standby waits here, blocking: trio's own start is behind it, and it has no other task yet."""
         birth = hypercalls.get_birth()  # answered when it becomes the root
-        (firmware_fd,) = birth.files
+        firmware_fd, *traces = birth.files
+        names = birth.args.get("traced")
+        trace_files.begin(dict(zip(names if isinstance(names, list) else [], traces, strict=False)))
         root = Root(hypercalls, PacketLink(socket.socket(fileno=firmware_fd)), console)
         return await root.succeed(birth)
 

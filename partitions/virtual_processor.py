@@ -67,6 +67,10 @@ class VirtualProcessor:
 
     def wait(self, timeout_ms: float | None = None) -> bool:
         """Until the line is raised, and lower it. False: the time is over. What raised it may be gone by now."""
+        if timeout_ms is None:  # a read waits by itself, and is one system call
+            with contextlib.suppress(BlockingIOError, InterruptedError):
+                os.eventfd_read(self.line_fd)
+                return True
         poll = select.poll()
         poll.register(self.line_fd, select.POLLIN)
         if not poll.poll(timeout_ms):

@@ -35,7 +35,9 @@ from bus.memory import PAGE_BYTES, GpaSpace, MemorySlot
 from bus.native import Channel, Waiting
 from bus.packets import GpaRange
 from bus.protocol_errors import LocalProtocolError, RemoteProtocolError
+from bus.severing import empty, sever
 from bus.synic import CHANNEL_MESSAGE, VMBUS_SINT, page_flag
+from partitions.guest_channel import GuestChannel as GuestChannel
 from partitions.virtual_processor import VirtualProcessor
 from partitions.vmbus_ports import guest_channel_port
 from runtime.abi import HvStatus, HypercallError, HypervisorGone, Route
@@ -54,45 +56,6 @@ class VmbusError(Exception):
     """The bus, or one channel, cannot be used. The text says which step failed."""
 
 
-class GuestChannel:
-    """An open channel: its rings, and its data area, in one slot of their own."""
-
-    def __init__(
-        self,
-        bus: "VmbusGuest",
-        relid: int,
-        gpadl: int,
-        slot: MemorySlot,
-        channel: Channel,
-        data_offset: int,
-        fds: list[int],
-        sets_flag: bool,
-        vp: int,
-    ) -> None:
-        self.relid, self.gpadl, self.channel = relid, gpadl, channel
-        self.data: Final = slot.memory[data_offset:]
-        self.data_gpfn: Final = slot.gpfn + data_offset // PAGE_BYTES
-        self.slot: Final = slot
-        self.fds: Final = fds
-        self.sets_flag: Final = sets_flag  # its interrupts do: by the broker's route
-        self.vp: Final = vp  # that they went to when it was opened
-        self._bus = bus
-
-    def move_interrupts(self, vp: int) -> None:
-        """Have the host's interrupts go to another of our VPs; traffic may go on. Raises VmbusError."""
-        self._bus._move_interrupts(self, vp)
-
-    def close(self) -> None:
-        """Close the channel and give its pages back. Whoever waits on it gets RingClosed. May be called twice."""
-        self._bus._close_channel(self)
-
-    def __enter__(self) -> "GuestChannel":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
 class VmbusGuest:
     """This partition's connection to its host's VMBus server."""
 
@@ -108,6 +71,7 @@ class VmbusGuest:
         self._facts: set[Output] = set()  # what the host has said and nobody has asked for yet
         self._all_offers = False
         self._channels: dict[int, GuestChannel] = {}
+        self._held_back: list[MemorySlot] = []  # that the host did not let go of
         self._next_vp = 0
         self._lost: str | None = None
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC)
@@ -134,20 +98,28 @@ class VmbusGuest:
         raise VmbusError(f"the host does not offer {instance}")
 
     def open_channel(
-        self, offer: OfferChannel, *, ring_bytes: int, data_bytes: int, waiting: str = "adaptive"
+        self,
+        offer: OfferChannel,
+        *,
+        ring_bytes: int,
+        data_bytes: int,
+        waiting: str = "adaptive",
+        buffers: Sequence[int] = (),
     ) -> GuestChannel:
         """Make a slot for the channel, hand it over, open.
 
         Args:
             ring_bytes: data area of each of the two rings, whole pages.
             data_bytes: of the buffers behind the rings, whole pages.
+            buffers: so many bytes of them each, whole pages, are handed over as GPADLs of their own before the channel
+                is opened: the device's protocol has to name them.
 
         Raises:
             VmbusError: the host refused, or does not answer.
             HypercallError: INSUFFICIENT_MEMORY: this partition has not that many pages left.
         """
         try:
-            return self._open_channel(offer, ring_bytes, data_bytes, waiting)
+            return self._open_channel(offer, ring_bytes, data_bytes, waiting, buffers)
         except LocalProtocolError as error:  # rescinded between two steps of ours
             raise VmbusError(str(error)) from error
         except HypercallError as error:
@@ -156,7 +128,7 @@ class VmbusGuest:
             raise VmbusError(f"the channel's doorbells are gone again: {error}") from error
 
     def _open_channel(
-        self, offer: OfferChannel, ring_bytes: int, data_bytes: int, waiting: str
+        self, offer: OfferChannel, ring_bytes: int, data_bytes: int, waiting: str, buffers: Sequence[int]
     ) -> GuestChannel:
         ring_pages = 1 + ring_bytes // PAGE_BYTES
         data_offset = 2 * ring_pages * PAGE_BYTES
@@ -167,14 +139,11 @@ class VmbusGuest:
             for header in (0, ring_pages * PAGE_BYTES):  # fresh pages are zero, which is an empty ring
                 at = header + _FEATURE_OFFSET
                 slot.memory[at : at + 4] = _FEATURE_PENDING_SEND_SIZE
-            rings = [GpaRange.of_slot(slot, 0, data_offset)]
-            gpadl = self._do(lambda: self._client.create_gpadl(offer.relid, rings))
-            created = self._await(
-                lambda fact: isinstance(fact, GpadlCreated) and fact.gpadl == gpadl, "a GPADL", offer.relid
-            )
-            if isinstance(created, GpadlCreated) and created.status:
-                raise VmbusError(f"the host refused the channel's pages (status {created.status:#x})")
-            undo.callback(self._teardown_gpadl, offer.relid, gpadl)
+            gpadl, at = self._lend(offer.relid, slot, 0, data_offset, undo), data_offset
+            lent: list[int] = []
+            for size in buffers:
+                lent.append(self._lend(offer.relid, slot, at, size, undo))
+                at += size
             vp = self._vps[self._next_vp % len(self._vps)]
             self._next_vp += 1
             self._do(lambda: self._client.open(offer.relid, gpadl, ring_pages, vp.index))
@@ -206,13 +175,35 @@ class VmbusGuest:
             )
             undo.pop_all()
         opened_channel = GuestChannel(
-            self, offer.relid, gpadl, slot, channel, data_offset, [inbound.fd, outbound.fd], by_flag, vp.index
+            self,
+            offer.relid,
+            gpadl,
+            slot,
+            channel,
+            data_offset,
+            [inbound.fd, outbound.fd],
+            by_flag,
+            vp.index,
+            tuple(lent),
         )
         with self._changed:
             self._channels[offer.relid] = opened_channel
             if self._client.channel_state(offer.relid) is not ClientChannelState.OPEN:
                 channel.close()  # rescinded in the meantime
+                self._sever(opened_channel)
         return opened_channel
+
+    def _lend(self, relid: int, slot: MemorySlot, offset: int, size: int, undo: contextlib.ExitStack) -> int:
+        """Hand pages over; the GPADL's handle. `undo` takes them back."""
+        pages = [GpaRange.of_slot(slot, offset, size)]
+        gpadl = self._do(lambda: self._client.create_gpadl(relid, pages))
+        created = self._await(
+            lambda fact: isinstance(fact, GpadlCreated) and fact.gpadl == gpadl, "a GPADL", relid
+        )
+        if isinstance(created, GpadlCreated) and created.status:
+            raise VmbusError(f"the host refused the channel's pages (status {created.status:#x})")
+        undo.callback(self._teardown_gpadl, relid, gpadl)
+        return gpadl
 
     def close(self) -> None:
         """Close every channel, leave the bus, end the thread. Bounded; the host may be gone."""
@@ -259,7 +250,10 @@ class VmbusGuest:
             VmbusError, HypercallError, HypervisorGone
         ):  # whatever the host does, we let go
             self._post_close(opened.relid)
-            self._teardown_gpadl(opened.relid, opened.gpadl)
+            for gpadl in (*opened.buffers, opened.gpadl):
+                self._teardown_gpadl(opened.relid, gpadl)
+            if opened.empties:  # the host has said that nobody touches them any more
+                empty(opened.slot)
         self._drop_slot(opened.slot)
         for fd in opened.fds:
             os.close(fd)
@@ -279,6 +273,9 @@ class VmbusGuest:
         )
 
     def _make_slot(self, pages: int) -> MemorySlot:
+        held_back, self._held_back = self._held_back, []
+        for slot in held_back:  # perhaps they were let go of meanwhile
+            self._drop_slot(slot)
         gpfn = self._gpa_space.find_free(pages, _FIRST_GPFN)
         mapped = self._hypercalls.map_gpa_pages(gpfn, pages)
         slot = MemorySlot.from_fd(mapped.fd, gpfn, pages)
@@ -286,9 +283,24 @@ class VmbusGuest:
         return slot
 
     def _drop_slot(self, slot: MemorySlot) -> None:
-        with contextlib.suppress(HypercallError, HypervisorGone):  # OBJECT_IN_USE: the host still maps it
-            self._hypercalls.unmap_gpa_pages(slot.gpfn, slot.pages)
-        self._gpa_space.remove(slot.gpfn).close()
+        """Its memory is never used for anything again: whoever kept a mapping of it has a mapping of nothing."""
+        slot.close()
+        with contextlib.suppress(HypervisorGone):
+            try:
+                self._hypercalls.unmap_gpa_pages(slot.gpfn, slot.pages)
+            except (
+                HypercallError
+            ):  # OBJECT_IN_USE: the host still maps it, so its numbers are not free either
+                self._held_back.append(slot)
+                return
+        self._gpa_space.remove(slot.gpfn)
+
+    def _sever(self, opened: GuestChannel) -> None:
+        """The channel was taken away. What the host said of its pages is true, or it is not: we leave them."""
+        with contextlib.suppress(OSError):  # no memory: then they are left when the channel is closed
+            sever(opened.slot)
+            if opened.empties:
+                empty(opened.slot)
 
     # -- talking to the host
 
@@ -319,6 +331,7 @@ class VmbusGuest:
                 case Rescinded(relid, in_use):
                     if (opened := self._channels.get(relid)) is not None:
                         opened.channel.close()
+                        self._sever(opened)
                     if in_use:
                         self._carry_out(self._client.close(relid))
                 case _:

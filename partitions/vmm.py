@@ -1,74 +1,71 @@
 """A virtual machine monitor: serves the rings of one guest, and passes each request on to the host process.
 
-The servers of its channels are those of any driver partition. Their backend is a disk of its own, reached by send,
-receive and reply, one request at a time; the data goes through a socket, and so through this process.
+The servers of its channels are those of any driver partition. Behind them is a device that it reaches by send, receive
+and reply, one request at a time; the data goes through a socket, and so through this process.
 """
 
 import contextlib
-import mmap
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any
 
+from bus.seam import Seam
 from partitions.child import Partition
+from partitions.device_classes import DEVICE_CLASSES
+from partitions.driven_device import EndpointService, PassedOnDevice
 from partitions.driver import Driver
+from partitions.faults.faulty_medium import FaultyMedium
 from partitions.message_connection import connect_to
 from partitions.storage.device import OfferedDevice
-from partitions.storage.disk import Disk
 from partitions.storage.errors import DiskError
-from partitions.storage.message_channel import MessageChannel
-from partitions.storage.message_service import MessageService
-from partitions.storage.passed_on import PassedOnDisk
 from partitions.vmbus_ports import message_connection
 from runtime.hypercalls import HypercallPort
 
-DATA_BYTES: Final = 1 << 20  # of our own memory, for the data of requests on their way
 
+class ForwardedDevices:
+    """The devices of one guest, by the numbers that the stack gave them. Each is opened when it is first asked for."""
 
-class ForwardedDisks:
-    """The disks of one guest, by the numbers that the stack gave them. Each is opened when it is first asked for."""
+    def __init__(self, call: HypercallPort, kinds: Sequence[str]) -> None:
+        """`kinds`: of those that there were when we were started."""
+        self._call, self._kinds = call, kinds
+        self._opened: dict[int, PassedOnDevice] = {}
 
-    def __init__(self, call: HypercallPort, links: int) -> None:
-        self._call, self._links = call, links  # links: there were so many when we were started
-        self._opened: dict[int, tuple[MessageChannel, Disk, PassedOnDisk]] = {}
-
-    def select(self, number: int) -> OfferedDevice:
+    def select(self, number: int, kind: str) -> OfferedDevice:
         """LookupError: its host does not answer, or does not know us."""
         if number not in self._opened:
-            area = memoryview(mmap.mmap(-1, DATA_BYTES))
+            connect = connect_to(self._call, message_connection(number))
             try:
-                channel = MessageChannel(connect_to(self._call, message_connection(number)), area, 0)
-                disk = Disk(channel, area, 0)
+                self._opened[number] = DEVICE_CLASSES[kind].pass_on(connect)
             except (DiskError, ConnectionError) as error:
                 raise LookupError(f"device {number}: {error}") from error
-            self._opened[number] = channel, disk, PassedOnDisk(disk.description.serial, disk)
-        return self._opened[number][2]
+        return self._opened[number]
+
+    def medium(self, name: str) -> FaultyMedium | None:
+        return None  # the host's
 
     def settled(self, first: bool) -> None:
         """Hosts wait for that after the death of our predecessor, also those that nobody has a channel to."""
         if first:
-            for number in range(self._links):
+            for number, kind in enumerate(self._kinds):
                 with contextlib.suppress(LookupError):
-                    self.select(number)
-        for channel, _, _ in self._opened.values():
-            channel.settled()
+                    self.select(number, kind)
+        for device in self._opened.values():
+            device.settled()
 
-    def open_messages(self, record: memoryview, passing: Callable[[], None]) -> MessageService:
+    def open_messages(self, record: memoryview, seam: Seam) -> EndpointService:
         raise LookupError("a monitor has no device of its own")
 
     def stick(self) -> None:
-        for _, _, disk in self._opened.values():
-            disk.stick()
+        for device in self._opened.values():
+            device.stick()
 
     def close(self) -> None:
-        for channel, disk, _ in self._opened.values():
-            channel.settled()
-            disk.close()
-            channel.destroy()
+        for device in self._opened.values():
+            device.close()
 
 
 class Vmm(Driver):
-    def _open_device(self, args: Any) -> ForwardedDisks:
-        return ForwardedDisks(self._call, int(args["links"]))
+    def _open_device(self, args: Any) -> ForwardedDevices:
+        return ForwardedDevices(self._call, [str(kind) for kind in args["kinds"]])
 
 
 def main(partition: Partition) -> int:

@@ -9,16 +9,15 @@ from dataclasses import replace
 from typing import Any, ClassVar, Final
 from uuid import UUID
 
-from bus import guids
 from bus.native import Channel, GpaMap
 from bus.seam import Seam
 from partitions.channel_host import ChannelListener, OpenRequest
 from partitions.driver_host import DriverChannels, Standing
 from partitions.driver_partition import DriverPartition
 from partitions.driver_phase import Phase
+from partitions.served_channel import Service
 from partitions.server_partition import ServerPartition
 from partitions.stack_resources import RootResources
-from partitions.storage.vsp import StorageVsp
 from partitions.vmbus_ports import message_connection
 from runtime.abi import HypercallError
 
@@ -31,15 +30,17 @@ class VmmPartition(DriverPartition):
     module: ClassVar[str] = "partitions.vmm"
 
     def __init__(self, stack: RootResources, guest: str, machine: Mapping[str, Any]) -> None:
-        super().__init__(stack, {"name": guest + VMM_SUFFIX, "kind": "disk", "backend": "none"}, machine)
+        super().__init__(stack, {"name": guest + VMM_SUFFIX, "kind": "monitor"}, machine)
         self.guest = 0  # its partition
         self._links: list[str] = []  # devices, by the number that the monitor knows them by
+        self._kinds: list[str] = []  # of those
         self._servers: dict[str, ServerPartition] = {}  # of those, as far as we are connected
 
     def link(self, server: ServerPartition) -> int:
         """Connect it to a device's host. The device's number. Raises as `ServerPartition.attach_client`."""
         if server.name not in self._links:
             self._links.append(server.name)
+            self._kinds.append(server.kind)
         number = self._links.index(server.name)
         self._servers[server.name] = server
         if not server.has_client(self.partition):
@@ -67,14 +68,15 @@ class VmmPartition(DriverPartition):
         return []
 
     def _more_arguments(self) -> dict[str, Any]:
-        return {"links": len(self._links)}
+        return {"kinds": self._kinds}
 
     def to_state(self) -> dict[str, Any]:
-        return super().to_state() | {"guest": self.guest, "links": self._links}
+        return super().to_state() | {"guest": self.guest, "links": self._links, "kinds": self._kinds}
 
     def adopt_state(self, state: Mapping[str, Any]) -> None:
         super().adopt_state(state)
         self.guest, self._links = state["guest"], list(state["links"])
+        self._kinds = list(state["kinds"])
 
 
 class VmmChannels(DriverChannels):
@@ -87,7 +89,8 @@ class VmmChannels(DriverChannels):
 
     def _standing(self, request: OpenRequest) -> Standing:
         standing = super()._standing(request)
-        return replace(standing, serve=replace(standing.serve, device=self._number))
+        serve = replace(standing.serve, device=self._number, kind=self._server.kind)
+        return replace(standing, serve=serve)
 
     def statistics(self, relid: int) -> dict[str, Any]:
         return super().statistics(relid) | {"served_by": [self._vmm.name, self._server.name]}
@@ -115,13 +118,15 @@ class Vmms:
         self.by_guest[vmm.guest] = vmm
 
 
-class HostedDisk:
+class BehindMonitors:
     """An OfferedDevice and a HostedDevice: guests reach it through monitors of their own."""
-
-    interface: Final[UUID] = guids.SCSI
 
     def __init__(self, server: ServerPartition, vmms: Vmms) -> None:
         self.name, self.server, self.vmms = server.name, server, vmms
+
+    @property
+    def interface(self) -> UUID:
+        return self.server.interface
 
     def make_host(self, listener: ChannelListener) -> VmmChannels:
         """HypercallError: there is no room for a monitor."""
@@ -130,7 +135,7 @@ class HostedDisk:
         vmm.add_host(channels)
         return channels
 
-    def open(self, channel: Channel, gpa_map: GpaMap, record: memoryview, seam: Seam) -> StorageVsp:
+    def open(self, channel: Channel, gpa_map: GpaMap, record: memoryview, seam: Seam) -> Service:
         raise TypeError(f"{self.name} is served by monitors")
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 MONITOR_SUFFIX: Final = ".vmm"  # behind a guest's name; no configured name has a dot
 _ROOT: Final = "root"
-_DISK: Final = "disk"  # the kind of device that has a driver
+DRIVEN: Final = frozenset({"disk", "custom", "echo", "net", "serial"})  # kinds of devices that have a driver
 
 
 class Architecture(enum.StrEnum):
@@ -25,12 +25,12 @@ def driver_names(config: "MachineConfig") -> tuple[str, ...]:
     """Of the driver partitions: each after its device, or, a guest's monitor, after its guest."""
     if config.machine.architecture is Architecture.MICROKERNELIZED:
         return ()
-    disks = tuple(device.name for device in config.root.devices if device.kind == _DISK)
+    driven = tuple(device.name for device in config.root.devices if device.kind in DRIVEN)
     if config.machine.architecture is not Architecture.HOSTED:
-        return disks
+        return driven
     monitors = (
         partition.name + MONITOR_SUFFIX
         for partition in config.partitions
-        if partition.parent == _ROOT and any(device.name in disks for device in partition.devices)
+        if partition.parent == _ROOT and any(device.name in driven for device in partition.devices)
     )
-    return disks + tuple(monitors)
+    return driven + tuple(monitors)

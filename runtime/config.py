@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 import msgspec
 from msgspec import Meta
@@ -19,11 +19,15 @@ from runtime.abi import CPU_WEIGHT_DEFAULT, CPU_WEIGHT_MAX, WHOLE_PROCESSOR
 from runtime.architecture import Architecture, driver_names
 from runtime.config_overrides import apply_overrides
 from runtime.config_shape import PROGRAM_PATTERN, Name, Shape
+from runtime.device_config import BackendKind as BackendKind
+from runtime.device_config import DeviceConfig as DeviceConfig
+from runtime.device_config import DeviceKind as DeviceKind
 from runtime.emulated_config import EMULATED_MAX, EmulatedDeviceConfig, InterceptWay
 from runtime.exits import CommandError, ExitCode
 from runtime.reserved_names import ROOT
+from runtime.sandbox_mode import SandboxMode
 from runtime.shares import SHARE_PATTERN, CpuShare
-from runtime.sizes import SIZE_PATTERN, ByteSize, DiskSize, MemorySize, RingSize, format_size
+from runtime.sizes import SIZE_PATTERN, ByteSize, MemorySize, RingSize, format_size
 
 if TYPE_CHECKING:
     from runtime.validate import Problem
@@ -66,18 +70,6 @@ class SchedulerChoice(enum.StrEnum):
     CGROUP2 = "cgroup2"
     CGROUP1 = "cgroup1"
     SIGNALS = "signals"
-
-
-class DeviceKind(enum.StrEnum):
-    DISK = "disk"
-    ECHO = "echo"  # answers each request with its own bytes; to measure what an exchange costs
-    LINK = "link"  # joins two partitions by a channel of their own
-    SWITCH = "switch"  # joins two partitions through the root, which copies each packet
-
-
-class BackendKind(enum.StrEnum):
-    FILE = "file"
-    MEMORY = "memory"
 
 
 class FileMode(enum.StrEnum):
@@ -127,31 +119,9 @@ class MachineSettings(Shape, frozen=True, kw_only=True):
             " do it, otherwise signals; or one of them alone."
         ),
     ] = SchedulerChoice.AUTO
-
-
-class DeviceConfig(Shape, frozen=True, kw_only=True):
-    """[[root.device]]: a real device, which the root owns."""
-
-    name: Annotated[Name, Meta(description="What [[partition.device]] tables call it.")]
-    kind: DeviceKind
-    backend: Annotated[
-        BackendKind | None, Meta(description="Where the blocks of a disk are kept; nothing else has any.")
-    ] = None
-    path: Annotated[
-        Path | None,
-        Meta(
-            description="The backing file; relative to the folder of this config. Only for backend = 'file'."
-        ),
-    ] = None
-    size: Annotated[
-        DiskSize | None,
-        Meta(
-            description="Of the disk. For a file: created sparse at this size if missing, refused if shorter;"
-            " left out: the size that the file has."
-        ),
-    ] = None
-    read_only: bool = False
-    block_bytes: Annotated[Literal[512, 4096], Meta(description="The logical block, in bytes.")] = 512
+    sandbox: Annotated[
+        SandboxMode, Meta(description="on: the best that this host allows; strict: all of it, or no machine.")
+    ] = SandboxMode.ON
 
 
 class RootConfig(Shape, frozen=True, kw_only=True):
@@ -238,6 +208,14 @@ class PartitionConfig(Shape, frozen=True, kw_only=True):
     devices: Annotated[tuple[PartitionDeviceConfig, ...], Meta(max_length=DEVICES_MAX)] = msgspec.field(
         name="device", default=()
     )
+    integration: Annotated[
+        bool,
+        Meta(
+            description="Offer it heartbeat, shutdown, time, key-value pairs and backup. For the root's own"
+            " partitions."
+        ),
+    ] = False
+    sandbox: Annotated[SandboxMode | None, Meta(description="Left out: as [machine] sandbox says.")] = None
     intercepts: Annotated[
         InterceptWay, Meta(description="How accesses to emulated devices travel: 'direct' is the fast way.")
     ] = InterceptWay.HYPERVISOR

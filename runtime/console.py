@@ -5,10 +5,14 @@ One SOCK_SEQPACKET pair serves the whole machine. The kernel stamps each record 
 platform does not read, records are dropped, counted, and the count goes out with the next one that fits.
 """
 
+import array
+import contextlib
+import fcntl
 import io
 import os
 import socket
 import struct
+import termios
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,8 +21,10 @@ from typing import Final
 import msgpack  # type: ignore[import-untyped]
 
 RECORD_BYTES_MAX: Final = 64 * 1024
+RAW: Final = "raw"
 _TEXT_BYTES_MAX: Final = 16 * 1024
 _PATIENCE_MS: Final = 200
+_LOOK_AGAIN_S: Final = 0.001
 _CREDENTIALS: Final = struct.Struct("=iII")  # pid, uid, gid
 
 
@@ -63,6 +69,17 @@ class ConsoleWriter:
             self._dropped = 0
             return
 
+    def wait_until_read(self, patience_s: float) -> None:
+        """Until the reader has taken in all that was sent, by whomever; at most so long. SIOCOUTQ of unix(7)."""
+        deadline = time.monotonic() + patience_s
+        waits = array.array("i", [0])
+        with contextlib.suppress(OSError):  # this kernel does not tell
+            while time.monotonic() < deadline:
+                fcntl.ioctl(self._socket, termios.TIOCOUTQ, waits)
+                if waits[0] == 0:
+                    return
+                time.sleep(_LOOK_AGAIN_S)
+
     def stream(self, name: str) -> io.TextIOBase:
         """A text stream whose every line becomes one `output` record; put it in sys.stdout's place."""
         return _LineStream(self, name)
@@ -97,8 +114,18 @@ def console_pair() -> tuple[socket.socket, socket.socket]:
     return reader, writer
 
 
+def _plain_text(data: bytes) -> str | None:
+    """What a process writes to its descriptor 2 without our doing: a record's first byte is never that of a text."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return None
+    return text if all(character.isprintable() or character in "\n\t" for character in text) else None
+
+
 def read_record(reader: socket.socket) -> ConsoleRecord | None:
-    """One record, or None for end of file. Garbage becomes a record of kind `garbage`, never an exception.
+    """One record, or None for end of file. Garbage becomes a record of kind `garbage`, never an exception; text, which
+    may be a piece of a line, one of kind RAW.
 
     Raises:
         BlockingIOError: nothing is there now.
@@ -123,6 +150,8 @@ def read_record(reader: socket.socket) -> ConsoleRecord | None:
         return None
     if flags & socket.MSG_TRUNC:
         return ConsoleRecord(pid, "garbage", {"reason": "record too long"})
+    if (text := _plain_text(data)) is not None:
+        return ConsoleRecord(pid, RAW, {"text": text})
     try:
         record = msgpack.unpackb(data, raw=False, max_map_len=256, max_array_len=4096)
         kind, fields = record["kind"], record["fields"]

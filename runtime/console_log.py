@@ -6,11 +6,12 @@ from typing import Final
 
 import trio
 
-from runtime.console import ConsoleRecord, console_pair, read_record
+from runtime.console import RAW, ConsoleRecord, console_pair, read_record
 from runtime.events import EventLog
 from runtime.reserved_names import ROOT
 
 _KIND_CHARACTERS_MAX: Final = 64
+_LINE_CHARACTERS_MAX: Final = 16 * 1024  # of what comes in pieces
 _ARGUMENTS: Final = frozenset({"self", "kind", "partition"})  # of EventLog.append: no field may be called so
 _UNNAMED_RECORDS_MAX: Final = 4_096  # of processes whose name the broker has not said yet
 
@@ -30,6 +31,7 @@ class ConsoleLog:
         self._reader, self.writer = console_pair()
         self._names: dict[int, str] = {}  # by pid
         self._unnamed: list[ConsoleRecord] = []
+        self._pieces: dict[int, str] = {}  # of a line that has not ended yet, by pid
 
     def name(self, pid: int, name: str) -> None:
         """From now on, and for what has waited for it, records of this process are that partition's."""
@@ -55,6 +57,9 @@ class ConsoleLog:
         if name is None and len(self._unnamed) < _UNNAMED_RECORDS_MAX:
             self._unnamed.append(record)
             return
+        if record.kind == RAW:
+            self._join(record, name)
+            return
         fields = dict(record.fields)
         if name == ROOT and record.kind == "output" and isinstance(fields.get("partition"), str):
             name = str(
@@ -63,6 +68,16 @@ class ConsoleLog:
         for taken in _ARGUMENTS & fields.keys():
             fields[f"{taken}_"] = fields.pop(taken)
         self._log.append(_kind(record.kind, name), name, **fields)
+
+    def _join(self, record: ConsoleRecord, name: str | None) -> None:
+        """What an interpreter says when it crashes comes in pieces; a line is an event."""
+        *lines, rest = (self._pieces.pop(record.pid, "") + str(record.fields.get("text", ""))).split("\n")
+        if len(rest) > _LINE_CHARACTERS_MAX:
+            lines, rest = [*lines, rest], ""
+        for line in lines:
+            self._log.append("output", name, stream="stderr", text=line[:_LINE_CHARACTERS_MAX])
+        if rest and record.pid in self._names:  # of somebody that we know to be there
+            self._pieces[record.pid] = rest
 
     def close(self) -> None:
         ends: tuple[socket.socket, ...] = (self._reader, self.writer)

@@ -4,17 +4,14 @@ The input is what `runtime.validate.Walk` decoded: tables with defaults filled i
 out, so each check skips what it cannot see; that was reported already.
 """
 
-import ast
-import importlib.util
 import os
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
-from runtime import driver_checks, emulated_checks, link_checks, share_checks
+from runtime import driver_checks, emulated_checks, link_checks, net_checks, program_checks, share_checks
+from runtime.architecture import DRIVEN
 from runtime.config import BackendKind, DeviceKind, FileMode
 from runtime.reserved_names import ROOT
 from runtime.sizes import PAGE_BYTES, format_size
@@ -24,9 +21,6 @@ from runtime.validate import Problem, quoted, spell
 ROOT_MEMORY_BYTES_MIN: Final = (
     4 << 20
 )  # what the root keeps: its own pages, ports and connections to each child
-ARGS_BYTES_MAX: Final = 16 << 10  # of one partition, encoded; they travel in one hypercall
-_INTEGER_MIN: Final = -(1 << 63)  # of msgpack
-_INTEGER_MAX: Final = (1 << 64) - 1
 
 Table = Mapping[str, Any]
 
@@ -43,6 +37,7 @@ def cross_check(config: Table, spelled: Mapping[Steps, object]) -> list[Problem]
     problems += share_checks.check_all(partitions)
     problems += link_checks.check(devices, partitions)
     problems += driver_checks.check(config, devices, partitions)
+    problems += net_checks.check(config, devices, partitions)
     problems += _memory(config, partitions, spelled)
     offered = [device["name"] for _, device in devices if "name" in device]
     all_known = is_all_named(config.get("root"), "device")
@@ -58,13 +53,19 @@ def cross_check(config: Table, spelled: Mapping[Steps, object]) -> list[Problem]
         emulated = list(tables_of(partition, "emulated", path))
         disks = [one for _, one in devices if one.get("kind") in (None, DeviceKind.DISK)]
         problems += emulated_checks.check_one(path, partition, emulated, disks, all_known)
+        if partition.get("integration") and partition.get("parent") not in (None, ROOT):
+            problems.append(
+                Problem((*path, "integration"), "true", 'false, but for partitions with parent = "root"')
+            )
         if partition.get("parent") not in (None, ROOT):
             problems += link_checks.not_passed_on(own_devices, devices)
         problems += _cpus(path, partition)
         problems += share_checks.check_one(path, partition)
         problems += _privileges(path, partition)
-        problems += _program(path, partition)
-        problems += _args(path, partition)
+        problems += program_checks.check_program(path, partition)
+        problems += program_checks.check_args(
+            path, partition, program_checks.ARGS_BYTES_MAX, "hand over a [[partition.file]] instead"
+        )
         for file_path, file in files:
             problems += _file(file_path, file)
     return problems
@@ -119,13 +120,12 @@ def _backend(path: Steps, device: Table) -> list[Problem]:
     backend, backing, size = device.get("backend"), device.get("path"), device.get("size")
     kind = device.get("kind")
     if kind in link_checks.WITHOUT_BACKEND:
-        given = [key for key in ("backend", "path", "size") if device.get(key) is not None]
+        given = [key for key in ("backend", "driver", "args", "path", "size") if device.get(key)]
         return [
             Problem((*path, key), spell(str(device[key])), f'nothing with kind = "{kind}"') for key in given
         ]
-    if kind is DeviceKind.DISK and "backend" in device and backend is None:
-        wanted = '"file" or "memory", as kind = "disk" needs one'
-        problems.append(Problem((*path, "backend"), "nothing", wanted))
+    driver = device.get("driver")
+    problems += driver_checks.backend_or_driver(path, device)
     if "path" in device and "size" in device:  # neither was refused already
         if backend is BackendKind.FILE and backing is None:
             problems.append(Problem((*path, "path"), "nothing", 'a path, as backend = "file" needs one'))
@@ -136,7 +136,7 @@ def _backend(path: Steps, device: Table) -> list[Problem]:
     if size is not None and (block := device.get("block_bytes")) and size % block:
         allowed = f"a multiple of block_bytes = {block}"
         problems.append(Problem((*path, "size"), spell(int(size)), allowed))
-    if backend is BackendKind.FILE and backing is not None:
+    if (backend is BackendKind.FILE or driver is not None) and backing is not None:
         may_create = size is not None and not device.get("read_only", False)
         problems += _openable((*path, "path"), backing, device.get("read_only", False), may_create)
     return problems
@@ -184,7 +184,7 @@ def _kept_by_root(config: Table) -> int:
     disks = sum(
         device["size"]
         for _, device in tables_of(config.get("root"), "device", ("root",))
-        if device.get("backend") == "memory" and isinstance(device.get("size"), int)
+        if isinstance(device.get("size"), int) and _is_in_memory(device)
     )
     emulated = sum(  # a page for each, whose state outlives the root
         1
@@ -192,8 +192,7 @@ def _kept_by_root(config: Table) -> int:
         for _ in tables_of(partition, "emulated", path)
     )
     count = sum(
-        device.get("kind") is DeviceKind.DISK
-        for _, device in tables_of(config.get("root"), "device", ("root",))
+        device.get("kind") in DRIVEN for _, device in tables_of(config.get("root"), "device", ("root",))
     )
     attached = sum(
         1
@@ -202,6 +201,12 @@ def _kept_by_root(config: Table) -> int:
     )
     drivers = driver_checks.memory_of_drivers(config, count, attached)
     return ROOT_MEMORY_BYTES_MIN + int(disks) + emulated * PAGE_BYTES + drivers
+
+
+def _is_in_memory(device: Table) -> bool:
+    return device.get("backend") == "memory" or (
+        device.get("driver") is not None and device.get("path") is None
+    )
 
 
 def _cpus(path: Steps, partition: Table) -> list[Problem]:
@@ -235,80 +240,6 @@ def _privileges(path: Steps, partition: Table) -> list[Problem]:
                 Problem((*path, "privileges", index), f"{spell(name)} a second time", "each once")
             )
     return problems
-
-
-def _program(path: Steps, partition: Table) -> list[Problem]:
-    """Find the program without running it: its packages are imported, its module is only read."""
-    if not isinstance(program := partition.get("program"), str):
-        return []
-    module, _, function = program.partition(":")
-    path = (*path, "program")
-    try:
-        spec = importlib.util.find_spec(module)
-    except Exception as error:  # a package's own code ran, so it can be anything
-        return [
-            Problem(
-                path, f"{spell(program)} ({type(error).__name__}: {error})", "a module that can be imported"
-            )
-        ]
-    if spec is None:
-        return [
-            Problem(path, f"{spell(program)} (no such module)", "a module that Python finds; see PYTHONPATH")
-        ]
-    if spec.origin is None or not spec.origin.endswith(".py"):
-        return []  # compiled or frozen: it will show at boot
-    try:
-        body = ast.parse(Path(spec.origin).read_bytes(), spec.origin).body
-    except (OSError, SyntaxError, ValueError) as error:
-        return [Problem(path, f"{spell(program)} ({error})", "a module without a syntax error")]
-    functions = [node.name for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    if function in functions or function in _other_names(body):
-        return []
-    public = [name for name in functions if not name.startswith("_")]
-    return [
-        Problem(path, f"{spell(program)} (no such function)", f"a function of that module: {quoted(public)}")
-    ]
-
-
-def _other_names(body: list[ast.stmt]) -> set[str]:
-    """Names that a module may bind in any other way; a star import binds whatever one asks for."""
-    names: set[str] = set()
-    for statement in body:
-        for node in ast.walk(statement):
-            if isinstance(node, ast.alias):
-                names.add(node.asname or node.name)
-            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                names.add(node.id)
-            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                names.add(node.name)
-    return names
-
-
-def _args(path: Steps, partition: Table) -> list[Problem]:
-    if not isinstance(args := partition.get("args"), dict):
-        return []
-    path = (*path, "args")
-    problems = list(_unsendable(args, path))
-    if not problems and (size := len(msgspec.msgpack.encode(args))) > ARGS_BYTES_MAX:
-        allowed = f"at most {ARGS_BYTES_MAX}; hand over a [[partition.file]] instead"
-        problems.append(Problem(path, f"{size} bytes, encoded", allowed))
-    return problems
-
-
-def _unsendable(value: object, path: Steps) -> Iterator[Problem]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _unsendable(item, (*path, key))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _unsendable(item, (*path, index))
-    elif isinstance(value, int):
-        if not _INTEGER_MIN <= value <= _INTEGER_MAX:
-            yield Problem(path, spell(value), f"a whole number from {_INTEGER_MIN} to {_INTEGER_MAX}")
-    elif not isinstance(value, str | float):
-        yield Problem(
-            path, spell(value), "a text, number, true, false, array or table (write dates as texts)"
-        )
 
 
 def _file(path: Steps, file: Table) -> list[Problem]:

@@ -36,6 +36,10 @@ class DebugAccess:
         traced: dict[str, Descriptor] = {} if self.trace is None else {"--trace-fd": self.trace}
         return {"--debug-fd": self.listener, "--recorder-fd": self.recorder, **traced}
 
+    def of_successor(self) -> dict[str, int]:
+        """Trace memory of each later process of the root, by name."""
+        return {} if self.trace is None else self.trace.of_root()
+
     def read_recorder(self) -> bytes:
         return os.pread(self.recorder.fileno(), RECORDER_BYTES, 0)
 

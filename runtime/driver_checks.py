@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from runtime.architecture import Architecture
+from runtime import program_checks
+from runtime.architecture import DRIVEN, Architecture
 from runtime.config import DeviceKind
 from runtime.toml_lines import Steps
 from runtime.validate import Problem, spell
@@ -37,9 +38,7 @@ def check(
     problems = []
     architecture = config["machine"]["architecture"]
     names = {
-        device["name"]
-        for _, device in devices
-        if "name" in device and device.get("kind") in (None, DeviceKind.DISK)
+        device["name"] for _, device in devices if "name" in device and device.get("kind") in (None, *DRIVEN)
     }
     for path, partition in partitions:
         name = partition.get("name")
@@ -53,3 +52,28 @@ def check(
                 allowed = f'no emulated disk with architecture = "{architecture}": the root emulates it'
                 problems.append(Problem((*path, "emulated", index, "device"), found, allowed))
     return problems
+
+
+def backend_or_driver(path: Steps, device: Table) -> list[Problem]:
+    """What its kind wants, and a driver that can be found. Whether it loads shows at boot, where it runs."""
+    kind, backend, driver = device.get("kind"), device.get("backend"), device.get("driver")
+    problems = []
+    if kind is DeviceKind.DISK and "backend" in device and "driver" in device:
+        if backend is None and driver is None:
+            wanted = '"file" or "memory", as kind = "disk" needs one; or a driver'
+            problems.append(Problem((*path, "backend"), "nothing", wanted))
+        elif backend is not None and driver is not None:
+            problems.append(Problem((*path, "backend"), spell(backend), "no backend with a driver"))
+    if kind is DeviceKind.CUSTOM:
+        if "driver" in device and driver is None:
+            wanted = 'a class as "package.module:Class", as kind = "custom" needs one'
+            problems.append(Problem((*path, "driver"), "nothing", wanted))
+        if backend is not None:
+            problems.append(Problem((*path, "backend"), spell(backend), 'none with kind = "custom"'))
+    if driver is None:
+        if device.get("args"):
+            problems.append(Problem((*path, "args"), spell(device["args"]), "none without a driver"))
+        return problems
+    instead = "hand over a path instead"
+    problems += program_checks.check_driver(path, device)
+    return problems + program_checks.check_args(path, device, program_checks.DRIVER_ARGS_BYTES_MAX, instead)

@@ -14,6 +14,11 @@
     platform -> root   stick {device}                     a fault on purpose: serve no channel any more
     platform -> root   seam {step, passes, deaths, device}  die at that step, at that pass; so many roots (bus.seam)
     platform -> root   inspect {request, name}            -> inspected {request, devices: [...]}
+    platform -> root   integration {request, name, service, order}   -> answered {request, ...} or
+                                                                        error {request, reason}
+    root -> platform   console {line} + the end of a pair   it leads to a serial line: runtime.console_lines
+    platform -> root   inject {request, order}, heal {request, number}, fault-counts {request}
+                                                          -> answered {request, ...} or error {request, reason}
 
 With a device both are for its driver partition, otherwise for the root itself.
 

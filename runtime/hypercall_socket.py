@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 from runtime import codec
 from runtime.abi import HvStatus, HypercallCode, HypercallError, HypervisorGone
 
+BRIEF_REPLY_BYTES_MAX: Final = 512  # of a call whose reply is a number or two
 _T = TypeVar("_T")
 
 
@@ -59,16 +60,33 @@ class HypercallSocket:
         if reply is None:
             raise HypervisorGone("end of file")
         message, received = reply
-        match message:
-            case [int() as status, dict() as values]:
-                pass
-            case _:
-                codec.close_all(received)
-                raise HypervisorGone(f"not a reply: {message!r}")
-        if status != HvStatus.SUCCESS:
-            codec.close_all(received)
-            raise HypercallError(code, _status(status))
-        return Result(values, received)
+        with closing_on_error(received):
+            return Result(_values(code, message), received)
+
+    def call_briefly(self, code: HypercallCode, args: Mapping[str, int]) -> Mapping[str, object]:
+        """The same for a call that takes and returns no descriptors and whose reply is short: room for all that a reply
+        may be costs as much as its two system calls."""
+        packet = codec.encode([int(code), args])
+        try:
+            with self._lock:
+                self._socket.send(packet, socket.MSG_NOSIGNAL)
+                reply = self._socket.recv(BRIEF_REPLY_BYTES_MAX)
+            if not reply:
+                raise HypervisorGone("end of file")
+            return _values(code, codec.decode(reply))
+        except (OSError, codec.DecodeError) as error:
+            raise HypervisorGone(str(error)) from error
+
+
+def _values(code: HypercallCode, message: object) -> Mapping[str, object]:
+    """Of a reply. Raises: HypercallError: the call was refused; HypervisorGone: it is no reply."""
+    match message:
+        case [int() as status, dict() as values]:
+            if status != HvStatus.SUCCESS:
+                raise HypercallError(code, _status(status))
+            return values
+        case _:
+            raise HypervisorGone(f"not a reply: {message!r}")
 
 
 def _status(value: int) -> HvStatus:

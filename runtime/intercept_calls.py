@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runtime.abi import HypercallCode, InterceptMask, InterceptType, RegisterName
-from runtime.hypercall_socket import HypercallSocket
+from runtime.hypercall_socket import HypercallSocket, expect
 
 _READ_WRITE = InterceptMask.READ | InterceptMask.WRITE
 
@@ -39,17 +39,13 @@ class InterceptCalls(HypercallSocket):
         gpa: int = 0,
     ) -> AccessResult:
         """IN or OUT of 1, 2 or 4 bytes; with a count REP INS or REP OUTS, between the port and our memory at `gpa`."""
-        result = self.call(
-            HypercallCode.ACCESS_PORT,
-            vp=vp,
-            port=port,
-            size=size,
-            write=int(write) or None,  # what is 0 need not travel
-            value=value or None,
-            count=count or None,
-            gpa=gpa or None,
-        )
-        return AccessResult(result.integer("value"), result.integer("left"))
+        args = {"vp": vp, "port": port, "size": size}
+        if write:  # what is 0 need not travel
+            args["write"], args["value"] = 1, value
+        if count:
+            args["count"], args["gpa"] = count, gpa
+        result = self.call_briefly(HypercallCode.ACCESS_PORT, args)
+        return AccessResult(expect(result["value"], int), expect(result["left"], int))
 
     def access_memory(self, vp: int, gpa: int, size: int, *, write: bool = False, value: int = 0) -> int:
         """A load or store of 1, 2, 4 or 8 bytes where we have no memory. What was read."""
@@ -106,6 +102,7 @@ class InterceptCalls(HypercallSocket):
 
     def complete_intercept(self, partition: int, vp: int, kind: InterceptType, value: int = 0) -> None:
         """The same for the usual case, in fewer words: `value` was read, and the instruction is over."""
-        self.call(
-            HypercallCode.REGISTER_INTERCEPT_RESULT, partition=partition, vp=vp, type=int(kind), value=value
+        self.call_briefly(
+            HypercallCode.REGISTER_INTERCEPT_RESULT,
+            {"partition": partition, "vp": vp, "type": int(kind), "value": value},
         )

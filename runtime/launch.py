@@ -19,6 +19,7 @@ from bus.trace import STAMPS
 from runtime.config import MachineConfig
 from runtime.events import Event, EventLog
 from runtime.exits import CommandError, ExitCode
+from runtime.held_signals import held_signals
 from runtime.rundir import MachineFolder, machine_folder
 
 _REPORT_BYTES_MAX: Final = 64 << 10
@@ -50,7 +51,7 @@ def run_in_foreground(
     Raises:
         CommandError: it could not be started, or ended for a reason that the user should read.
     """
-    with machine_folder(config.machine.name) as folder:
+    with held_signals(), machine_folder(config.machine.name) as folder:
         log = EventLog()
         log.listen(listener)
         options = RunOptions(
@@ -117,7 +118,7 @@ def _daemon(config: MachineConfig, report_fd: int, post_mortem: Path | None, tra
         if path := os.environ.get("PYTHONPATH"):  # relative parts of it mean the folder that we leave
             os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, path.split(os.pathsep)))
         os.chdir("/")
-        with machine_folder(config.machine.name) as folder:
+        with held_signals(), machine_folder(config.machine.name) as folder:
             _leave_terminal(folder)
             log = EventLog()
             last_reason = ""

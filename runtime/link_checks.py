@@ -24,7 +24,7 @@ def not_passed_on(own_devices: Rows, devices: Rows) -> list[Problem]:
             (*path, "name"), spell(device["name"]), f"a disk: the root alone offers one of kind {kinds[name]}"
         )
         for path, device in own_devices
-        if (name := device.get("name")) is not None and kinds.get(name) in WITHOUT_BACKEND
+        if (name := device.get("name")) is not None and kinds.get(name) not in (None, DeviceKind.DISK)
     ]
 
 

@@ -9,7 +9,6 @@ from runtime.config import FileMode, MachineConfig, to_tables
 from runtime.exits import CommandError
 from runtime.firmware import PacketLink
 from runtime.machine_trace import MachineTrace
-from runtime.reserved_names import ROOT
 
 _OPEN_FLAGS: Final = {
     FileMode.READ: os.O_RDONLY,
@@ -28,16 +27,16 @@ async def describe_machine(
     """Files are opened here, with the user's rights, so that nobody below needs a path. Raises MachineFailed."""
     tables = to_tables(config)
     root = tables["root"]
-    traced = [name for name in (ROOT, *config.drivers) if trace is not None]
+    traced = {} if trace is None else trace.of_root()
     await firmware.send(
         "machine",
         {
             "machine": tables["machine"],
             "devices": root["device"],
             "cpus": root["cpus"],
-            "traced": traced,
+            "traced": list(traced),
         },
-        [fd for name in traced if trace is not None and (fd := trace.descriptor(name)) is not None],
+        list(traced.values()),
     )
     for partition, table in zip(config.partitions, tables["partition"], strict=True):
         fds: list[int] = []

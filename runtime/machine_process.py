@@ -9,6 +9,8 @@ from typing import Protocol
 
 import trio
 
+from runtime.user_namespace import enter_before_exec, is_needed
+
 
 class Descriptor(Protocol):
     """What has a file descriptor."""
@@ -16,8 +18,13 @@ class Descriptor(Protocol):
     def fileno(self) -> int: ...
 
 
-def execute(module: str, sockets: Mapping[str, Descriptor], *options: str) -> subprocess.Popen[bytes]:
-    """Start a process of the machine, in a session of its own: a Ctrl-C reaches the platform alone."""
+def execute(
+    module: str, sockets: Mapping[str, Descriptor], *options: str, own_user: bool = False
+) -> subprocess.Popen[bytes]:
+    """Start a process of the machine, in a session of its own: a Ctrl-C reaches the platform alone.
+
+    `own_user`: in a user namespace, so that `partvisor` can look into it once it is sandboxed.
+    """
     arguments = [item for option, sock in sockets.items() for item in (option, str(sock.fileno()))]
     return subprocess.Popen(
         [
@@ -32,6 +39,7 @@ def execute(module: str, sockets: Mapping[str, Descriptor], *options: str) -> su
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr.fileno(),
         start_new_session=True,
+        preexec_fn=enter_before_exec if own_user and is_needed() else None,
     )
 
 

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from runtime.architecture import Architecture
-from runtime.config import MachineConfig
+from runtime.chaos.faults.desk import FaultDesk
+from runtime.chaos.faults.orders import FaultRefused
+from runtime.config import MachineConfig, to_tables
 from runtime.debug_access import DebugAccess, debug_access
 from runtime.exits import ExitCode
+from runtime.held_signals import ENDING_SIGNALS, obeyed_signals
 from runtime.machine_description import MachineFailed
 from runtime.machine_trace import machine_trace
 from runtime.management import ControlError, ManagementStatus, serve_management
@@ -42,7 +45,7 @@ async def _run(platform: Platform, options: "RunOptions", debug: DebugAccess) ->
 
     async def obey_signals() -> None:
         nonlocal interrupted
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        with trio.open_signal_receiver(*ENDING_SIGNALS) as signals, obeyed_signals():
             task_started.set()
             async for number in signals:
                 if interrupted:  # asked twice: no grace
@@ -56,7 +59,9 @@ async def _run(platform: Platform, options: "RunOptions", debug: DebugAccess) ->
     async with trio.open_nursery() as nursery:
         nursery.start_soon(obey_signals)
         await task_started.wait()
-        await nursery.start(serve_management, PlatformControl(platform), options.folder, options.log)
+        desk = FaultDesk(platform, nursery, options.folder.management_path)
+        await nursery.start(platform.consoles.serve, options.folder)
+        await nursery.start(serve_management, PlatformControl(platform, desk), options.folder, options.log)
         outcome = await platform.run(options.announce_ready)
         nursery.cancel_scope.cancel()
     if debug.trace is not None and options.trace is not None:
@@ -73,8 +78,8 @@ async def _run(platform: Platform, options: "RunOptions", debug: DebugAccess) ->
 class PlatformControl:
     """Answers what management asks (`management.MachineControl`), with the help of broker and root."""
 
-    def __init__(self, platform: Platform) -> None:
-        self._platform = platform
+    def __init__(self, platform: Platform, desk: FaultDesk) -> None:
+        self._platform, self._desk = platform, desk
 
     async def status(self) -> Mapping[str, Any]:
         return self._platform.status()
@@ -101,12 +106,40 @@ class PlatformControl:
         partition["privileges"] = f"{partition['privileges']:#x}"
         with trio.move_on_after(ROOT_ANSWER_MS_MAX / 1000), contextlib.suppress(OSError, RequestRefused):
             inspected = await self._platform.ask_root("inspect", name=name)
+            if inspected.get("heartbeat") is not None:
+                partition["heartbeat"] = inspected["heartbeat"]
             pids: dict[str, int | None] = {}
             for row in inspected["devices"]:
                 for server in row.get("served_by", ()):
                     pids[server] = (await self._ask("show", name=server))["pid"]
-            partition["devices"] = [self._with_processes(row, pids) for row in inspected["devices"]]
+            partition["devices"] = [
+                {key: value for key, value in self._with_processes(row, pids).items() if key != "memory"}
+                for row in inspected["devices"]
+            ]
         return partition
+
+    async def memory(self, name: str) -> list[Mapping[str, Any]]:
+        try:
+            with trio.fail_after(ROOT_ANSWER_MS_MAX / 1000):
+                inspected = await self._platform.ask_root("inspect", name=name)
+        except (OSError, RequestRefused, trio.TooSlowError) as error:
+            why = str(error) or f"within {ROOT_ANSWER_MS_MAX} ms"
+            raise ControlError(ManagementStatus.REFUSED, f"the root does not answer: {why}") from error
+        return [
+            {"device": row["device"], "gpfn": gpfn, "pages": pages}
+            for row in inspected["devices"]
+            for gpfn, pages in row.get("memory", ())
+        ]
+
+    async def integration(self, name: str, service: str, order: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            answer = await self._platform.ask_root("integration", name=name, service=service, order=order)
+        except (OSError, RequestRefused) as refused:
+            raise ControlError(ManagementStatus.REFUSED, str(refused)) from refused
+        return {key: value for key, value in answer.items() if key != "request"}
+
+    async def config(self) -> Mapping[str, Any]:
+        return to_tables(self._platform.config)
 
     def _with_processes(self, row: Mapping[str, Any], pids: Mapping[str, int | None]) -> Mapping[str, Any]:
         """Who serves a device: by which processes a request goes, in order."""
@@ -151,6 +184,21 @@ class PlatformControl:
         if name not in drivers:
             there_are = f"; there are {', '.join(drivers)}" if drivers else ", for this machine has none"
             raise ControlError(ManagementStatus.NOT_FOUND, f"{name[:40]!r} is no driver partition{there_are}")
+
+    async def inject(self, order: Mapping[str, Any]) -> int:
+        try:
+            return await self._desk.inject(order)
+        except FaultRefused as refused:
+            raise ControlError(ManagementStatus.REFUSED, str(refused)) from refused
+
+    async def heal(self, number: int | None) -> None:
+        try:
+            await self._desk.heal(number)
+        except FaultRefused as refused:
+            raise ControlError(ManagementStatus.NOT_FOUND, str(refused)) from refused
+
+    async def injected(self) -> list[Mapping[str, Any]]:
+        return await self._desk.injected()
 
     async def service(self) -> None:
         try:

@@ -44,6 +44,10 @@ class MachineTrace:
         """Ours to keep. None: that partition is not traced."""
         return self._readers[name].fd if name in self._readers else None
 
+    def of_root(self) -> dict[str, int]:
+        """What each process of the root gets: its own, and those of its driver partitions, to be handed on."""
+        return {name: self._readers[name].fd for name in (ROOT, *self.drivers)}
+
     def fileno(self) -> int:
         """Of the hypervisor's."""
         return self._readers[HYPERVISOR].fd

@@ -17,11 +17,17 @@ a malformed request gets a typed error and hurts nobody else.
 | seam | step, passes, deaths | {} once the root has been told to die at a named step (bus.seam) |
 | crash-driver | name, how | as crash, for a driver partition |
 | seam-driver | name, step, passes, deaths | as seam, for a driver partition |
+| inject | order | {number}; an order as runtime.chaos.faults.orders has it |
+| heal | number | {} once that fault is undone; 0: all of them |
+| injected | | {injected: [{order, passes, fired}]}: what is armed |
 | service | | {} once the root has been asked to make room for its successor |
 | interrupts | name | {ports: [...]}: every port of that partition, or of all for "", and its accounting |
 | sched | | what `MachineControl.sched` returns: who has had how much of the processors |
 | schedule | name, shares | {} once the partition's weight, reserve or cap has changed |
 | hypervisor | | what `MachineControl.hypervisor` returns: its size, memory, calls |
+| memory | name | {memory: [...]}: what the root uses which pages of that partition for |
+| integration | name, service, order | what partitions.integration.control says: kvp, vss, shutdown |
+| config | | the config that the machine was started with, as tables |
 | reboot | | {} once every partition is being ended; "machine.rebooted" says that they are back |
 | stop | | {} once the machine's end is on its way; it is over when the folder's lock is free |
 | events | since | {events: [...], last_sequence}: kept events after number `since`, oldest first |
@@ -98,6 +104,15 @@ class MachineControl(Protocol):
     async def seam_driver(self, name: str, step: str, passes: int, deaths: int) -> None:
         """As `seam`, for a driver partition. REFUSED; NOT_FOUND."""
 
+    async def inject(self, order: Mapping[str, Any]) -> int:
+        """The number that it got. REFUSED."""
+
+    async def heal(self, number: int | None) -> None:
+        """One, or all. NOT_FOUND."""
+
+    async def injected(self) -> list[Mapping[str, Any]]:
+        """{order, passes, fired} of each that is armed."""
+
     async def service(self) -> None:
         """Replace a healthy root. REFUSED."""
 
@@ -112,6 +127,15 @@ class MachineControl(Protocol):
 
     async def hypervisor(self) -> Mapping[str, Any]:
         """What the broker says of itself."""
+
+    async def memory(self, name: str) -> list[Mapping[str, Any]]:
+        """{device, gpfn, pages}: what the root uses pages of that partition for. REFUSED."""
+
+    async def integration(self, name: str, service: str, order: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Ask a guest, by one of its integration services. REFUSED."""
+
+    async def config(self) -> Mapping[str, Any]:
+        """As `runtime.config.to_tables` has it."""
 
     async def reboot(self) -> None:
         """End every partition, and begin again with a new root. REFUSED."""
@@ -210,11 +234,17 @@ class _Server:
             "seam": ({"step": str, "passes": int, "deaths": int}, self._seam),
             "crash-driver": ({"name": str, "how": str}, self._crash_driver),
             "seam-driver": ({"name": str, "step": str, "passes": int, "deaths": int}, self._seam_driver),
+            "inject": ({"order": dict}, self._inject),
+            "heal": ({"number": int}, self._heal),
+            "injected": ({}, self._injected),
             "service": ({}, self._service),
             "interrupts": ({"name": str}, self._interrupts),
             "sched": ({}, self._sched),
             "schedule": ({"name": str, "shares": dict}, self._schedule),
             "hypervisor": ({}, self._hypervisor),
+            "memory": ({"name": str}, self._memory),
+            "integration": ({"name": str, "service": str, "order": dict}, self._integration),
+            "config": ({}, self._config),
             "reboot": ({}, self._reboot),
             "stop": ({}, self._stop),
             "events": ({"since": int}, self._events),
@@ -325,9 +355,28 @@ class _Server:
         await self._control.seam_driver(args["name"], args["step"], args["passes"], args["deaths"])
         return {}
 
+    async def _inject(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"number": await self._control.inject(args["order"])}
+
+    async def _heal(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        await self._control.heal(args["number"] or None)
+        return {}
+
+    async def _injected(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"injected": await self._control.injected()}
+
     async def _service(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
         await self._control.service()
         return {}
+
+    async def _memory(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"memory": await self._control.memory(args["name"])}
+
+    async def _integration(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        return await self._control.integration(args["name"], args["service"], args["order"])
+
+    async def _config(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        return await self._control.config()
 
     async def _interrupts(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"ports": await self._control.interrupts(args["name"])}

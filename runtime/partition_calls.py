@@ -114,5 +114,9 @@ class PartitionCalls(HypercallSocket):
         """Stop a child's process until `resume`. What it promised to do in time is not held against it."""
         self.set_property(partition, PartitionProperty.SUSPEND, 1)
 
+    def end_process(self, partition: int) -> None:
+        """Kill a child's process, if it has one. The partition's end, unless it outlives its processes."""
+        self.set_property(partition, PartitionProperty.END_PROCESS, 1)
+
     def resume(self, partition: int) -> None:
         self.set_property(partition, PartitionProperty.SUSPEND, 0)

@@ -17,23 +17,23 @@ import trio
 
 from runtime import codec
 from runtime.abi import EXIT_HYPERVISOR_GONE, PAGE_BYTES, ExitStatus
-from runtime.architecture import Architecture
 from runtime.config import MachineConfig, OnRootFailure
+from runtime.console_lines import ConsoleLines
 from runtime.console_log import ConsoleLog
 from runtime.debug_access import DebugAccess
 from runtime.events import EventLog
-from runtime.firmware import BOOT_MS_MAX, POWER_OFF_MS_MAX, LinkMessage, PacketLink
+from runtime.farewell import shut_down_guests
+from runtime.firmware import BOOT_MS_MAX, POWER_OFF_MS_MAX, PacketLink
+from runtime.hypervisor_options import hypervisor_options
 from runtime.machine_description import MachineFailed, describe_machine
 from runtime.machine_process import Descriptor, execute, exit_of, exit_text, first_of
+from runtime.questions import Questions
+from runtime.questions import RequestRefused as RequestRefused
 from runtime.reserved_names import ROOT
 from runtime.roster import Roster
+from runtime.sandbox_mode import SandboxMode
 
-DRIVER_MODULE: Final = "partitions.resident_driver"  # what the hypervisor of a monolithic machine loads
 STOP_GRACE_MS: Final = 2_000  # between asking the partitions to end and killing them
-
-
-class RequestRefused(Exception):
-    """Broker or root will not do what was asked; the text says why."""
 
 
 @dataclass(slots=True)
@@ -66,8 +66,8 @@ class Platform:
         self._power: PacketLink | None = None
         self._console = ConsoleLog(log)
         self._root_hypercalls: socket.socket | None = None  # the hypervisor's end, until it boots
-        self._replies: dict[int, trio.MemorySendChannel[LinkMessage]] = {}
-        self._last_request = 0
+        self._questions = Questions()
+        self.consoles = ConsoleLines(config)
         self._nursery: trio.Nursery | None = None
         self._reboot_began: float | None = None  # time.monotonic(), while one is under way
         self._first_root_is_over = False  # its end was wanted, by a reboot
@@ -97,6 +97,8 @@ class Platform:
                     self.log.append("machine.ready")
                     on_ready()
                 await self._ended.wait()
+                if self._outcome is not None and not self._outcome.failed and self._ready.is_set():
+                    await shut_down_guests(self.config, self._roster, self.ask_root, self._outcome.reason)
                 await self._power_off()
                 nursery.cancel_scope.cancel()
         finally:
@@ -124,6 +126,7 @@ class Platform:
                     "--firmware-fd": self._root_firmware,
                     "--console-fd": self._console.writer,
                 },
+                own_user=self.config.machine.sandbox is not SandboxMode.OFF,
             )
         self._console.name(self._root.pid, ROOT)
         self._root_pid = self._root.pid
@@ -137,14 +140,10 @@ class Platform:
         assert self._root_firmware is not None
         power, broker_power = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with broker_power:
-            settings = self.config.machine
-            options = ["--on-root-failure", settings.on_root_failure, "--scheduler", settings.scheduler]
-            if settings.architecture is Architecture.MONOLITHIC:
-                options += ["--driver-module", DRIVER_MODULE]
             sockets: dict[str, Descriptor] = {"--power-fd": broker_power}
             if self._debug is not None:
                 sockets |= self._debug.of_broker()
-            self._broker = execute("runtime.hypervisor", sockets, *options)
+            self._broker = execute("runtime.hypervisor", sockets, *hypervisor_options(self.config))
             if self._debug is not None:
                 self._debug.listener.close()  # once the broker is gone, nobody shall seem to listen
         self.log.append("hypervisor.started", pid=self._broker.pid)
@@ -152,6 +151,7 @@ class Platform:
         nursery.start_soon(self._watch_broker)
         nursery.start_soon(self._serve_power)
         root_pidfd = os.pidfd_open(self._root.pid)
+        traced = {} if self._debug is None else self._debug.of_successor()
         try:
             await self._power.send(
                 "adopt",
@@ -159,12 +159,14 @@ class Platform:
                     "name": ROOT,
                     "memory_pages": self.config.machine.memory // PAGE_BYTES,
                     "pid": self._root.pid,
+                    "args": {"traced": list(traced)},
                 },
                 [
                     self._root_hypercalls.fileno(),
                     root_pidfd,
                     self._console.writer.fileno(),
                     self._root_firmware.fileno(),
+                    *traced.values(),
                 ],
             )
         finally:
@@ -203,6 +205,9 @@ class Platform:
                     return
                 if message is None:
                     return  # its exit is seen by pidfd, with the reason
+                if message.verb == "console" and len(message.fds) == 1:
+                    self.consoles.connect(str(message.values.get("line")), message.fds[0])
+                    continue
                 codec.close_all(message.fds)
                 match message.verb:
                     case "boot-hypervisor" if self._broker is None:
@@ -217,8 +222,8 @@ class Platform:
                     case "restored":
                         self.log.append("root.restored", ROOT, **message.values)
                         nursery.start_soon(self._warm_standby)
-                    case "inspected":
-                        self._answer(message)
+                    case "inspected" | "answered" | "error":
+                        self._questions.answered(message)
                     case verb:
                         self.log.append("root.protocol_error", ROOT, verb=verb[:80])
 
@@ -241,9 +246,9 @@ class Platform:
                 case "partition.exited":
                     self._partition_exited(values)
                 case "stop" | "kill" | "warm":
-                    self._answer(message)
+                    self._questions.answered(message)
                 case _ if "request" in values:
-                    self._answer(message)
+                    self._questions.answered(message)
                 case kind:
                     name = values.get("name")
                     self.log.append(
@@ -342,13 +347,13 @@ class Platform:
         """A question to the broker on its power socket. ConnectionError: it does not run."""
         if self._power is None:
             raise ConnectionError("the hypervisor has not booted")
-        return await self._request(self._power, verb, values)
+        return await self._questions.ask(self._power, verb, values)
 
     async def ask_root(self, verb: str, **values: object) -> Mapping[str, Any]:
         """A question to the root's virtualization stack. ConnectionError: it does not run."""
         if self._firmware is None or not self._ready.is_set():
             raise ConnectionError("the root is not up")
-        return await self._request(self._firmware, verb, values)
+        return await self._questions.ask(self._firmware, verb, values)
 
     @property
     def root_is_replaced(self) -> bool:
@@ -398,23 +403,3 @@ class Platform:
     def stop(self, reason: str, *, failed: bool = False) -> None:
         """Begin an orderly end; `run` returns when it is done."""
         self._end(reason, failed=failed)
-
-    async def _request(self, link: PacketLink, verb: str, values: Mapping[str, object]) -> Mapping[str, Any]:
-        self._last_request += 1
-        request = self._last_request
-        send, receive = trio.open_memory_channel[LinkMessage](1)
-        self._replies[request] = send
-        try:
-            await link.send(verb, {"request": request, **values})
-            answer = await receive.receive()
-        finally:
-            del self._replies[request]
-        if answer.verb == "error":
-            raise RequestRefused(str(answer.values.get("reason")))
-        return answer.values
-
-    def _answer(self, message: LinkMessage) -> None:
-        waiting = self._replies.get(message.values.get("request", 0))
-        if waiting is not None:
-            with contextlib.suppress(trio.WouldBlock):
-                waiting.send_nowait(message)

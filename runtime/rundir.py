@@ -4,6 +4,7 @@
         quickstart.5e884898/                one folder a machine: its name and a random part
             lock                            flocked by the platform as long as it lives; says name and pid
             management, events              zmq ipc sockets, 0600
+            console, console-*.log              of partitions: runtime.console_lines
             debug, recorder                 the hypervisor's debug port and flight recorder: runtime.debug_access
             stderr                          of a detached machine
 
@@ -39,9 +40,9 @@ _TOKEN_BYTES: Final = 4
 _FOLDER_PATTERN: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}[.][0-9a-f]{8}")
 # $1: the machine's folder; $2: the folder around it, removed only when empty; then patterns of cgroups, which cannot
 # be removed before the last process in them has died. `echo` says that no signal can end it any more, so that the
-# machine may start; `read` returns at end of file.
+# machine may start; where nobody hears it, the machine has been killed already. `read` returns at end of file.
 _JANITOR: Final = (
-    'trap "" HUP INT QUIT TERM; echo; exec >/dev/null; read -r _;'
+    'trap "" HUP INT QUIT TERM PIPE; echo 2>/dev/null; exec >/dev/null; read -r _;'
     ' rm -rf -- "$1"; rmdir -- "$2" 2>/dev/null; shift 2; IFS=; tries=0;'
     ' while [ "$#" -gt 0 ] && [ "$tries" -lt 15 ]; do left=; for pattern in "$@"; do for group in $pattern; do'
     ' [ -d "$group" ] || continue; find "$group" -depth -type d -exec rmdir {} ";" 2>/dev/null;'
@@ -87,6 +88,10 @@ class MachineFolder:
     @property
     def events_path(self) -> Path:
         return self.path / "events"
+
+    @property
+    def console_path(self) -> Path:
+        return self.path / "console"
 
     @property
     def debug_path(self) -> Path:

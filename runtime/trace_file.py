@@ -13,7 +13,7 @@ from runtime.exits import CommandError
 
 CAPTURE_BYTES_MAX: Final = 1 << 30
 _MAGIC: Final = "partvisor trace"
-_VERSION: Final = 1
+_VERSION: Final = 2  # 1 knew no generations
 _STAMP: Final = struct.Struct("<QQQI")
 
 
@@ -31,7 +31,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What one process left."""
+    """What the processes of one partition left: the first, and those that took over from it."""
 
     name: str
     names: tuple[ChannelName, ...]
@@ -66,7 +66,9 @@ class Capture:
                 "name": one.name,
                 "names": [[name.channel, name.port, name.text] for name in one.names],
                 "untracked": one.untracked,
-                "tracks": [[track.thread, track.lost, _pack(track.stamps)] for track in one.tracks],
+                "tracks": [
+                    [track.thread, track.generation, track.lost, _pack(track.stamps)] for track in one.tracks
+                ],
             }
             for one in self.processes
         ]
@@ -92,7 +94,8 @@ class Capture:
                     str(one["name"]),
                     tuple(ChannelName(int(at), int(port), str(text)) for at, port, text in one["names"]),
                     tuple(
-                        Track(int(thread), _unpack(data), int(lost)) for thread, lost, data in one["tracks"]
+                        Track(int(thread), _unpack(data), int(lost), int(generation))
+                        for thread, generation, lost, data in one["tracks"]
                     ),
                     int(one["untracked"]),
                 )

@@ -17,15 +17,30 @@ RUNTIME_ABI: Final = {
     "runtime.abi",
     "runtime.call_arguments",
     "runtime.chaos.blocks",
+    "runtime.chaos.faults.catalogue",
+    "runtime.chaos.faults.kinds",
+    "runtime.chaos.faults.knobs",
+    "runtime.chaos.faults.orders",
+    "runtime.chaos.faults.ring_kinds",
+    "runtime.chaos.faults.step_kinds",
+    "runtime.chaos.faults.storage_kinds",
+    "runtime.chaos.faults.filters",
+    "runtime.chaos.faults.stack_kinds",
     "runtime.chaos.history",
+    "runtime.chaos.sequence",
     "runtime.codec",
     "runtime.console",
     "runtime.firmware",
     "runtime.hypercalls",
     "runtime.lifeline",
+    "runtime.sandbox_mode",
+    "runtime.loaded_code",
     "runtime.measure.exchanges",
     "runtime.shares",
 }
+WHOLE_MACHINES: Final = {
+    "simulated"
+}  # has a machine in one process, the hypervisor's state machine and the checks too
 SOURCES: Final = sorted(path for package in ALLOWED for path in (ROOT / package).rglob("*.py"))
 
 
@@ -48,7 +63,7 @@ def test_imports_point_towards_the_bus(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
     ours = {module for module in imported_modules(path) if module.split(".")[0] in ALLOWED}
     assert {module.split(".")[0] for module in ours} <= ALLOWED[package]
-    if package == "partitions":
+    if package == "partitions" and path.relative_to(ROOT).parts[1] not in WHOLE_MACHINES:
         assert {module for module in ours if module.startswith("runtime")} <= RUNTIME_ABI
 
 

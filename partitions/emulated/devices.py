@@ -48,6 +48,7 @@ class PartitionDevices:
         self._memory = memory
         self._ports: dict[int, tuple[Emulated, int]] = {}
         self._pages: dict[int, Emulated] = {}
+        self._may_be_answered = False  # something, by a predecessor
         for each in devices:
             for offset, port in enumerate(each.plan.ports):
                 self._ports[port] = each, offset
@@ -65,16 +66,20 @@ class PartitionDevices:
             if (saved := each.record.load()) is not None:
                 each.device.restore(saved.state)
                 each.answered[saved.last] = saved.answer
+                self._may_be_answered = True
 
     def _answered(self, key: AccessKey) -> Answer | None:
         """What a predecessor's device said to this very access, if it did. Asked once for each VP: an access is told
         twice only if it was the VP's last."""
         found: Answer | None = None
+        if not self._may_be_answered:
+            return found
         for each in self.devices:
             for last in [last for last in each.answered if last.vp == key.vp]:
                 answer = each.answered.pop(last)
                 if last == key:
                     found = answer
+        self._may_be_answered = any(each.answered for each in self.devices)
         return found
 
     # -- ports
@@ -195,8 +200,11 @@ class PartitionDevices:
 def _saved(touched: list[Emulated], key: AccessKey, answer: Answer) -> Answer:
     """Before anything of it is told: whoever takes over answers the same. Where one access touched two devices, each
     has it."""
-    for each in {id(one): one for one in touched}.values():
-        each.record.save(each.device.save(), key, answer)
+    done: list[Emulated] = []
+    for each in touched:
+        if not any(each is one for one in done):
+            each.record.save(each.device.save(), key, answer)
+            done.append(each)
     return answer
 
 

@@ -16,12 +16,12 @@ def carry_out(disk: DiskDevice, request: DiskRequest) -> bytes | None:
         with disk.exclusive():
             if request.kind is RequestKind.READ:
                 data = bytearray(SECTOR_BYTES)
-                disk.backend.readv([memoryview(data)], offset)
+                disk.medium.readv([memoryview(data)], offset)
                 return bytes(data)
             if request.kind is RequestKind.WRITE:
-                disk.backend.writev([memoryview(request.data)], offset)
+                disk.medium.writev([memoryview(request.data)], offset)
             else:
-                disk.backend.flush()
+                disk.medium.flush()
             return b""
     except BackendError:
         return None

@@ -26,6 +26,7 @@ from partitions.links.windows import LinkWindow, window_of
 from partitions.served_channel import Service
 from partitions.stack_resources import RootResources
 from partitions.storage.device import OfferedDevice
+from partitions.unserved_channels import UnservedChannels
 from partitions.vmbus_ports import FlagAllocator, guest_channel_port
 from runtime.abi import HypercallError, PortType
 
@@ -81,7 +82,7 @@ class LinkDevice:
         """There is nothing behind it."""
 
 
-class LinkSide:
+class LinkSide(UnservedChannels):
     """A ChannelHost: one guest's end of a link."""
 
     def __init__(self, link: LinkDevice, listener: ChannelListener) -> None:
@@ -185,26 +186,6 @@ class LinkSide:
     def adopt(self, request: OpenRequest) -> None:
         """Ports and pages are the hypervisor's: nothing has to be done for them to go on."""
         self.request, self.is_joined = request, True
-
-    # -- nobody serves it
-
-    def waits_to_be_served(self, relid: int) -> bool:
-        return False
-
-    def was_executing(self, relid: int) -> bool:
-        raise LookupError(relid)
-
-    def replay(self, relid: int) -> bool:
-        raise LookupError(relid)
-
-    def serve(self, relid: int) -> None:
-        raise LookupError(relid)
-
-    def find_stuck(self, stuck_ms: int) -> None:
-        return None
-
-    def workers(self) -> tuple[()]:
-        return ()
 
     def statistics(self, relid: int) -> dict[str, Any]:
         peer = self._link.other(self.listener.name)

@@ -33,6 +33,7 @@ def lend_link(partition: Partition, name: str) -> Iterator[Channel]:
     VmbusError: the other did not come, within the time for any answer of the host.
     """
     with partition.open_channel(name, LINK_INTERFACE, 0) as opened:
+        opened.empties = False  # the other one hears of our end a little later
         yield opened.channel
 
 

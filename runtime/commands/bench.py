@@ -5,7 +5,7 @@ from typing import Final
 
 import click
 
-from runtime.commands import bench_results
+from runtime.commands import bench_results, bench_store
 from runtime.commands.bench_ladder import goals, ladder
 from runtime.commands.bench_trace import trace
 from runtime.exits import CommandError
@@ -99,10 +99,11 @@ for _command in (
     ladder,
     goals,
     trace,
-    bench_results.list_,
+    bench_store.list_,
     bench_results.show,
     bench_results.compare,
     bench_results.export,
-    bench_results.delete,
+    bench_store.delete,
+    bench_store.pin,
 ):
     bench.add_command(_command)

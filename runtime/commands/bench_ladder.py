@@ -103,12 +103,20 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.
 )
 @click.option("--rounds", type=click.IntRange(1, _ROUNDS_MAX), help="Default: 5.")
 @click.option("--seconds", type=click.FloatRange(0.001, _SECONDS_MAX), help="Of each sample; default: 0.1.")
+@click.option(
+    "--hops/--no-hops",
+    default=None,
+    help="Where an exchange's time goes, from a traced machine at the end; default: not with --quick.",
+)
 @click.option("--label", default="", metavar="TEXT", help="Your own word for this run.")
 @click.option(
     "--store",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Where results are kept; default: the user's own.",
+)
+@click.option(
+    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write an offline page there, too."
 )
 @click.option("--no-store", is_flag=True, help="Do not keep the result.")
 @click.option("--list", "only_list", is_flag=True, help="Only print which rows there are.")
@@ -125,8 +133,10 @@ def ladder(
     transports: tuple[str, ...],
     rounds: int | None,
     seconds: float | None,
+    hops: bool | None,
     label: str,
     store: Path | None,
+    html: Path | None,
     no_store: bool,
     only_list: bool,
     cpus: tuple[int, int] | None,
@@ -145,6 +155,7 @@ def ladder(
       partvisor bench ladder --payload 64 --placement all --rate 1000,10000
       partvisor bench ladder --transport my_module:MyTransport --payload 64
     """
+    from runtime.commands.bench_results import head_of, without_group, write_whole
     from runtime.measure.bench_ladder import (
         QUICK_ROUNDS,
         QUICK_SECONDS,
@@ -158,6 +169,7 @@ def ladder(
     )
     from runtime.measure.figures import table_row
     from runtime.measure.results import Placement
+    from runtime.measure.results_page import run_page
     from runtime.measure.transport import load_transport
 
     places = tuple(Placement) if placement == _ALL else (Placement(placement),)
@@ -172,6 +184,7 @@ def ladder(
         seconds=seconds or (QUICK_SECONDS if quick else SECONDS),
         transports=[load_transport(text) for text in transports],
         label=label,
+        hops=not quick if hops is None else hops,
     )
     _end_in_order()
     names = row_names(options)
@@ -186,16 +199,19 @@ def ladder(
         from runtime.measure.result_store import opened
 
         with opened(store) as results:
-            results.save(run)
+            for gone in results.save(run):
+                say(
+                    f"run {gone.id} was the oldest and made room; to keep one for good: partvisor bench pin RUN"
+                )
+    if html is not None:
+        write_whole(html, run_page(run, baseline=baseline).encode())
     table = [table_row(run, row, baseline) for row in run.rows]
-    from runtime.commands.bench_results import _head, _without_group
-
     if as_json:
-        print_json(_head(run) | {"rows": table})
+        print_json(head_of(run) | {"rows": table})
     else:
-        print_table([_without_group(line) for line in table], "nothing was measured")
+        print_table([without_group(line) for line in table], "nothing was measured")
         print()
-        print_record(_head(run))
+        print_record(head_of(run))
     failed = any(line["status"] == "failed" for line in table)
     return ExitCode.FAILED if failed else ExitCode.DONE
 

@@ -1,4 +1,4 @@
-"""`partvisor bench list`, `show`, `compare`, `export` and `delete`: results that were kept."""
+"""`partvisor bench show`, `compare` and `export`: results that were kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import fnmatch
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,14 +23,14 @@ if TYPE_CHECKING:
 _PROGRESS_S: Final = 2.0
 _NAMES_SHOWN_MAX: Final = 5
 
-_store_option = click.option(
+store_option = click.option(
     "--store", type=click.Path(path_type=Path), metavar="FILE", help="Of results; default: the user's own."
 )
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _rows_option = click.option(
     "--rows", metavar="GLOB", default="*", help="Only rows of such names: 'vmbus-*/64/*'."
 )
-_html_option = click.option(
+html_option = click.option(
     "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write an offline page there, too."
 )
 _thresholds_option = click.option(
@@ -42,39 +41,6 @@ _thresholds_option = click.option(
 )
 
 
-@click.command("list")
-@_store_option
-@_json_option
-def list_(store: Path | None, as_json: bool) -> int:
-    """List the results that were kept, newest first.
-
-    \b
-    Example:
-      partvisor bench list
-    """
-    from runtime.measure.result_store import opened
-
-    with opened(store) as results:
-        runs = results.list_runs()
-    if as_json:
-        print_json([asdict(run) for run in runs])
-        return ExitCode.DONE
-    rows = [
-        {
-            "run": run.id,
-            "bench": run.bench,
-            "started": _when(run.started_unix_ns),
-            "revision": run.revision,
-            "rows": f"{run.rows_ok} of {run.rows_all}",
-            "size_bytes": run.document_bytes,
-            "label": run.label,
-        }
-        for run in runs
-    ]
-    print_table(rows, "no results are kept here; measure some: partvisor bench ladder --quick")
-    return ExitCode.DONE
-
-
 @click.command()
 @click.argument("run", default="latest")
 @_rows_option
@@ -82,15 +48,22 @@ def list_(store: Path | None, as_json: bool) -> int:
     "--baseline", metavar="TRANSPORT", help="Adds the ratio to this one's row under the same terms."
 )
 @_thresholds_option
-@_html_option
-@_store_option
-@_json_option
+@html_option
+@click.option(
+    "--svg",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw the chosen rows there: bars against the limit, of their smallest payload. For a README.",
+)
+@store_option
+@json_option
 def show(
     run: str,
     rows: str,
     baseline: str | None,
     thresholds: Path | None,
     html: Path | None,
+    svg: Path | None,
     store: Path | None,
     as_json: bool,
 ) -> int:
@@ -103,10 +76,12 @@ def show(
       partvisor bench show
       partvisor bench show latest~1 --rows '*/64/*' --baseline pipe
       partvisor bench show 3f2a --html result.html
+      partvisor bench show latest --rows '*/64/*' --svg ladder.svg
     """
     from runtime.measure.figures import table_row
     from runtime.measure.result_store import load_run
     from runtime.measure.results_page import run_page
+    from runtime.measure.results_picture import picture
     from runtime.measure.thresholds import check, load_thresholds
 
     limits = load_thresholds(thresholds) if thresholds is not None else []
@@ -118,13 +93,15 @@ def show(
     findings = check(limits, found) if limits else []
     table = [table_row(found, row, baseline) for row in chosen]
     if html is not None:
-        _write(html, run_page(found).encode())
+        write_whole(html, run_page(found, baseline=baseline).encode())
+    if svg is not None:
+        write_whole(svg, picture(found, chosen).encode())
     if as_json:
-        print_json(_head(found) | {"rows": table, "thresholds": [each.to_json() for each in findings]})
+        print_json(head_of(found) | {"rows": table, "thresholds": [each.to_json() for each in findings]})
     else:
-        print_table([_without_group(line) for line in table], "the run has no such row")
+        print_table([without_group(line) for line in table], "the run has no such row")
         print()
-        print_record(_head(found))
+        print_record(head_of(found))
         _print_findings(findings)
     return _exit_code(findings)
 
@@ -148,9 +125,9 @@ def show(
 @click.option("--all", "everything", is_flag=True, help="Print rows without a difference, too.")
 @click.option("--force", is_flag=True, help="Compare even though the conditions differ.")
 @_thresholds_option
-@_html_option
-@_store_option
-@_json_option
+@html_option
+@store_option
+@json_option
 def compare(
     first: str,
     second: str,
@@ -192,7 +169,7 @@ def compare(
     )
     findings = check(limits, new, old) if limits else []
     if html is not None:
-        _write(html, run_page(new, found).encode())
+        write_whole(html, run_page(new, found).encode())
     if as_json:
         print_json(found.to_json() | {"thresholds": [each.to_json() for each in findings]})
     else:
@@ -222,7 +199,7 @@ def compare(
     metavar="FILE",
     help="All of the run, as JSON; it can be read again.",
 )
-@_store_option
+@store_option
 def export(
     run: str, rows: str, hgrm: Path | None, hlog: Path | None, document: Path | None, store: Path | None
 ) -> int:
@@ -250,36 +227,12 @@ def export(
         )
     if hgrm is not None:
         for row in chosen:
-            _write(hgrm / f"{row.name.replace('/', '_')}.hgrm", hdr_format.hgrm(row.latency).encode())
+            write_whole(hgrm / f"{row.name.replace('/', '_')}.hgrm", hdr_format.hgrm(row.latency).encode())
         click.echo(f"{len(chosen)} files in {hgrm}", err=True)
     if hlog is not None:
-        _write(hlog, hdr_format.hlog(found, chosen).encode())
+        write_whole(hlog, hdr_format.hlog(found, chosen).encode())
     if document is not None:
-        _write(document, encode_run(found) + b"\n")
-    return ExitCode.DONE
-
-
-@click.command()
-@click.argument("runs", nargs=-1)
-@click.option("--keep", type=click.IntRange(0), metavar="N", help="Instead: delete all but the newest N.")
-@_store_option
-@_json_option
-def delete(runs: tuple[str, ...], keep: int | None, store: Path | None, as_json: bool) -> int:
-    """Delete kept results, by name or by age. Nothing else ever does.
-
-    \b
-    Example:
-      partvisor bench delete 3f2a latest
-      partvisor bench delete --keep 50
-    """
-    from runtime.measure.result_store import opened
-
-    if (keep is None) == (not runs):
-        raise click.UsageError("name runs to delete, or how many to keep: --keep N")
-    with opened(store) as results:
-        ids = [results.find(name) for name in runs]  # all of them, before the first goes
-        deleted = results.delete(ids) if keep is None else results.prune(keep)
-    print_json({"deleted": deleted}) if as_json else print(f"{deleted} deleted")
+        write_whole(document, encode_run(found) + b"\n")
     return ExitCode.DONE
 
 
@@ -287,35 +240,38 @@ def _chosen(run: Run, pattern: str) -> list[Row]:
     return [row for row in run.rows if fnmatch.fnmatchcase(row.name, pattern)]
 
 
-def _head(run: Run) -> dict[str, Any]:
+def head_of(run: Run) -> dict[str, Any]:
     from msgspec import to_builtins
 
     return {
         "run": run.id,
         "bench": run.bench,
         "label": run.label,
-        "started": _when(run.started_unix_ns),
+        "started": when(run.started_unix_ns),
         "revision": run.revision,
         "versions": run.versions,
         "conditions": to_builtins(run.conditions),
     }
 
 
-def _when(unix_ns: int) -> str:
+def when(unix_ns: int) -> str:
     return datetime.fromtimestamp(unix_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
-def _without_group(line: dict[str, Any]) -> dict[str, Any]:
+def without_group(line: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in line.items() if key != "group"}
 
 
 def _print_comparison(found: Comparison, everything: bool) -> None:
+    from runtime.drawing.scales import duration, three_digits
+
+    text = duration if found.scale == "time" else three_digits
     rows = [
         {
             "row": figure.row,
             "percentile": f"p{figure.percent:g}",
-            "first": None if figure.difference is None else figure.difference.first,
-            "second": None if figure.difference is None else figure.difference.second,
+            "first": None if figure.difference is None else text(figure.difference.first),
+            "second": None if figure.difference is None else text(figure.difference.second),
             "ratio": None if figure.difference is None else f"{figure.difference.ratio:.3f}",
             "interval": None
             if figure.difference is None
@@ -326,9 +282,9 @@ def _print_comparison(found: Comparison, everything: bool) -> None:
         if everything or figure.verdict in ("faster", "slower")
     ]
     print_table(rows, "no row is faster or slower beyond noise")
-    unit = "ns" if found.scale == "time" else "times the limit just before"
+    unit = "latency" if found.scale == "time" else "times the limit just before"
     print(f"\n{found.second.id} against {found.first.id}: {found.summary} (rows and percentiles)")
-    print(f"in {unit}; a ratio above 1 is slower")
+    print(f"{unit}; a ratio above 1 is slower")
     for names, run in ((found.only_first, found.first), (found.only_second, found.second)):
         if names:
             more = ", ..." if len(names) > _NAMES_SHOWN_MAX else ""
@@ -354,7 +310,7 @@ def _exit_code(findings: list[Finding]) -> ExitCode:
     return ExitCode.FAILED if any(each.outcome in FAILING for each in findings) else ExitCode.DONE
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """All of it or nothing: a reader never meets half a file."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -29,7 +29,9 @@ _POLL_S: Final = 0.02
     help="How many of the last.",
 )
 @click.option(
-    "--post-mortem", type=click.Path(path_type=Path), help="Read what `run --post-mortem` left behind."
+    "--post-mortem",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Read what `run --post-mortem` left behind.",
 )
 @_json_option
 def debug(machine: str | None, events: int, post_mortem: Path | None, as_json: bool) -> int:

@@ -2,6 +2,7 @@
 
 import ctypes
 import fcntl
+import json
 import mmap
 import os
 import platform
@@ -20,10 +21,10 @@ import click
 
 from runtime.exits import ExitCode
 from runtime.reports import print_json, print_table
+from runtime.user_namespace import enter_before_exec
 
 _PROBE_SECONDS_MAX: Final = 5
 _FILES_WANTED: Final = 4096  # a big machine: 256 partitions with a dozen descriptors each
-_CLONE_NEWUSER: Final = 0x1000_0000
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +108,20 @@ def _process_watching() -> _Result:
     return "ok", "pidfd_open, pidfd_send_signal"
 
 
-def _user_namespaces() -> _Result:
-    """In a process of its own: unshare can't be undone."""
-    probe = f"import ctypes,sys; sys.exit(ctypes.CDLL(None).unshare({_CLONE_NEWUSER}) != 0)"
-    run = subprocess.run([sys.executable, "-c", probe], timeout=_PROBE_SECONDS_MAX, capture_output=True)
-    if run.returncode == 0:
-        return "ok", "unprivileged user namespaces: partitions can be sandboxed"
-    return "limited", "user namespaces are closed: sandboxing will be weaker"
+def _sandbox() -> _Result:
+    """By doing it all, in a process of its own: none of it can be undone."""
+    run = subprocess.run(
+        [sys.executable, "-P", "-m", "partitions.sandbox.probes"],
+        timeout=_PROBE_SECONDS_MAX,
+        capture_output=True,
+        check=True,
+        preexec_fn=enter_before_exec,
+    )
+    missing = json.loads(run.stdout)["missing"]
+    if not missing:
+        return "ok", 'all of it: sandbox = "strict" runs'
+    listed = ", ".join(f"{what} ({why})" for what, why in missing.items())
+    return "limited", f'without {listed}; sandbox = "strict" is refused'
 
 
 def _cpus() -> _Result:
@@ -173,6 +181,6 @@ _CHECKS: Final[dict[str, Callable[[], _Result]]] = {
     "runtime folder": _runtime_folder,
     "CPUs": _cpus,
     "open files": _open_files,
-    "user namespaces": _user_namespaces,
+    "sandbox": _sandbox,
     "compiler": _compiler,
 }

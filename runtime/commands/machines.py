@@ -3,7 +3,7 @@
 import datetime
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -14,6 +14,8 @@ from runtime.reserved_names import HYPERVISOR
 if TYPE_CHECKING:
     from runtime.events import Event
     from runtime.management_client import ManagementClient
+
+_PACKED_CHARACTERS_MIN: Final = 256  # a value of one word this long is for programs: --json has it
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -189,5 +191,7 @@ def event_line(event: "Event") -> str:
     time_text = moment.isoformat(sep=" ", timespec="milliseconds")[11:]
     text = f"{time_text}  {cell('', event.kind):<22}  {event.partition or '-':<10}"
     for key, value in event.fields.items():
-        text += f"  {key}={cell(key, value)}"
+        packed = isinstance(value, str) and len(value) > _PACKED_CHARACTERS_MIN and " " not in value
+        shown = f"({len(value)} characters)" if packed else cell(key, value)
+        text += f"  {key}={shown}"
     return text.rstrip()

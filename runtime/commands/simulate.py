@@ -29,7 +29,9 @@ _PROGRESS_S: Final = 2.0
 @click.option(
     "--planted", metavar="NAME", help="Plant this defect first; it must be found. 'list' names them."
 )
-@click.option("--replay", type=click.Path(), help="Perform a saved schedule instead.")
+@click.option(
+    "--replay", type=click.Path(exists=True, dir_okay=False), help="Perform a saved schedule instead."
+)
 @click.option(
     "--save",
     type=click.Path(),

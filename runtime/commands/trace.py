@@ -37,15 +37,14 @@ def trace(file: Path, svg: Path | None, perfetto: Path | None, request: str, as_
     """
     from runtime.measure.trace_flame import write_svg
     from runtime.measure.trace_perfetto import write_perfetto
-    from runtime.measure.trace_split import find_requests, percentile, split_of
+    from runtime.measure.trace_split import find_requests, percentile, split_of, titles
     from runtime.trace_file import Capture
 
     found = find_requests(Capture.read(file))
     splits: dict[str, list[dict[str, Any]]] = {}
     totals: dict[str, str] = {}
-    for channel in sorted({one.channel for one in found.requests}):
-        requests = [one for one in found.requests if one.channel == channel]
-        name = found.names.get(channel, f"channel {channel:#x}")
+    for key, name in titles(found.requests, found.names).items():
+        requests = [one for one in found.requests if (one.channel, one.generation) == key]
         splits[name] = split_of(requests)
         times = sorted(one.total_ns for one in requests)
         totals[name] = (

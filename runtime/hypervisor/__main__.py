@@ -20,6 +20,7 @@ _DEFAULTS: Final = {
     "--recorder-fd": "",  # memory that outlives us, for the flight recorder; else it is our own
     "--driver-module": "",  # of a monolithic machine: what drivers are loaded with; else none is
     "--trace-fd": "",  # memory that outlives us, to stamp every kick into; else nobody traces
+    "--sandbox": "",  # how partitions are sandboxed: the zygote's to carry out
     "--debug-fd": "",  # a listening socket for the debug port; else there is none
 }
 
@@ -37,7 +38,7 @@ def main(arguments: list[str]) -> int:
     adopt_orphans()
     name_process("pv-hypervisor")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the platform's to handle
-    zygote = Zygote(options["--zygote-module"])
+    zygote = Zygote(options["--zygote-module"], options["--sandbox"])
     # Only now: the zygote has more to import than we do, and does it meanwhile.
     from runtime.hypervisor.broker import Broker
     from runtime.hypervisor.machine import RootFailurePolicy

@@ -33,9 +33,11 @@ from runtime.hypervisor.effects import (
     SuspendPartition,
 )
 from runtime.hypervisor.host import Host
+from runtime.hypervisor.lent_vps import LentVps
 from runtime.hypervisor.loop import Loop, now_ns
 from runtime.hypervisor.machine import RootFailurePolicy
-from runtime.hypervisor.processes import WatchedProcess, sweep_orphans
+from runtime.hypervisor.processes import ORPHAN_SWEEP_MS, OrphanSweeper, WatchedProcess, sweep_orphans
+from runtime.hypervisor.programs import granted_to_process
 from runtime.hypervisor.recorded import RecordedHypervisor
 from runtime.hypervisor.recorder import Recorder
 from runtime.hypervisor.replies import DONE, Reply
@@ -46,7 +48,6 @@ from runtime.hypervisor.zygote import Spawned, SpawnFailed, Zygote, ZygoteLost
 REQUEST_DESCRIPTORS_MAX: Final = 16  # the most that any call takes
 LAST_CALLS_MAX: Final = 64  # of a process that has ended or is late: what it asked for before is still done
 ZYGOTE_RESTARTS_MAX: Final = 8
-ORPHAN_SWEEP_MS: Final = 20
 EXIT_GRACE_MS: Final = 500  # from the end of a partition's socket to that of its process
 HALT_GRACE_MS: Final = 2_000  # for killed processes to be reaped, before the broker leaves them to the kernel
 ROOT_MODULE: Final = "partitions.root"
@@ -60,19 +61,21 @@ class Broker:
     def __init__(self, zygote: Zygote, recorder: Recorder, on_root_failure: RootFailurePolicy) -> None:
         self._zygote: Zygote | None = zygote
         self._zygote_module: Final = zygote.module
+        self._sandbox: Final = zygote.sandbox
         self._zygotes_started = 1
         self.host: Final = Host()
         self.hypervisor: Final = RecordedHypervisor(recorder, self.host, native, on_root_failure)
         self.loop: Final = Loop()
         self._clockwork: Final = Clockwork(
-            self.loop, self.hypervisor, self.host.clock, self._serve_last_calls, self._carry_out
+            self.loop, self.hypervisor, self.host.clock, self._serve_last_calls, self.carry_out
         )
         self.standby: Final = Standby(self, self.loop)
         self._sockets: Final = PartitionSockets(self.loop, self._serve)
+        self._lent: Final = LentVps(self.loop, self._sockets, self.host, self.hypervisor, self._cut_off)
         self._processes: dict[int, WatchedProcess] = {}
         self._spawning: set[int] = set()  # partitions asked for, not answered yet
         self._doomed: set[int] = set()  # of those: to be killed when they appear
-        self._sweep_is_due = False
+        self._orphans: Final = OrphanSweeper(self.loop, self._known_pids)
         self._console_fd: int | None = None
         self._announce: Callable[[str, Mapping[str, object]], None] = lambda kind, fields: None
         self.halted: str | None = None  # why; the loop ends
@@ -92,18 +95,18 @@ class Broker:
         sock: socket.socket,
         pidfd: int,
         console_fd: int | None,
-        firmware_fd: int | None,
+        lent: list[int],
     ) -> None:
-        """Take the root in. Takes the descriptors over unless it raises ValueError or OSError."""
-        lent = [] if firmware_fd is None else [firmware_fd]
-        self._carry_out(self.hypervisor.adopt_root(name, memory_pages, args, pid, now_ns(), len(lent)))
+        """Take the root in. Takes the descriptors over unless it raises ValueError or OSError. `lent`: what each later
+        process of it is born with, the firmware first."""
+        self.carry_out(self.hypervisor.adopt_root(name, memory_pages, args, pid, now_ns(), len(lent)))
         self.host.lend_files(ROOT_PARTITION, lent)
         self._console_fd = console_fd
         self._add_process(WatchedProcess(ROOT_PARTITION, pid, pidfd))
         self._sockets.add(ROOT_PARTITION, sock)
 
     def kill(self, partition: int) -> None:
-        self._carry_out(self.hypervisor.kill(partition))
+        self.carry_out(self.hypervisor.kill(partition))
 
     def signal(self, partition: int, signal_number: int) -> None:
         if (process := self._processes.get(partition)) is not None:
@@ -153,13 +156,13 @@ class Broker:
         kept = False
         try:
             reply, effects = self._decide(partition, packet)
-            kept = self._carry_out(effects, packet.fds)
+            kept = self.carry_out(effects, packet.fds)
         finally:
             if not kept:
                 codec.close_all(packet.fds)
         if reply.status is HvStatus.CALL_PENDING:
             if partition in self._sockets:
-                self._sockets.hold(partition)
+                self._lent.hold(partition)
             return False
         return self._reply(partition, sock, reply)
 
@@ -199,17 +202,20 @@ class Broker:
             else:
                 packet = _DONE if reply is DONE else codec.encode([int(reply.status), reply.values])
                 codec.send_packet(sock, packet)
-        except BlockingIOError:  # it asks, and does not read the answers
-            self.signal(partition, signal.SIGKILL)
-            self._sockets.close(partition)
+        except BlockingIOError:
+            self._cut_off(partition)
             return False
         except OSError:  # gone; its end of file is next
             pass
         return True
 
+    def _cut_off(self, partition: int) -> None:  # it asks, and does not read the answers
+        self.signal(partition, signal.SIGKILL)
+        self._sockets.close(partition)
+
     # -- effects -------------------------------------------------------------------------------------------
 
-    def _carry_out(self, effects: list[Effect], fds: list[int] | None = None) -> bool:
+    def carry_out(self, effects: list[Effect], fds: list[int] | None = None) -> bool:
         """In order. True: the call's descriptors were kept."""
         kept = False
         for effect in effects:
@@ -267,27 +273,20 @@ class Broker:
         self.loop.drop(process.pidfd)
         process.close()
         del self._processes[partition]
-        self._sweep_soon()
+        self._orphans.soon()
         reason = str(status) if status is not None else "its process ended"
-        self._carry_out(self.hypervisor.process_exited(partition, status, reason, now_ns()))
+        self.carry_out(self.hypervisor.process_exited(partition, status, reason, now_ns()))
 
-    def _sweep_soon(self) -> None:
-        if not self._sweep_is_due:
-            self._sweep_is_due = True
-            self.loop.after(ORPHAN_SWEEP_MS, self._sweep)
-
-    def _sweep(self) -> None:
-        self._sweep_is_due = False
+    def _known_pids(self) -> set[int] | None:
+        """None: a child that we do not know may be the one we wait for."""
         if self._spawning or self.standby.is_on_its_way:
-            self._sweep_soon()  # a child that we do not know may be the one we wait for
-            return
+            return None
         known = {process.pid for process in self._processes.values()}
         if self.standby.pid is not None:
             known.add(self.standby.pid)
         if self._zygote is not None:
             known.add(self._zygote.pid)
-        if sweep_orphans(known):
-            self._sweep_soon()
+        return known
 
     # -- the zygote ----------------------------------------------------------------------------------------
 
@@ -324,7 +323,7 @@ class Broker:
         self._zygote = None
         if self._zygotes_started <= ZYGOTE_RESTARTS_MAX and self.halted is None:
             self._zygotes_started += 1
-            self._zygote = Zygote(self._zygote_module)
+            self._zygote = Zygote(self._zygote_module, self._sandbox)
             self._watch_zygote(self._zygote)
         for partition in self._spawning - {ROOT_PARTITION}:
             self._spawn_fails(partition, f"the zygote was lost: {reason}")
@@ -350,7 +349,8 @@ class Broker:
             os.close(console_fd)
             raise
         try:
-            self._zygote.spawn(spawn_id, path, module, [theirs.detach(), console_fd])
+            grant = granted_to_process(self.hypervisor.machine, spawn_id)
+            self._zygote.spawn(spawn_id, path, module, grant, [theirs.detach(), console_fd])
             self.loop.watch_writable(self._zygote.socket.fileno(), self._zygote.outbox)
         except OSError as error:
             ours.close()
@@ -378,7 +378,7 @@ class Broker:
     def _started(self, process: WatchedProcess) -> None:
         partition = process.partition
         self._add_process(process)
-        self._carry_out(self.hypervisor.process_started(partition, process.pid, now_ns()))
+        self.carry_out(self.hypervisor.process_started(partition, process.pid, now_ns()))
         if partition in self._doomed:
             self._doomed.discard(partition)
             self._kill(partition)
@@ -392,7 +392,7 @@ class Broker:
             self._spawning.discard(partition)
             self._doomed.discard(partition)
             self._sockets.close(partition)
-            self._carry_out(self.hypervisor.process_exited(partition, _SPAWN_FAILED, reason, now_ns()))
+            self.carry_out(self.hypervisor.process_exited(partition, _SPAWN_FAILED, reason, now_ns()))
 
     # -- the root's successor ------------------------------------------------------------------------------
 
@@ -417,4 +417,4 @@ class Broker:
         self._spawn_fails(ROOT_PARTITION, reason)
 
     def standby_died(self) -> None:
-        self._sweep_soon()
+        self._orphans.soon()

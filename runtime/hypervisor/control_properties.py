@@ -21,7 +21,7 @@ from runtime.abi import (
     Privilege,
 )
 from runtime.hypervisor import heartbeat, reference_time
-from runtime.hypervisor.effects import SuspendPartition
+from runtime.hypervisor.effects import KillPartition, SuspendPartition
 from runtime.hypervisor.programs import Process
 from runtime.hypervisor.replies import Refused
 from runtime.hypervisor.vps import clock_changed
@@ -56,6 +56,8 @@ def read(call: Call, code: PartitionProperty) -> int | None:
             return _FEATURES_PRESENT | sum(bits)
         case _P.SUSPEND:
             return int(target.suspended)
+        case _P.END_PROCESS:
+            return 0
         case _P.TIME_FREEZE:
             return int(target.frozen_ns is not None)
         case _P.REFERENCE_TIME:
@@ -125,6 +127,15 @@ def _write_suspend(call: Call, value: int) -> None:
         heartbeat.promise(machine, target, target.heartbeat_within_ms)
 
 
+def _write_end_process(call: Call, value: int) -> None:
+    """What follows, follows from its process's end; that of a driver in the hypervisor would be the machine's."""
+    if not _switch(value) or call.target.process not in (Process.STARTING, Process.RUNNING):
+        return
+    if call.machine.loads_drivers and call.target.outlives_process:
+        raise Refused(HvStatus.OPERATION_DENIED)
+    call.machine.effects.append(KillPartition(call.target.id))
+
+
 def _write_time_freeze(call: Call, value: int) -> None:
     reference_time.freeze(call.machine, call.target, _switch(value))
     clock_changed(call.machine, call.target)
@@ -150,6 +161,7 @@ _WRITERS: Final[Mapping[PartitionProperty, Callable[[Call, int], None]]] = Mappi
     {
         _P.SYNTHETIC_PROCESSOR_FEATURES: _write_features,
         _P.SUSPEND: _write_suspend,
+        _P.END_PROCESS: _write_end_process,
         _P.TIME_FREEZE: _write_time_freeze,
         _P.REFERENCE_TIME: _write_reference_time,
         _P.PHYSICAL_ADDRESS_WIDTH: _write_address_width,

@@ -3,8 +3,9 @@
 It is no way to command anything. A client asks for one page of one table and gets it; a page is bounded, a client that
 does not read is dropped, and only the machine's owner is let in.
 
-    client -> broker   ["partitions" | "ports" | "queue" | "events" | "hypervisor", {"after"?: where to go on}]
-    broker -> client   [the same, {"rows": [...], "more": bool}], or {...} for "hypervisor"; or ["error", {"reason"}]
+    client -> broker   [table, {"after"?: where to go on}]; a table is "partitions", "ports", "queue", "objects",
+                       "hypervisor" or "processes"
+    broker -> client   [the same, {"rows": [...], "more": bool}], or {...} for the last two; or ["error", {"reason"}]
 """
 
 from __future__ import annotations

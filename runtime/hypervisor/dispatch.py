@@ -250,6 +250,11 @@ class Hypervisor:
             now_ns: CLOCK_MONOTONIC.
         """
         self.machine.now_ns = now_ns
+        reply = self.decide(caller_id, code, args, files)
+        return reply, self._effects()
+
+    def decide(self, caller_id: int, code: object, args: object, files: int = 0) -> Reply:
+        """As `handle`, in the middle of an event: its effects are those of the event."""
         try:
             reply = self._handle(caller_id, code, args, files)
         except Refused as refused:
@@ -257,7 +262,7 @@ class Hypervisor:
         except OSError:  # from Resources: the host has no more
             reply = Reply(HvStatus.INSUFFICIENT_MEMORY)
         self._count(caller_id, reply.status)
-        return reply, self._effects()
+        return reply
 
     def _handle(self, caller_id: int, code: object, args: object, files: int) -> Reply:
         machine = self.machine
@@ -275,6 +280,8 @@ class Hypervisor:
             raise Refused(HvStatus.INVALID_PARTITION_ID)
         if caller.state is not PartitionState.ACTIVE:
             raise Refused(HvStatus.INVALID_PARTITION_STATE)
+        if machine.faults is not None and machine.faults.meets_call(caller, call_code, args, files):
+            return Reply(HvStatus.CALL_PENDING)
         target = machine.partition(caller, cast(int, values.pop("partition", PARTITION_SELF)))
         needed = self._needed(rule, caller, target)
         # Flags as plain numbers: each operation on an enum is a call of Python's, and this is on every call's way.
@@ -293,15 +300,18 @@ class Hypervisor:
         return rule.on_deeper if self.machine.is_below(target, caller) else None
 
     def _count(self, caller_id: int, status: HvStatus) -> None:
-        machine = self.machine
         is_refused = status is not HvStatus.SUCCESS and status is not HvStatus.CALL_PENDING
-        machine.calls.made += 1
-        machine.calls.refused += is_refused
+        self.count(caller_id, 1, int(is_refused))
+
+    def count(self, caller_id: int, made: int, refused: int = 0) -> None:
+        machine = self.machine
+        machine.calls.made += made
+        machine.calls.refused += refused
         if caller_id in machine.partitions:
             if (count := machine.calls_of.get(caller_id)) is None:
                 count = machine.calls_of[caller_id] = statistics.CallCount()
-            count.made += 1
-            count.refused += is_refused
+            count.made += made
+            count.refused += refused
 
     def process_started(self, partition_id: int, pid: int, now_ns: int = 0) -> list[Effect]:
         """The spawn that was asked for succeeded."""
@@ -321,6 +331,8 @@ class Hypervisor:
         self.machine.now_ns = now_ns
         partition = self.machine.partitions[partition_id]
         partitions.process_exited(self.machine, partition, status, reason)
+        if self.machine.faults is not None:
+            self.machine.faults.process_exited(partition_id)
         reboot.settle(self.machine)
         return self._effects()
 
@@ -342,6 +354,14 @@ class Hypervisor:
         self.machine.now_ns = now_ns
         self.machine.timers_armed_ns = None
         timer_expiry.expire_due(self.machine)
+        if self.machine.faults is not None:
+            self.machine.faults.time_has_come(self)
+        return self._effects()
+
+    def break_on_purpose(self, act: Callable[[], object], now_ns: int) -> list[Effect]:
+        """Arm faults, heal them, or have happen what no partition asked for: as one event."""
+        self.machine.now_ns = now_ns
+        act()
         return self._effects()
 
     def stop(self) -> None:
@@ -361,7 +381,10 @@ class Hypervisor:
         return self._effects()
 
     def _effects(self) -> list[Effect]:
-        if (due_ns := self.machine.timers.earliest_ns()) != self.machine.timers_armed_ns:
+        due_ns = self.machine.timers.earliest_ns()
+        if self.machine.faults is not None:
+            due_ns = self.machine.faults.meet_effects(due_ns)
+        if due_ns != self.machine.timers_armed_ns:
             self.machine.timers_armed_ns = due_ns
             self.machine.effects.insert(0, ArmTimers(due_ns))  # nothing follows a Halt
         effects, self.machine.effects = self.machine.effects, []

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from runtime.hypervisor.interrupt_counts import InterruptCounts
+    from runtime.hypervisor.reference_time import Drift
     from runtime.hypervisor.replies import Reply
 
 Page = bytearray | mmap.mmap | memoryview  # 4096 writable bytes, shared with the VP
@@ -148,6 +149,7 @@ class SetReferencePage:
 
     partition: int
     created_ns: int | None
+    drift: Drift | None = None
 
 
 @dataclass(frozen=True, slots=True)

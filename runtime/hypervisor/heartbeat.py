@@ -22,6 +22,9 @@ TAKE_OVER_MS_MAX: Final = 10_000  # a new root's first promise is made for it
 
 def heartbeat(call: Call, *, within_ms: int) -> Reply:
     had_promised = call.caller.heartbeat_within_ms > 0
+    faults = call.machine.faults
+    if faults is not None and had_promised and within_ms and faults.loses_heartbeat(call.caller):
+        return DONE
     promise(call.machine, call.caller, within_ms)
     if call.caller.id == ROOT_PARTITION:
         call.machine.root_is_up = True

@@ -235,6 +235,16 @@ class Host:
     def own_time_ns(self) -> int:
         return time.process_time_ns()
 
+    def ring_at(self, route: int, fd: int) -> None:
+        """Where the router rings from now on. LookupError: there is no such route."""
+        self._router.ring_at(route, fd)
+
+    def doorbell_fd(self, partition: int, port: int) -> int | None:
+        return self._doorbells.get((partition, port))
+
+    def line_fd(self, partition: int, vp: int) -> int:
+        return self._vps[partition, vp].line_fd
+
     def _eventfd(self, flags: int = 0) -> int:
         return self._room(os.eventfd(0, os.EFD_CLOEXEC | flags))
 
@@ -263,8 +273,8 @@ class Host:
             case CloseReferencePage(partition):
                 self.clock.remove(partition)
                 self._reference_pages.pop(partition).close()
-            case SetReferencePage(partition, created_ns):
-                self.clock.set(partition, created_ns)
+            case SetReferencePage(partition, created_ns, drift):
+                self.clock.set(partition, created_ns, drift)
             case CloseWatch(partition):
                 os.close(self._watches.pop(partition))
             case CloseStatisticsPage(page):
@@ -281,6 +291,25 @@ class Host:
     def keep_files(self, partition: int, fds: list[int]) -> None:
         """Takes them over."""
         self._files[partition] = fds
+
+    def objects(self) -> Iterator[tuple[str, tuple[int, ...], int]]:
+        """All that partitions may be handed: what it is, its ids as the state machine has them, our descriptor."""
+        yield from (("slot", (slot,), fd) for slot, fd in self._slots.items())
+        for at, memory in self._vps.items():
+            yield from (
+                ("sim", at, memory.sim.fd),
+                ("sief", at, memory.sief.fd),
+                ("line", at, memory.line_fd),
+            )
+        yield from (("doorbell", at, fd) for at, fd in self._doorbells.items())
+        yield from (("kick", (route,), fd) for route, fd in self._kicks.items())
+        yield from (("vectors", at, page.fd) for at, page in self._interrupt_pages.items())
+        yield from (("reference", (partition,), page.fd) for partition, page in self._reference_pages.items())
+        yield from (("watch", (partition,), fd) for partition, fd in self._watches.items())
+        yield from (("statistics", (page,), slot.fd) for page, slot in self._statistics.items())
+        yield from (("endpoint", at, fd) for at, fd in self._endpoints.items())
+        for partition, fds in self._lent_files.items():
+            yield from (("lent", (partition,), fd) for fd in fds)
 
     def lend_files(self, partition: int, fds: list[int]) -> None:
         """As `keep_files`, but each process of this partition is born with them, and they stay ours."""
@@ -320,7 +349,8 @@ class Host:
                     case WatchHandle(partition):
                         fds.append(self._watches[partition])
                     case StatisticsHandle(page):
-                        fds.append(self._statistics[page].fd)
+                        passing.append(fd := _read_only(self._statistics[page].fd))
+                        fds.append(fd)
                     case EndpointHandle(endpoint, waiting):
                         passing.append(fd := self._endpoints.pop((endpoint, waiting)))
                         fds.append(fd)

@@ -36,12 +36,12 @@ def tell(machine: Machine, child: Partition, vp: VirtualProcessor) -> None:
     """The VP is suspended at its access, and waits for its parent to answer."""
     assert child.parent is not None
     parent = machine.partitions[child.parent]
-    if (teller := _teller(parent, child)) is not None:
+    if (teller := teller_of(parent, child)) is not None:
         teller.intercept.waiting.append((child.id, vp.index))
         deliver(machine, parent, teller)
 
 
-def _teller(parent: Partition, child: Partition) -> VirtualProcessor | None:
+def teller_of(parent: Partition, child: Partition) -> VirtualProcessor | None:
     """The parent's VP that gets this child's messages."""
     return parent.vps.get(child.intercepts.vp) or parent.vps.get(0)
 
@@ -119,7 +119,7 @@ def deliver_again(machine: Machine, parent: Partition) -> None:
             _MESSAGE_TYPE.pack_into(vp.sim_page, 0, 0)
         vp.intercept.waiting.clear()
     for child in (machine.partitions[child] for child in parent.children):
-        teller = _teller(parent, child)
+        teller = teller_of(parent, child)
         for vp in child.vps.values():
             if teller is not None and vp.intercept.access is not None:
                 teller.intercept.waiting.append((child.id, vp.index))

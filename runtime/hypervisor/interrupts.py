@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from runtime.abi import SINT_MASKED, SINT_POLLING, VECTOR_MIN, VECTORS, HvStatus, OverlayPage, Privilege
-from runtime.hypervisor.effects import RaiseLine
+from runtime.hypervisor.effects import RaiseLine, SetReferencePage
 from runtime.hypervisor.replies import DONE, InterruptPageHandle, ReferencePageHandle, Refused, Reply
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ def claim_overlay_page(call: Call, *, page: int, vp: int) -> Reply:
             created_ns = None if caller.frozen_ns is not None else caller.created_ns
             machine.resources.create_reference_page(caller.id, created_ns)
             caller.has_reference_page = True
+            if caller.drift is not None:
+                machine.effects.append(SetReferencePage(caller.id, created_ns, caller.drift))
         return Reply(handles=(ReferencePageHandle(caller.id),))
     if page != OverlayPage.INTERRUPTS:
         raise Refused(HvStatus.INVALID_PARAMETER)

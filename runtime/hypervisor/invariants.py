@@ -27,6 +27,7 @@ from runtime.hypervisor.machine import Machine
 from runtime.hypervisor.partitions import Partition
 from runtime.hypervisor.pools import Pool
 from runtime.hypervisor.programs import Process
+from runtime.hypervisor.reference_time import moment_ns
 from runtime.statistics import StatsObject
 
 
@@ -197,7 +198,7 @@ def _check_queues(partition: Partition) -> None:
 
 def _check_timers(machine: Machine) -> None:
     due = {
-        (partition.id, vp.index, index): partition.created_ns + timer.fires_at * 100
+        (partition.id, vp.index, index): moment_ns(partition, timer.fires_at)
         for partition in machine.partitions.values()
         for vp in partition.vps.values()
         for index, timer in enumerate(vp.timers)

@@ -31,6 +31,7 @@ class Loop:
         self._alarms: dict[Hashable, int] = {}  # serials by key
         self._replaced: set[int] = set()  # serials of alarms that are not to go off
         self.turns = 0  # waits for the kernel
+        self.poll: Callable[[int | None], list[tuple[int, int]]] = self._wait  # (ms or for ever): what came
         self.watch(self._timer.fileno(), lambda events: self._went_off())
 
     def watch(self, fd: int, handler: Callable[[int], None]) -> None:
@@ -86,7 +87,7 @@ class Loop:
         """Wait, at most this long, and handle what came: descriptors first, then the timers that were due."""
         self._arm()
         self.turns += 1
-        for fd, events in self._epoll.poll(None if timeout_ms is None else timeout_ms / 1000):
+        for fd, events in self.poll(timeout_ms):
             # The handler of an event before this one may have closed the descriptor, or another have its number.
             if (handler := self._handlers.get(fd)) is not None:
                 handler(events)
@@ -97,6 +98,13 @@ class Loop:
                 self._replaced.remove(serial)
             else:
                 action()
+
+    @property
+    def epoll_fd(self) -> int:
+        return self._epoll.fileno()
+
+    def _wait(self, timeout_ms: int | None) -> list[tuple[int, int]]:
+        return self._epoll.poll(None if timeout_ms is None else timeout_ms / 1000)
 
     def _arm(self) -> None:
         earliest_ns = self._timers[0][0] if self._timers else None

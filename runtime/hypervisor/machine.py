@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from runtime.abi import PARTITION_SELF, ROOT_PARTITION, HvStatus
 from runtime.hypervisor.effects import DropFiles, Effect, Halt, ReplaceRoot, Resources, SynicOperations
@@ -15,6 +15,9 @@ from runtime.hypervisor.programs import Process
 from runtime.hypervisor.replies import Refused
 from runtime.hypervisor.statistics import CallCount
 from runtime.hypervisor.synthetic_timers import TimerQueue
+
+if TYPE_CHECKING:
+    from runtime.hypervisor.armed_faults import ArmedFaults
 
 ROOT_FAILURES_MAX: Final = 10  # unplanned ones, within
 ROOT_FAILURES_WITHIN_MS: Final = 2_000  # a root that fails as fast as it starts is not worth another try
@@ -57,6 +60,7 @@ class Machine:
     root_is_up: bool = False  # it has given a first heartbeat, so it has saved what a successor needs
     rebooting: bool = False  # every partition is to end, and a new root to begin
     root_failures_ns: list[int] = field(default_factory=list)  # when, of the last few
+    faults: ArmedFaults | None = None  # on purpose; nobody has armed any, and then it is not even loaded
 
     def partition(self, caller: Partition, partition_id: int) -> Partition:
         """Refused: INVALID_PARTITION_ID."""

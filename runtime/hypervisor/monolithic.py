@@ -67,13 +67,13 @@ class MonolithicBroker(Broker):
         else:
             super()._kill(partition)
 
-    def _carry_out(self, effects: list[Effect], fds: list[int] | None = None) -> bool:
+    def carry_out(self, effects: list[Effect], fds: list[int] | None = None) -> bool:
         kept = False
         for effect in effects:
             if isinstance(effect, LoadDriver):
                 self._load(effect.partition)
             else:
-                kept |= super()._carry_out([effect], fds)
+                kept |= super().carry_out([effect], fds)
         return kept
 
     def _load(self, partition: int) -> None:
@@ -91,7 +91,7 @@ class MonolithicBroker(Broker):
         self.loop.after(0, lambda: self._loaded(partition))
 
     def _loaded(self, partition: int) -> None:
-        self._carry_out(self.hypervisor.process_started(partition, os.getpid(), now_ns()))
+        self.carry_out(self.hypervisor.process_started(partition, os.getpid(), now_ns()))
 
     def _end(self, partition: int, code: int) -> None:
         """From the driver's thread."""
@@ -106,4 +106,4 @@ class MonolithicBroker(Broker):
             self._sockets.close(partition)
             del self._drivers[partition]
             status = ExitStatus(code, None)
-            self._carry_out(self.hypervisor.process_exited(partition, status, str(status), now_ns()))
+            self.carry_out(self.hypervisor.process_exited(partition, status, str(status), now_ns()))

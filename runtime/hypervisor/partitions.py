@@ -46,6 +46,7 @@ from runtime.hypervisor.intercept_state import Intercepts
 from runtime.hypervisor.pools import Pool
 from runtime.hypervisor.ports import Connection, Port, release_connection, release_port
 from runtime.hypervisor.programs import Process, Program
+from runtime.hypervisor.reference_time import Drift
 from runtime.hypervisor.replies import DONE, FilesHandle, Refused, Reply, VpHandle, WatchHandle
 from runtime.hypervisor.statistics import StatsKey, StatsPage, release_pages_about, release_pages_of
 from runtime.hypervisor.synthetic_timers import TIMER_BURST, TIMER_GRID_NS, TIMER_SPACING_NS, Pace
@@ -91,6 +92,7 @@ class Partition:
     connections: dict[int, Connection] = field(default_factory=dict)
     suspended: bool = False  # its process is stopped until the parent lets it go on
     frozen_ns: int | None = None  # since when its reference time stands still
+    drift: Drift | None = None  # a fault on purpose: its reference time runs wrong
     address_bits: int = ADDRESS_BITS_MAX
     device_domains: dict[int, DeviceDomain] = field(default_factory=dict)
     device_domain: tuple[int, int] | None = None  # (owner, domain) that it is attached to as a device

@@ -51,6 +51,9 @@ class Port:
     connection_partition: int  # who may connect
     connection: int | None = None  # its id there
     buffers_used: int = 0  # message buffers, of MESSAGE_BUFFERS_PER_PORT
+    withheld: int = (
+        0  # messages that were posted and, by a fault on purpose, not queued; less those queued twice
+    )
     doorbell: bool = False  # someone claimed it, so it exists
     endpoint: int | None = None  # whose second end waits for the owner
     counts: InterruptCounts = field(default_factory=InterruptCounts)  # but for those of a route that is there
@@ -117,7 +120,7 @@ def get_port_property(call: Call, *, port: int, property: int) -> Reply:
         return Reply(values={"value": found.vp})
     if property != PortProperty.POST_COUNT or found.type is not PortType.MESSAGE:
         raise Refused(HvStatus.UNKNOWN_PROPERTY)
-    return Reply(values={"value": found.counts.sent})
+    return Reply(values={"value": found.counts.sent + found.withheld})
 
 
 def release_port(machine: Machine, owner: Partition, port_id: int) -> None:

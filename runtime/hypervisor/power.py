@@ -5,8 +5,8 @@ broker -> platform   [verb, map]: the answer to a request, in order, its "reques
                      events: "partition.created", ".started", ".exited", ".deleted"; "root.standby";
                      "halting", and when every process is dead, "halt"
 
-adopt {name, memory_pages, pid, args?} + [root's hypercall socket, its pidfd, console?, firmware?] -> adopt {id};
-                      the firmware is what each later process of the root is born with
+adopt {name, memory_pages, pid, args?} + [root's hypercall socket, its pidfd, console?, firmware?, more...] -> adopt
+                      {id}; each later process of the root is born with the firmware and all that follows
 warm {}            -> warm {}; a standby for the root is made ready, and again after each takeover
 list {after?}      -> list {partitions: [...], more}
 show {name}        -> show {...}
@@ -15,6 +15,9 @@ ports {name?, after?} -> ports {rows: [...], more}; what became of every interru
 sched {after?}     -> sched {partitions: [...], more, ...}; who has had how much of the processors
 schedule {name, weight?, reserve?, cap?} -> schedule {id}; reserve and cap in 1/0x10000 of a processor per VP
 hypervisor {}      -> hypervisor {...}; what the broker says of itself
+inject {order}     -> inject {}; a fault on purpose, as runtime.chaos.faults.orders has it
+heal {number}      -> heal {}; it is undone
+fault-counts {}    -> fault-counts {counts: [[number, passes, fired]...]}
 reboot {grace_ms}  -> reboot {}; then as `stop`, and when every partition has ended, a new root
 stop {grace_ms}    -> stop {}; then SIGTERM to all but the root, SIGTERM to the root, SIGKILL to who is left
 """
@@ -26,13 +29,14 @@ import signal
 import socket
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from runtime import codec
 from runtime.abi import ROOT_PARTITION, PartitionProperty
 from runtime.hypervisor.broker import Broker
 from runtime.hypervisor.debug_port import DebugPort, Table
 from runtime.hypervisor.loop import now_ns
+from runtime.hypervisor.object_inventory import list_objects, list_processes
 from runtime.hypervisor.orderly_end import OrderlyEnd
 from runtime.hypervisor.outbox import Outbox
 from runtime.hypervisor.partition_inventory import list_partitions, show_partition
@@ -43,8 +47,12 @@ from runtime.hypervisor.replies import Refused
 from runtime.hypervisor.scheduler import Scheduler
 from runtime.hypervisor.scheduling_mechanisms import SchedulerKind
 from runtime.hypervisor.self_portrait import portrait
+from runtime.loaded_code import report_if_asked
 
-ADOPT_DESCRIPTORS_MAX: Final = 4
+if TYPE_CHECKING:
+    from runtime.hypervisor.broker_faults import BrokerFaults
+
+ADOPT_DESCRIPTORS_MAX: Final = 4 + 1 + 64  # and trace memory: the root's, and that of each driver partition
 GRACE_MS_MAX: Final = 600_000
 SHARE_PROPERTIES: Final[Mapping[str, PartitionProperty]] = MappingProxyType(
     {
@@ -53,6 +61,7 @@ SHARE_PROPERTIES: Final[Mapping[str, PartitionProperty]] = MappingProxyType(
         "cap": PartitionProperty.CPU_CAP,
     }
 )
+FAULT_VERBS: Final = ("inject", "heal", "fault-counts")
 STOPPED: Final = "stopped"  # the reason of a halt that the platform asked for
 _FAREWELL_MS: Final = 500  # for the platform to take the last packet
 
@@ -74,6 +83,7 @@ class PowerSocket:
         self._scheduler: Final = Scheduler(broker.loop, broker.hypervisor.machine, scheduling)
         self._ending: OrderlyEnd | None = None  # of a stop, or of the first half of a reboot
         self._stopping = False
+        self._faults: BrokerFaults | None = None  # made, and its modules loaded, with the first fault
         broker.loop.watch(sock.fileno(), self._serve)
         broker.announce_to(self._send)
 
@@ -84,6 +94,7 @@ class PowerSocket:
             broker.loop.run_once(self._end_step())
             self._scheduler.notice()
         reason = STOPPED if self._stopping else broker.halted
+        report_if_asked(lambda kind, **fields: self._send(kind, fields))
         self._send("halting", {"reason": reason})  # first, so that nobody takes what follows for the cause
         self._scheduler.end()
         broker.bring_down()
@@ -111,6 +122,8 @@ class PowerSocket:
             "ports": lambda after: list_ports(hypervisor.machine, after),
             "queue": queue,
             "hypervisor": lambda after: portrait(hypervisor, loop),
+            "objects": lambda after: list_objects(self._broker, after),
+            "processes": lambda after: list_processes(self._broker),
         }
 
     def _serve(self, events: int) -> None:
@@ -168,6 +181,8 @@ class PowerSocket:
                 result = self._schedule(args)
             elif verb == "hypervisor":
                 result = portrait(self._broker.hypervisor, self._broker.loop)
+            elif verb in FAULT_VERBS:
+                result = self._break(verb, args)
             elif verb == "warm":
                 self._broker.standby.warm()
                 result = {}
@@ -214,16 +229,25 @@ class PowerSocket:
             raise _Refused("adopt wants a name, and args as a map")
         memory_pages, pid = _integer(args, "memory_pages"), _integer(args, "pid")
         if not 2 <= len(fds) <= ADOPT_DESCRIPTORS_MAX:
-            raise _Refused(f"adopt wants 2 to 4 descriptors, not {len(fds)}")
+            raise _Refused(f"adopt wants 2 to {ADOPT_DESCRIPTORS_MAX} descriptors, not {len(fds)}")
         sock = socket.socket(fileno=fds[0])
         try:
             console_fd = fds[2] if len(fds) > 2 else None
-            firmware_fd = fds[3] if len(fds) > 3 else None
-            self._broker.adopt(name, memory_pages, root_args, pid, sock, fds[1], console_fd, firmware_fd)
+            self._broker.adopt(name, memory_pages, root_args, pid, sock, fds[1], console_fd, fds[3:])
         except (ValueError, OSError) as error:
             sock.detach()
             raise _Refused(str(error)) from error
         return {"id": ROOT_PARTITION}
+
+    def _break(self, verb: str, args: dict[str, object]) -> dict[str, object]:
+        if self._faults is None:
+            from runtime.hypervisor.broker_faults import BrokerFaults
+
+            self._faults = BrokerFaults(self._broker)
+        try:
+            return self._faults.answer(verb, args)
+        except ValueError as error:
+            raise _Refused(str(error)) from error
 
     # -- stopping and starting again
 

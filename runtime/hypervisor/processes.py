@@ -10,11 +10,17 @@ import contextlib
 import os
 import select
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from runtime.abi import ExitStatus
+
+if TYPE_CHECKING:
+    from runtime.hypervisor.loop import Loop
+
+ORPHAN_SWEEP_MS: Final = 20
 
 _CHILDREN: Final = Path("/proc/thread-self/children")
 
@@ -67,3 +73,24 @@ def sweep_orphans(known: set[int]) -> bool:
             os.kill(pid, signal.SIGKILL)
             remaining |= os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is None
     return remaining
+
+
+class OrphanSweeper:
+    """Sweeps until nothing is left of a partition's process that has ended."""
+
+    def __init__(self, loop: Loop, known: Callable[[], set[int] | None]) -> None:
+        """`known`: pids that are no orphans; None: that cannot be said at the moment."""
+        self._loop: Final = loop
+        self._known: Final = known
+        self._is_due = False
+
+    def soon(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            self._loop.after(ORPHAN_SWEEP_MS, self._sweep)
+
+    def _sweep(self) -> None:
+        self._is_due = False
+        known = self._known()
+        if known is None or sweep_orphans(known):
+            self.soon()

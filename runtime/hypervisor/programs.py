@@ -25,7 +25,7 @@ from runtime.hypervisor.effects import DropFiles, KeepFiles
 from runtime.hypervisor.replies import DONE, Refused, Reply
 
 if TYPE_CHECKING:
-    from runtime.hypervisor.machine import Call
+    from runtime.hypervisor.machine import Call, Machine
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
 _MODULE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*", re.ASCII)
@@ -72,6 +72,13 @@ class Program:
     @property
     def args(self) -> object:
         return codec.decode(self.packed_args)
+
+
+def granted_to_process(machine: Machine, partition: int) -> list[int]:
+    """Its pages, VPs and files, by which its process is bounded. Who is no partition yet, a standby, has none."""
+    if (target := machine.partitions.get(partition)) is None:
+        return [0, 1, 0]
+    return [target.pool.available + target.pool.in_use, len(target.vps), target.files]
 
 
 def set_program(call: Call, value: Mapping[str, object]) -> Reply:

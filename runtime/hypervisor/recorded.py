@@ -6,11 +6,11 @@ Recording is no decision: it sees what goes in and what comes out, and changes n
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, get_args
 
-from runtime.abi import ROOT_PARTITION, ExitStatus, HypercallCode
+from runtime.abi import ROOT_PARTITION, ExitStatus, HvStatus, HypercallCode
 from runtime.hypervisor.dispatch import Hypervisor
 from runtime.hypervisor.effects import Announce, Effect, Halt, Resources, SynicOperations
 from runtime.hypervisor.machine import RootFailurePolicy
@@ -40,6 +40,10 @@ _CALL: Final = int(EventKind.CALL)
 _now_ns: Final = time.monotonic_ns
 
 
+def effect_bits(*kinds: type[object]) -> int:
+    return sum(_BITS[kind] for kind in kinds)
+
+
 class CallCounts:
     """Of one call code. Bare lists would do; names read better, and slots cost the same."""
 
@@ -62,10 +66,11 @@ class RecordedHypervisor(Hypervisor):
         on_root_failure: RootFailurePolicy = RootFailurePolicy.HALT,
     ) -> None:
         super().__init__(resources, synic_operations, on_root_failure)
-        self._recorder: Final = recorder
+        self.recorder: Final = recorder
         self._record: Final = recorder.record
         self.calls: Final[dict[int, CallCounts]] = {int(code): CallCounts() for code in HypercallCode}
         self.calls[_OTHER_CODE] = CallCounts()
+        self.looks = 0  # at requests, before they were taken: a system call each
         self.effects: Final[dict[type[object], int]] = dict.fromkeys(_EFFECTS, 0)  # carried out, by kind
 
     def handle(
@@ -78,13 +83,22 @@ class RecordedHypervisor(Hypervisor):
         counts.made += 1
         counts.took_ns += took_ns
         status = reply.status
-        if status:
+        if status and status is not HvStatus.CALL_PENDING:
             counts.refused += 1
         mask = self._note_effects(effects) if effects else 0
         self._record(_CALL, now_ns, caller_id, code, took_ns, status, mask)
         if code in _DESCRIBED and not status and isinstance(args, dict):
             self._describe(args.get("partition", caller_id))
         return reply, effects
+
+    def served_elsewhere(
+        self, caller: int, code: HypercallCode, made: int, effects: Mapping[type[object], int]
+    ) -> None:
+        """Calls of one caller that were recorded, answered and carried out by others, as we would have."""
+        self.calls[code].made += made
+        self.count(caller, made)
+        for kind, times in effects.items():
+            self.effects[kind] += times
 
     def adopt_root(
         self,
@@ -117,6 +131,11 @@ class RecordedHypervisor(Hypervisor):
     def timers_due(self, now_ns: int) -> list[Effect]:
         return self._reported(EventKind.TIMERS_DUE, now_ns, 0, super().timers_due(now_ns))
 
+    def break_on_purpose(self, act: Callable[[], object], now_ns: int) -> list[Effect]:
+        effects = super().break_on_purpose(act, now_ns)
+        self._note_effects(effects)  # no event of its own: what follows from it is recorded
+        return effects
+
     def kill(self, partition_id: int) -> list[Effect]:
         return self._reported(EventKind.KILL, _now_ns(), partition_id, super().kill(partition_id))
 
@@ -124,9 +143,9 @@ class RecordedHypervisor(Hypervisor):
         self, kind: EventKind, when_ns: int, partition: int, effects: list[Effect], detail: int = 0
     ) -> list[Effect]:
         mask = self._note_effects(effects)
-        self._recorder.record(kind, when_ns, partition, detail, effects=mask)
+        self.recorder.record(kind, when_ns, partition, detail, effects=mask)
         if any(type(effect) is Halt for effect in effects):
-            self._recorder.record(EventKind.HALT, when_ns, partition)
+            self.recorder.record(EventKind.HALT, when_ns, partition)
         return effects
 
     def _note_effects(self, effects: list[Effect]) -> int:
@@ -148,10 +167,10 @@ class RecordedHypervisor(Hypervisor):
             return
         partition = self.machine.partitions.get(identity)
         if partition is None:
-            self._recorder.forget(identity)
+            self.recorder.forget(identity)
             return
         status = partition.exit_status
-        self._recorder.describe(
+        self.recorder.describe(
             identity,
             partition.parent or 0,
             partition.pool.available + partition.pool.in_use,

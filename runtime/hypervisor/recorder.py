@@ -57,10 +57,15 @@ class Recorder:
             raise ValueError(f"{len(memory)} bytes, want {RECORDER_BYTES}")
         self._memory: Final = memory
         self._pack: Final = _RECORD.pack_into
-        self._events = 0
+        self.events = 0  # so far
         self._places: dict[int, int] = {}  # of partitions, in the table
         self._free = list(range(PARTITIONS_MAX - 1, -1, -1))
         _HEADER.pack_into(memory, 0, _MAGIC, _VERSION, EVENTS_KEPT)
+
+    @property
+    def records(self) -> memoryview:
+        """Where the events stand, for who writes them in our place meanwhile."""
+        return memoryview(self._memory)[_EVENTS_OFFSET:_ROWS_OFFSET]
 
     def record(
         self,
@@ -73,7 +78,7 @@ class Recorder:
         effects: int = 0,
     ) -> None:
         """One event. This is on the way of every hypercall."""
-        self._events = number = self._events + 1
+        self.events = number = self.events + 1
         offset = _EVENTS_OFFSET + number % EVENTS_KEPT * 48
         if took_ns > _U32_MAX:
             took_ns = _U32_MAX

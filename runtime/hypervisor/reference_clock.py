@@ -16,6 +16,7 @@ from typing import Final
 
 from bus import native
 from runtime.hypervisor.effects import Page
+from runtime.hypervisor.reference_time import Drift
 
 REFRESH_MS: Final = 1_000
 MEASURED_NS_MIN: Final = 5_000_000  # a rate from less than this would be a guess
@@ -40,6 +41,8 @@ class _Line:
 class _ReferencePage:
     memory: Page
     created_ns: int | None  # None: this partition's time stands still
+    drift: Drift | None = None  # a fault on purpose
+    drifted: _Line | None = None  # what stands in a page that has drifted, ever
 
 
 def is_reliable() -> bool:
@@ -80,9 +83,10 @@ class ReferenceClock:
             self.wanted()
         self._write(page)
 
-    def set(self, partition: int, created_ns: int | None) -> None:
-        self._pages[partition].created_ns = created_ns
-        self._write(self._pages[partition])
+    def set(self, partition: int, created_ns: int | None, drift: Drift | None = None) -> None:
+        page = self._pages[partition]
+        page.created_ns, page.drift = created_ns, drift
+        self._write(page)
 
     def remove(self, partition: int) -> None:
         del self._pages[partition]
@@ -119,7 +123,27 @@ class ReferenceClock:
 
     def _write(self, page: _ReferencePage) -> None:
         if self._line is None or page.created_ns is None:
+            page.drifted = None
             native.reference_page_write(page.memory, 0, 0)
         else:
-            offset = self._line.offset - page.created_ns // 100
-            native.reference_page_write(page.memory, self._line.scale, offset)
+            line = _Line(self._line.scale, self._line.offset - page.created_ns // 100)
+            if page.drift is not None or page.drifted is not None:
+                line = page.drifted = self._drifting(page, line)
+            native.reference_page_write(page.memory, line.scale, line.offset)
+
+    def _drifting(self, page: _ReferencePage, line: _Line) -> _Line:
+        """The line of a clock that runs wrong, or did: what stood in the page may be ahead by what it ran until we
+        came. Then it goes on slower, so that the next refresh finds it right; it is never turned back."""
+        assert self._line is not None
+        tsc = native.tsc_sample()[0]
+        wanted, scale = line.at(tsc), line.scale
+        if (drift := page.drift) is not None:
+            now_ns = self._line.at(tsc) * 100
+            wanted += drift.added_ns(now_ns) // 100
+            if drift.until_ns is None or now_ns < drift.until_ns:
+                scale += scale * drift.ppm // 1_000_000
+        if page.drifted is not None and (ahead := page.drifted.at(tsc) - wanted) > 0:
+            wanted += ahead
+            horizon = REFRESH_MS * _UNITS_PER_S // 1_000
+            scale -= scale * min(ahead, horizon // 2) // horizon
+        return _Line(scale, wanted - (tsc * scale >> 64))

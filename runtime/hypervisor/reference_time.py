@@ -1,10 +1,13 @@
 """A partition's reference time: 100 ns units since it was created, unless its parent has stopped or set it.
 
+A fault on purpose may make it run wrong: it drifts. It never goes back: no drift is as slow as to stand still.
+
 Source: TLFS "Timers", partition reference time; HvPartitionPropertyTimeFreeze, HvPartitionPropertyReferenceTime.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -12,11 +15,47 @@ if TYPE_CHECKING:
     from runtime.hypervisor.partitions import Partition
 
 MAX_100NS: Final = 2**56  # more than two thousand years
+_MILLION: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """So many millionths too fast, or below zero too slow, from one moment to another. Moments of CLOCK_MONOTONIC."""
+
+    since_ns: int
+    ppm: int  # above minus one million
+    until_ns: int | None = None  # None: for ever
+
+    def added_ns(self, now_ns: int) -> int:
+        """What it has made of the time so far."""
+        end_ns = now_ns if self.until_ns is None else min(now_ns, self.until_ns)
+        return max(end_ns - self.since_ns, 0) * self.ppm // _MILLION
+
+    def moment_ns(self, shown_ns: int) -> int:
+        """When a clock that showed CLOCK_MONOTONIC before, shows this; not before."""
+        behind_ns = shown_ns - self.since_ns
+        if behind_ns <= 0:
+            return shown_ns
+        moment_ns = self.since_ns - (-behind_ns * _MILLION // (_MILLION + self.ppm))  # rounded up
+        if self.until_ns is None or moment_ns <= self.until_ns:
+            return moment_ns
+        return shown_ns - self.added_ns(self.until_ns)
 
 
 def read(machine: Machine, partition: Partition) -> int:
+    return max(elapsed_ns(machine, partition), 0) // 100
+
+
+def elapsed_ns(machine: Machine, partition: Partition) -> int:
     now_ns = machine.now_ns if partition.frozen_ns is None else partition.frozen_ns
-    return max(now_ns - partition.created_ns, 0) // 100
+    added_ns = 0 if partition.drift is None else partition.drift.added_ns(now_ns)
+    return now_ns - partition.created_ns + added_ns
+
+
+def moment_ns(partition: Partition, time_100ns: int) -> int:
+    """Of CLOCK_MONOTONIC, when the partition's time, which runs, is this."""
+    shown_ns = partition.created_ns + time_100ns * 100
+    return shown_ns if partition.drift is None else partition.drift.moment_ns(shown_ns)
 
 
 def freeze(machine: Machine, partition: Partition, frozen: bool) -> None:
@@ -24,7 +63,11 @@ def freeze(machine: Machine, partition: Partition, frozen: bool) -> None:
     if frozen and partition.frozen_ns is None:
         partition.frozen_ns = machine.now_ns
     elif not frozen and partition.frozen_ns is not None:
-        partition.created_ns += machine.now_ns - partition.frozen_ns
+        stood_ns = machine.now_ns - partition.frozen_ns
+        partition.created_ns += stood_ns
+        if (drift := partition.drift) is not None:
+            until_ns = None if drift.until_ns is None else drift.until_ns + stood_ns
+            partition.drift = replace(drift, since_ns=drift.since_ns + stood_ns, until_ns=until_ns)
         partition.frozen_ns = None
 
 
@@ -32,3 +75,5 @@ def write(machine: Machine, partition: Partition, value_100ns: int) -> None:
     """Of a time that stands still."""
     assert partition.frozen_ns is not None
     partition.created_ns = partition.frozen_ns - 100 * value_100ns
+    if (drift := partition.drift) is not None:
+        partition.created_ns += drift.added_ns(partition.frozen_ns)

@@ -41,6 +41,10 @@ class PartitionSockets:
             self._loop.drop(sock.fileno())
         sock.close()
 
+    def descriptors(self) -> list[tuple[int, int]]:
+        """(partition, our end) of each."""
+        return [(partition, sock.fileno()) for partition, sock in self._sockets.items()]
+
     def readable(self, partition: int) -> socket.socket | None:
         """Where its next request is, if there may be one now."""
         return None if partition in self._held else self._sockets.get(partition)
@@ -48,6 +52,12 @@ class PartitionSockets:
     def hold(self, partition: int) -> None:
         """Its call gets its reply later."""
         self._held.add(partition)
+
+    def watched_fd(self, partition: int) -> int | None:
+        """Of a socket that the loop looks at."""
+        if partition not in self._sockets or partition in self._unwatched:
+            return None
+        return self._sockets[partition].fileno()
 
     def let_go(self, partition: int) -> socket.socket | None:
         """Where the reply that was held back goes. None: it is gone meanwhile."""

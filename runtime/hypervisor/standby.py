@@ -54,6 +54,11 @@ class Standby:
         return None if self._process is None else self._process.pid
 
     @property
+    def descriptor(self) -> int | None:
+        """Of our end of its socket."""
+        return None if self._socket is None else self._socket.fileno()
+
+    @property
     def is_on_its_way(self) -> bool:
         return self._socket is not None and self._process is None
 

@@ -53,7 +53,7 @@ def post_message(call: Call, *, connection: int, type: int, payload: bytes) -> R
     owner, port = _connected_port(call, connection, PortType.MESSAGE)
     if type == 0 or type & _HYPERVISOR_MESSAGE:
         raise Refused(HvStatus.INVALID_PARAMETER)
-    vp = _least_busy(owner, port) if port.vp == VP_ANY else owner.vps.get(port.vp)
+    vp = vp_of(owner, port)
     if vp is None:
         raise Refused(HvStatus.INVALID_VP_INDEX)
     if not vp.takes_messages:
@@ -61,11 +61,20 @@ def post_message(call: Call, *, connection: int, type: int, payload: bytes) -> R
     deliver(machine, owner, vp, port.sint)  # the guest may have emptied its slot since; this frees a buffer
     if port.buffers_used >= MESSAGE_BUFFERS_PER_PORT:
         raise Refused(HvStatus.INSUFFICIENT_BUFFERS)
+    message = Message(port.id, type, payload)
+    if machine.faults is not None and machine.faults.meets_message(owner, port, message):
+        return DONE
+    enqueue(machine, owner, vp, message)
+    return DONE
+
+
+def enqueue(machine: Machine, owner: Partition, vp: VirtualProcessor, message: Message) -> None:
+    """A message of a port that has a buffer for it."""
+    port = owner.ports[message.port]
     port.buffers_used += 1
     port.counts.sent += 1
-    vp.queues[port.sint].append(Message(port.id, type, payload))
+    vp.queues[port.sint].append(message)
     deliver(machine, owner, vp, port.sint)
-    return DONE
 
 
 def signal_event(call: Call, *, connection: int, flag: int) -> Reply:
@@ -112,7 +121,10 @@ def _connected_port(call: Call, connection_id: int, port_type: PortType) -> tupl
     return found
 
 
-def _least_busy(owner: Partition, port: Port) -> VirtualProcessor | None:
+def vp_of(owner: Partition, port: Port) -> VirtualProcessor | None:
+    """Where a message port's next message goes: of any, the least busy one."""
+    if port.vp != VP_ANY:
+        return owner.vps.get(port.vp)
     able = [vp for vp in owner.vps.values() if vp.takes_messages]
     return min(able or owner.vps.values(), key=lambda vp: (len(vp.queues[port.sint]), vp.index), default=None)
 

@@ -33,6 +33,8 @@ def expire_due(machine: Machine) -> None:
         if not timer.booked and (when_ns := owner.timer_pace.take(machine.now_ns)) > machine.now_ns:
             timer.booked = True
             machine.timers.set(key, when_ns)
+        elif machine.faults is not None and (late_ns := machine.faults.puts_off(key)) is not None:
+            machine.timers.set(key, late_ns)
         else:
             timer.booked = False
             _expire(machine, owner, owner.vps[vp_index], index)

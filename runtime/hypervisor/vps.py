@@ -19,6 +19,7 @@ from runtime.abi import (
     VPS_PER_PARTITION_MAX,
     HvStatus,
 )
+from runtime.hypervisor import reference_time
 from runtime.hypervisor.effects import CloseVp, LoadDriver, Page, SetReferencePage, SpawnPartition
 from runtime.hypervisor.intercept_state import ProcessorState
 from runtime.hypervisor.programs import Process
@@ -176,7 +177,7 @@ def arm_timer(machine: Machine, owner: Partition, vp: VirtualProcessor, index: i
     fires_at = vp.timers[index].fires_at
     due_ns = None
     if fires_at is not None and owner.frozen_ns is None:
-        due_ns = owner.created_ns + fires_at * 100
+        due_ns = reference_time.moment_ns(owner, fires_at)
     machine.timers.set((owner.id, vp.index, index), due_ns)
 
 
@@ -187,4 +188,4 @@ def clock_changed(machine: Machine, owner: Partition) -> None:
             arm_timer(machine, owner, vp, index)
     if owner.has_reference_page:
         created_ns = None if owner.frozen_ns is not None else owner.created_ns
-        machine.effects.append(SetReferencePage(owner.id, created_ns))
+        machine.effects.append(SetReferencePage(owner.id, created_ns, owner.drift))

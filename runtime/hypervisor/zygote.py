@@ -3,7 +3,7 @@
 Forking from a process that has imported everything takes milliseconds, where a fresh interpreter takes a
 tenth of a second. The zygote forks twice, so the partition becomes the broker's own child (a subreaper's).
 
-    broker -> zygote   ["spawn", {"id", "name", "module"}] + [its hypercall socket, its console]
+    broker -> zygote   ["spawn", {"id", "name", "module", "grant"}] + [its hypercall socket, its console]
     zygote -> broker   ["spawned", {"id", "pid"}], pid 0 if the fork failed; or ["failed", {"id", "reason"}]
 """
 
@@ -19,6 +19,7 @@ from typing import Final, NoReturn
 from runtime import codec
 from runtime.hypervisor.outbox import Outbox
 from runtime.lifeline import die_with_parent
+from runtime.user_namespace import enter_before_exec
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +41,26 @@ class ZygoteLost(Exception):
 class Zygote:
     """Owns the process and its socket."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, sandbox: str = "") -> None:
+        """`sandbox`: the platform's orders, which we only pass on (runtime.sandbox_mode); empty: the zygote's own."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         self.module: Final = module
+        self.sandbox: Final = sandbox
         broker_pid = os.getpid()
         self.pid: Final = os.fork()
         if self.pid == 0:
-            _become_zygote(module, theirs, broker_pid)
+            _become_zygote(module, theirs, broker_pid, sandbox)
         theirs.close()
         self.socket: Final = ours
         self.outbox: Final = Outbox(ours)
 
-    def spawn(self, partition: int, name: str, module: str, fds: list[int]) -> None:
-        """Takes the descriptors over. Raises: OSError: it is gone."""
-        self.outbox.send(["spawn", {"id": partition, "name": name, "module": module}], fds)
+    def spawn(self, partition: int, name: str, module: str, grant: list[int], fds: list[int]) -> None:
+        """`grant`: its pages, VPs and files, which bound the process. Takes the descriptors over.
+
+        Raises: OSError: it is gone.
+        """
+        self.outbox.send(["spawn", {"id": partition, "name": name, "module": module, "grant": grant}], fds)
 
     def receive(self) -> Spawned | SpawnFailed | None:
         """One answer; None: nothing there. Raises: ZygoteLost."""
@@ -82,13 +88,18 @@ class Zygote:
         os.waitpid(self.pid, 0)
 
 
-def _become_zygote(module: str, sock: socket.socket, broker_pid: int) -> NoReturn:
+def _become_zygote(module: str, sock: socket.socket, broker_pid: int, sandbox: str) -> NoReturn:
     """In the new process. Its death with the broker outlasts the exec."""
     try:
         die_with_parent(broker_pid)
         os.setsid()  # a Ctrl-C at the terminal is the platform's to handle
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.set_inheritable(sock.fileno(), True)
-        os.execv(sys.executable, [sys.executable, "-P", "-m", module, "--fd", str(sock.fileno())])
+        command = [sys.executable, "-P", "-m", module, "--fd", str(sock.fileno())]
+        if sandbox:
+            command += ["--sandbox", sandbox]
+        if not sandbox.startswith("off"):
+            enter_before_exec()
+        os.execv(sys.executable, command)
     finally:
         os._exit(127)

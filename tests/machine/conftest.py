@@ -1,5 +1,7 @@
 """Whole machines of real processes, and what they must leave behind: nothing."""
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -13,6 +15,9 @@ from typing import Any, Final
 
 import psutil
 import pytest
+
+from runtime import cli
+from runtime.rundir import BASE_VARIABLE
 
 PATIENCE_S: Final = 60.0  # for anything that must happen; never a performance claim
 PARTVISOR: Final = [sys.executable, "-m", "runtime.cli"]
@@ -105,15 +110,13 @@ class RunningMachine:
         return code
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run another partvisor command against this machine."""
-        return subprocess.run(
-            [*PARTVISOR, *arguments],
-            capture_output=True,
-            text=True,
-            env=self.environment,
-            timeout=PATIENCE_S,
-            check=False,
-        )
+        """Another partvisor command against this machine. In this process: a new one costs more than the command."""
+        output, errors = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(BASE_VARIABLE, str(self.runtime_dir))
+            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+                code = int(cli.main(arguments))
+        return subprocess.CompletedProcess(list(arguments), code, output.getvalue(), errors.getvalue())
 
     def leftovers(self) -> list[str]:
         """Processes and files that are still there, after a bounded time for the kernel to end what it killed."""

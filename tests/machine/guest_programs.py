@@ -209,3 +209,14 @@ def _scribble(partition: Partition, opened: GuestChannel, rng: random.Random) ->
     for _ in range(rng.randrange(1, 200)):
         at = rng.randrange(end - 8)
         memory[at : at + 8] = rng.randbytes(8)
+
+
+def read_on_and_on(partition: Partition) -> None:
+    """A read every few milliseconds, and a report every tenth, until the machine is stopped."""
+    done = 0
+    with partition.open_disk("disk0") as disk, disk.open_queue(1, 4096) as queue:
+        while True:
+            queue.read(0)
+            time.sleep(0.002)
+            if (done := done + 1) % 10 == 0:
+                partition.report("read_on", done=done)

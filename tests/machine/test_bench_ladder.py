@@ -1,6 +1,8 @@
 """The ladder's own rungs, on a real machine: each measures, and nothing of it is left."""
 
+import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,11 +14,22 @@ import pytest
 
 from runtime.config import ConfigError, DeviceKind, SignalRoute, WaitingKind, load
 from runtime.exits import ExitCode
-from runtime.measure.ladder_machine import DEPTHS, LadderMachine, machine_text
-from runtime.measure.ladder_rows import MachineRow, machine_rows
+from runtime.measure import ladder_hops
+from runtime.measure.ladder_machine import (
+    ANSWERER,
+    ASKER,
+    DEPTHS,
+    PAIR_DEVICES,
+    WAITINGS,
+    architecture_text,
+    machine_text,
+)
+from runtime.measure.ladder_rows import MachineRow, Machines, pair_order
+from runtime.measure.measuring_machine import ANSWERS, ORDERS
 from runtime.measure.results import Placement
 from runtime.measure.sample import Order, SampleFailed
 from runtime.measure.transport import Impossible, NotInstalled
+from tests.runtime.result_making import rounds, row
 
 pytestmark = pytest.mark.machine
 
@@ -48,9 +61,9 @@ def test_every_row_of_ours_measures_and_leaves_nothing(
     """One machine for all of them. Replies are checked by the guests; a wrong one fails the sample."""
     monkeypatch.setenv("PARTVISOR_RUNTIME_DIR", str(runtime_dir))
     before = {process.pid for process in psutil.Process().children(recursive=True)}
-    with LadderMachine() as machine:
-        rows = machine_rows(machine)
-        machine.need({row.guest for row in rows})
+    with Machines() as machines:
+        machine, rows = machines.usual, machines.rows()
+        machines.need(rows)
         for row in rows:
             try:
                 sample = row.measure(order(payload_of(row)))
@@ -67,8 +80,16 @@ def test_every_row_of_ours_measures_and_leaves_nothing(
         with pytest.raises(Impossible):
             next(row for row in rows if row.name == "post-message").measure(order(4096))
         with pytest.raises(SampleFailed, match="KeyError"):  # and the guest goes on
-            machine.measure("load", {"what": "echo", "device": "none", "pages": False}, order())
+            machine.measure("load", {"what": "echo", "device": "none", "by": "ring"}, order())
         assert vmbus.measure(order()).measured.latency.count > 0
+        pair = next(row for row in rows if row.guest == ASKER)
+        with pytest.raises(
+            SampleFailed, match="32 to"
+        ):  # the partner is told, too, and waits for the next order
+            machine.measure(ASKER, pair.what, order(1))
+        with pytest.raises(SampleFailed, match="KeyError"):
+            machine.measure(ASKER, pair_order("none"), order())
+        assert pair.measure(order(4096, rate=1000)).measured.latency.count == 5
     assert {process.pid for process in psutil.Process().children(recursive=True)} == before
 
 
@@ -81,7 +102,46 @@ def test_only_guests_that_are_needed_are_in_the_machine() -> None:
         assert text.count(f'signal_route = "{route}"') >= len(WaitingKind)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_every_machine_is_a_valid_config(tmp_path: Path) -> None:
+    config = tmp_path / "machine.toml"
+    guests = {ASKER, ANSWERER, "direct", *DEPTHS.values()}
+    for guest in guests:
+        for file in (ORDERS, ANSWERS):
+            (tmp_path / f"{guest}.{file}").touch()
+    texts = [machine_text(guests), machine_text({ASKER}), *map(architecture_text, WAITINGS)]
+    machines = []
+    for text in texts:
+        config.write_text(text)
+        machines.append(load(config))
+    assert {device.name for device in machines[1].root.devices} >= set(PAIR_DEVICES)
+    assert [each.machine.architecture for each in machines[2:]] == list(WAITINGS)
+
+
+def test_hops_say_where_the_time_of_a_row_goes(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARTVISOR_RUNTIME_DIR", str(runtime_dir))
+    monkeypatch.setattr(ladder_hops, "EXCHANGES", 20)
+    rng, cpus, told = random.Random(1), (min(ALLOWED), max(ALLOWED)), list[str]()
+    slept, spun, pipe, large = (
+        row(name, waiting=waiting, payload_bytes=payload, rounds=rounds(rng, 1000, 1))
+        for name, waiting, payload in [
+            ("vmbus-broker", WaitingKind.BLOCK, 64),
+            ("vmbus-direct", WaitingKind.SPIN, 64),
+            ("pipe", WaitingKind.BLOCK, 64),
+            ("vmbus-direct", WaitingKind.SPIN, 65_536),
+        ]
+    )
+    found = ladder_hops.with_hops([slept, spun, pipe, large], cpus, told.append)
+    assert len(told) == 1, told  # one machine, and nothing was left out
+    assert found[2:] == [pipe, large]
+    names = [{hop.name for hop in each.hops} for each in found[:2]]
+    assert {"hypervisor: set the flag", "doorbell to server awake"} <= names[0]
+    assert "request to a running server" in names[1]
+    assert all(hop.latency.count > 0 for each in found for hop in each.hops)
+    assert ladder_hops.with_hops([pipe], cpus, told.append) == [pipe]
+    assert len(told) == 1  # no machine for nothing
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)])
 def test_a_signal_leaves_no_process_and_no_file(
     runtime_dir: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -95,7 +155,7 @@ def test_a_signal_leaves_no_process_and_no_file(
     )
     deadline = time.monotonic() + PATIENCE_S
     family: dict[int, psutil.Process] = {}
-    while not any("partitions" in " ".join(one.cmdline()) for one in _living(family)):
+    while not any("partitions" in _command(one) for one in family.values()):
         assert time.monotonic() < deadline
         assert ours.poll() is None, ours.communicate()
         family |= {one.pid: one for one in psutil.Process(ours.pid).children(recursive=True)}
@@ -109,8 +169,11 @@ def test_a_signal_leaves_no_process_and_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
-def _living(family: dict[int, psutil.Process]) -> list[psutil.Process]:
-    return [one for one in family.values() if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+def _command(process: psutil.Process) -> str:
+    """Empty once it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+        return " ".join(process.cmdline())
+    return ""
 
 
 HEAD = '[machine]\nname = "m"\n[[root.device]]\nname = "e"\n'

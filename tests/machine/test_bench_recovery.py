@@ -9,9 +9,14 @@ from runtime.measure.outages import summarize
 
 pytestmark = pytest.mark.machine
 KILLS = 2
+_LIKE_OTHERS = [mode for mode in MODES if mode.name == "SIGKILL, restart"]  # the standby's, but for the fork
 
 
-@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name.replace(" ", "-"))
+@pytest.mark.parametrize(
+    "mode",
+    [pytest.param(mode, marks=[pytest.mark.soak] * (mode in _LIKE_OTHERS)) for mode in MODES],
+    ids=lambda mode: mode.name.replace(" ", "-"),
+)
 def test_every_replacement_is_seen_from_the_kill_to_the_first_completion(
     mode: Mode, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -161,7 +161,7 @@ def test_garbage_in_a_direct_intercept_page_hurts_nobody(boot: Boot, tmp_path: P
 def test_no_access_is_lost_or_done_twice_when_roots_die(boot: Boot, tmp_path: Path, intercepts: str) -> None:
     """Killed at random instants; each death falls into some access of the guest, or into what follows from one."""
     rng = random.Random(intercepts)
-    rounds = ROUNDS * (20 if intercepts == "direct" else 1)
+    rounds = ROUNDS * (20 if intercepts == "direct" else 3)  # the guest outlasts the killing
     program = "tests.machine.guest_programs:work_a_pc"
     args = f"rounds = {rounds}"
     machine = boot(pc_machine(tmp_path, program, args, intercepts=intercepts, on_root_failure="standby"))

@@ -11,7 +11,6 @@ import pytest
 from runtime.config import ConfigError, load
 from runtime.measure.bench_claim import EXIT_NOT_MEASURED, run
 from runtime.measure.claim_decision import Peers
-from runtime.measure.claim_machine import CLIENT, DEVICES, SERVER, ClaimMachine, machine_text
 from runtime.measure.claim_ways import GUEST_WAYS, PROCESS_WAYS
 from tests.machine.conftest import Boot, machine_toml
 
@@ -158,20 +157,6 @@ def test_both_ends_of_a_link_have_the_same_rings(tmp_path: Path) -> None:
 
 
 # -- the benchmark: its shape, never its figures
-
-
-def test_the_machine_of_the_claim_is_a_valid_config(tmp_path: Path) -> None:
-    config = tmp_path / "machine.toml"
-    config.write_text(machine_text())
-    for guest in (CLIENT, SERVER):
-        for file in ("orders", "answers"):
-            (tmp_path / f"{guest}.{file}").touch()
-    assert [device.name for device in load(config).root.devices] == list(DEVICES)
-
-
-def test_a_wrong_answer_of_a_guest_is_an_error_not_a_figure() -> None:
-    with ClaimMachine() as machine, pytest.raises(Exception, match="32 to"):
-        machine.measure("link-direct-block", 1, 0.001, (0,), (0,))
 
 
 def test_what_cannot_be_measured_has_its_own_exit_code(capsys: pytest.CaptureFixture[str]) -> None:

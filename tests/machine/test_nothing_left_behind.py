@@ -1,5 +1,6 @@
 """However a machine ends, no process, socket, memory or file of it remains. (`boot` checks that after each test.)"""
 
+import contextlib
 import os
 import random
 import signal
@@ -35,13 +36,20 @@ def test_stop_command_ends_the_machine_with_0(boot: Boot) -> None:
     assert machine.wait() == 0
 
 
+_ROOT_DIED, _HYPERVISOR_DIED = "the root partition died", "the hypervisor died"
+
+
 @pytest.mark.parametrize(
-    ("victim", "reason"),
-    [("root", "the root partition died"), ("hypervisor", "the hypervisor died")],
+    ("victim", "with_signal", "reason"),
+    [
+        ("root", signal.SIGABRT, _ROOT_DIED),
+        ("hypervisor", signal.SIGKILL, _HYPERVISOR_DIED),
+        pytest.param("root", signal.SIGKILL, _ROOT_DIED, marks=pytest.mark.soak),
+        pytest.param("hypervisor", signal.SIGABRT, _HYPERVISOR_DIED, marks=pytest.mark.soak),
+    ],
 )
-@pytest.mark.parametrize("with_signal", [signal.SIGKILL, signal.SIGABRT])
 def test_death_of_root_or_hypervisor_ends_the_machine_with_the_reason(
-    boot: Boot, victim: str, reason: str, with_signal: signal.Signals
+    boot: Boot, victim: str, with_signal: signal.Signals, reason: str
 ) -> None:
     machine = boot(TWO_CHILDREN)
     machine.wait_for("machine.ready")
@@ -52,7 +60,7 @@ def test_death_of_root_or_hypervisor_ends_the_machine_with_the_reason(
     assert with_signal.name in last_line
 
 
-@pytest.mark.parametrize("attempt", range(3))
+@pytest.mark.parametrize("attempt", [0, *(pytest.param(more, marks=pytest.mark.soak) for more in (1, 2))])
 def test_the_reason_is_the_hypervisors_death_even_when_the_root_is_seen_to_end_first(
     boot: Boot, attempt: int
 ) -> None:
@@ -104,7 +112,9 @@ def test_a_dead_child_is_its_own_affair(boot: Boot) -> None:
     assert machine.wait() == 1  # every partition has ended, and not well
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "seed", [0, 5, *(pytest.param(more, marks=pytest.mark.soak) for more in range(1, 5))]
+)
 def test_sigkill_at_a_random_instant_of_the_boot(boot: Boot, seed: int) -> None:
     """Whoever is there at that instant may be the victim. The seed says when and, with luck, who."""
     rng = random.Random(seed)
@@ -122,6 +132,30 @@ def test_sigkill_at_a_random_instant_of_the_boot(boot: Boot, seed: int) -> None:
     time.sleep(0.3)
     machine.process.send_signal(signal.SIGTERM)
     assert machine.wait() in (0, 1, 130, -signal.SIGKILL, -signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        signal.SIGTERM,
+        *(pytest.param(more, marks=pytest.mark.soak) for more in (signal.SIGHUP, signal.SIGINT)),
+    ],
+)
+def test_a_signal_that_comes_before_anybody_listens_leaves_nothing_even_without_a_janitor(
+    boot: Boot, asked: signal.Signals
+) -> None:
+    """The folder is there, and the platform still loads what it needs."""
+    machine = boot(TWO_CHILDREN)
+    platform = psutil.Process(machine.process.pid)
+    deadline = time.monotonic() + PATIENCE_S
+    janitors: list[psutil.Process] = []
+    while not janitors:
+        assert time.monotonic() < deadline
+        with contextlib.suppress(psutil.NoSuchProcess):  # between its fork and its exec it has our name
+            janitors = [child for child in platform.children() if child.name() == "sh"]
+    janitors[0].kill()
+    machine.process.send_signal(asked)
+    assert machine.wait() in (130, -asked)
 
 
 def test_a_kill_sweep_that_is_terminated_takes_its_machine_and_its_folder_along(runtime_dir: Path) -> None:

@@ -86,7 +86,7 @@ def test_roots_killed_exactly_at_each_step_lose_nothing(start: Start) -> None:
     judge(machine)
 
 
-@pytest.mark.parametrize("step", [Step.EXECUTE, Step.PUBLISH])
+@pytest.mark.parametrize("step", [pytest.param(Step.EXECUTE, marks=pytest.mark.soak), Step.PUBLISH])
 def test_roots_killed_in_the_middle_of_recovery_lose_nothing(start: Start, step: Step) -> None:
     """One dies of the seam, the next of the same while it replays, the next from outside as soon as it runs."""
     rng = random.Random(step)
@@ -135,7 +135,7 @@ def test_a_root_that_is_alive_but_serves_nothing_ends_itself(start: Start) -> No
     judge(machine)
 
 
-@pytest.mark.parametrize("first", ["guest", "root"])
+@pytest.mark.parametrize("first", [pytest.param("guest", marks=pytest.mark.soak), "root"])
 def test_a_guest_that_dies_with_the_root_takes_nobody_else_along(start: Start, first: str) -> None:
     """Its ports and pages are gone when the successor looks for them."""
     machine = start(reopening=True)
@@ -166,7 +166,7 @@ def test_the_commands_say_how_the_root_was_replaced(start: Start) -> None:
     judge(machine)
 
 
-@pytest.mark.parametrize("policy", ["standby", "restart"])
+@pytest.mark.parametrize("policy", ["standby", pytest.param("restart", marks=pytest.mark.soak)])
 def test_a_healthy_root_can_be_replaced_under_load(start: Start, policy: str) -> None:
     machine = start(policy=policy, reopening=True)
     for count in range(1, 6):
