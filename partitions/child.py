@@ -29,25 +29,25 @@ from partitions.custom.message_client import MessageCustom
 from partitions.custom.wire import CUSTOM_INTERFACE
 from partitions.descendants import Described, unpack
 from partitions.machine_plan import instance_guid
-from partitions.message_connection import connect_to
 from partitions.net.nic import Nic
-from partitions.reference_clock import ReferenceClock
 from partitions.serial.port import SerialLine
 from partitions.serial.wire import SERIAL_INTERFACE
+from partitions.stack.vmbus_ports import message_connection
 from partitions.storage.disk import Disk
-from partitions.virtual_processor import VirtualProcessor
-from partitions.vmbus_guest import GuestChannel, VmbusGuest
-from partitions.vmbus_ports import message_connection
+from partitions.vp.processor import VirtualProcessor
+from partitions.vp.reference_clock import ReferenceClock
+from partitions.vsc.message_connection import connect_to
+from partitions.vsc.vmbus import GuestChannel, VmbusGuest
 from runtime.abi import ExitStatus, HypervisorGone
-from runtime.console import ConsoleWriter
-from runtime.hypercalls import Birth, HypercallPort, adopt_socket
+from runtime.hypercalls.caller import Birth, HypercallPort, adopt_socket
 from runtime.loaded_code import report_if_asked
+from runtime.machine.console import ConsoleWriter
 
 if TYPE_CHECKING:
-    from partitions.direct_access import DirectAccess
     from partitions.integration.guest import Integration
     from partitions.measuring import Load
     from partitions.storage.device import OfferedDevice
+    from partitions.vp.direct_access import DirectAccess
 
 DISK_DATA_BYTES: Final = 4 << 20
 CUSTOM_DATA_BYTES: Final = 512 << 10
@@ -109,7 +109,7 @@ class Partition:
         if not self._direct_intercepts:
             return self.hypercalls
         if self._direct is None:
-            from partitions.direct_access import DirectAccess
+            from partitions.vp.direct_access import DirectAccess
 
             self._direct = DirectAccess(self.hypercalls)
         return self._direct
@@ -173,7 +173,7 @@ class Partition:
             data_bytes: for the buffers that are shared with the server; whole pages.
         """
         if self.devices[name].get("messages"):
-            from partitions.message_disk import open_message_disk
+            from partitions.vsc.message_disk import open_message_disk
 
             number = list(self.devices).index(name)
             with open_message_disk(self.hypercalls, number, data_bytes) as disk:

@@ -9,7 +9,7 @@ from typing import Final
 _MODULES: Final = (
     "hashlib",
     "trio",
-    "partitions.driver",
+    "partitions.drivers.process",
     "partitions.parent",
     "partitions.storage.disk",
     "partitions.guests.copy",

@@ -18,7 +18,7 @@ from runtime.abi import (
     Privilege,
     Route,
 )
-from runtime.shares import CpuShare
+from runtime.config.shares import CpuShare
 
 _INSTANCE_NAMESPACE = UUID("6f6e6c79-7061-5274-a973-6f7273686f77")  # ours; never on a wire by itself
 
@@ -48,7 +48,7 @@ class DevicePlan:
     """A real device of the root: one [[root.device]] table."""
 
     name: str
-    kind: str  # a row of partitions.device_classes, or "link" or "switch"
+    kind: str  # a row of partitions.drivers.device_classes, or "link" or "switch"
     backend: str | None  # "file" or "memory"; None: only a disk has one
     path: str | None
     size_bytes: int | None

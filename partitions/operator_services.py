@@ -16,8 +16,8 @@ from partitions.emulated.host import EmulationHost
 from partitions.integration.control import IntegrationControl, IntegrationRefused
 from partitions.placement import Devices
 from partitions.serial.console_line import deliver_to
-from partitions.virtualization_stack import VirtualizationStack
-from runtime.firmware import PacketLink
+from partitions.stack.virtualization_stack import VirtualizationStack
+from runtime.machine.firmware import PacketLink
 
 _REASON_CHARACTERS_MAX: Final = 400
 

@@ -17,15 +17,15 @@ from bus.seam import Seam
 from bus.synic import VMBUS_SINT
 from partitions.child import Partition
 from partitions.descendants import children_of
-from partitions.guest_bus import RootResources
 from partitions.machine_plan import PartitionPlan
-from partitions.saved_state import RECORD_BYTES
+from partitions.stack.guest_bus import RootResources
+from partitions.stack.saved_state import RECORD_BYTES
+from partitions.stack.virtualization_stack import BuildError, VirtualizationStack
 from partitions.storage.device import OfferedDevice
 from partitions.storage.errors import DiskError
 from partitions.storage.passed_on import DATA_BYTES, PassedOnDisk
-from partitions.virtual_processor import VirtualProcessor
-from partitions.virtualization_stack import BuildError, VirtualizationStack
-from partitions.vmbus_guest import VmbusError
+from partitions.vp.processor import VirtualProcessor
+from partitions.vsc.vmbus import VmbusError
 from runtime.abi import ExitStatus, HypercallError
 
 CHILDREN_GRACE_MS: Final = 1_500  # to end by themselves once we are to; below what the machine grants us

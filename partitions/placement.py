@@ -10,20 +10,20 @@ microkernel       each in a driver partition that guests send to and wait for, w
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
-from partitions.device_classes import DEVICE_CLASSES
-from partitions.driver_partition import DriverPartition
+from partitions.drivers.device_classes import DEVICE_CLASSES
+from partitions.drivers.partition import DriverPartition
+from partitions.drivers.resident_partition import ResidentPartition
+from partitions.drivers.server_partition import ServerPartition
+from partitions.drivers.vmm_partition import BehindMonitors, Vmms
 from partitions.links.link_device import LinkDevice
 from partitions.links.switch_device import SwitchDevice
 from partitions.machine_plan import DevicePlan
-from partitions.resident_partition import ResidentPartition
 from partitions.sdk.loading import DriverLoadError
-from partitions.server_partition import ServerPartition
-from partitions.stack_resources import RootResources
+from partitions.stack.stack_resources import RootResources
 from partitions.storage.backends import BackendError
 from partitions.storage.device import OfferedDevice
-from partitions.vmm_partition import BehindMonitors, Vmms
 from runtime.abi import HypercallError
-from runtime.hypercalls import MappedSlot
+from runtime.hypercalls.caller import MappedSlot
 
 DEVICE_MEMORY_GPFN: Final = 0x1_0000  # in the root's own space, one behind the other
 
@@ -32,7 +32,7 @@ _Tables = Iterable[Mapping[str, Any]]  # [[root.device]]
 
 
 # They have no driver that could be put elsewhere: the process of the VMBus server does what there is to do, always. The
-# kinds that have one are in partitions.device_classes.
+# kinds that have one are in partitions.drivers.device_classes.
 _WITHOUT_DRIVER: Final[Mapping[str, Callable[[str], OfferedDevice]]] = {
     "link": LinkDevice,
     "switch": SwitchDevice,

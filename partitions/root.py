@@ -23,28 +23,28 @@ from bus.seam import Step
 from bus.synic import VMBUS_SINT
 from partitions import root_walls, trace_files
 from partitions.descendants import Described, children_of
-from partitions.driven_device import DrivenDevice
-from partitions.driver_partition import DriverPartition
+from partitions.drivers.driven_device import DrivenDevice
+from partitions.drivers.partition import DriverPartition
 from partitions.emulated.host import EmulationHost
 from partitions.faults.root_agent import FAULT_VERBS, RootAgent
-from partitions.guest_bus import GuestBus, RootResources
-from partitions.inspection import device_rows
 from partitions.integration.device import integration_devices
 from partitions.links.link_device import bind_links
 from partitions.machine_plan import AttachmentPlan, PartitionPlan
 from partitions.operator_services import OperatorServices
 from partitions.placement import DeviceError, Devices, drivers_among, place_of
-from partitions.saved_state import SLOT_PAGES, SavedState, StateTooLarge, encoded_bytes
-from partitions.served_channel import replay_in_order
-from partitions.virtual_processor import VirtualProcessor
-from partitions.virtualization_stack import BuildError, VirtualizationStack
-from partitions.watchdog import send_heartbeats, watch_channels
+from partitions.stack.guest_bus import GuestBus, RootResources
+from partitions.stack.inspection import device_rows
+from partitions.stack.saved_state import SLOT_PAGES, SavedState, StateTooLarge, encoded_bytes
+from partitions.stack.served_channel import replay_in_order
+from partitions.stack.virtualization_stack import BuildError, VirtualizationStack
+from partitions.stack.watchdog import send_heartbeats, watch_channels
+from partitions.vp.processor import VirtualProcessor
 from runtime.abi import EXIT_HYPERVISOR_GONE, EXIT_RETIRED, HvStatus, HypercallError, HypervisorGone
-from runtime.console import ConsoleWriter
-from runtime.firmware import LinkMessage, PacketLink
-from runtime.hypercalls import Birth, HypercallPort, MappedSlot, adopt_socket
-from runtime.lifeline import die_with_parent, name_process
+from runtime.hypercalls.caller import Birth, HypercallPort, MappedSlot, adopt_socket
 from runtime.loaded_code import report_if_asked
+from runtime.machine.console import ConsoleWriter
+from runtime.machine.firmware import LinkMessage, PacketLink
+from runtime.machine.lifeline import die_with_parent, name_process
 
 SAVED_STATE_GPFN: Final = 0x1000
 

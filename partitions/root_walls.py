@@ -5,10 +5,10 @@ from typing import Any
 
 from partitions.outside import open_outside
 from partitions.sandbox import apply, probes
+from partitions.stack.virtualization_stack import BuildError
 from partitions.storage.backends import BackendError
 from partitions.storage.backing_files import create_missing
-from partitions.virtualization_stack import BuildError
-from runtime.sandbox_mode import SandboxMode
+from runtime.config.sandbox import SandboxMode
 
 
 def put_up(

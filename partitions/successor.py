@@ -10,9 +10,9 @@ import trio
 from partitions import trace_files
 from partitions.root import Root
 from runtime.abi import EXIT_HYPERVISOR_GONE, HypervisorGone
-from runtime.console import ConsoleWriter
-from runtime.firmware import PacketLink
-from runtime.hypercalls import adopt_socket
+from runtime.hypercalls.caller import adopt_socket
+from runtime.machine.console import ConsoleWriter
+from runtime.machine.firmware import PacketLink
 
 
 def succeed(hypercall_fd: int, console_fd: int) -> int:

@@ -30,8 +30,8 @@ from partitions.sandbox.limits import Grant
 from partitions.sandbox.profiles import profile_of
 from partitions.sandbox.readable import of_this_interpreter
 from runtime.codec import DecodeError, close_all, receive_message, send_message
-from runtime.lifeline import die_with_parent, name_process
-from runtime.sandbox_mode import SandboxMode, SandboxOrders
+from runtime.config.sandbox import SandboxMode, SandboxOrders
+from runtime.machine.lifeline import die_with_parent, name_process
 
 ROOT_MODULE: Final = "partitions.root"  # a new root, where the machine goes on without the old one
 _DESCRIPTORS_PER_SPAWN: Final = 2

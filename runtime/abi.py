@@ -4,7 +4,7 @@ Numbers and names are the TLFS's. Calls from 0x8F00 and properties from 0x8F0000
 here is an OS process, so what a virtual machine reaches through its MMU, it reaches as file descriptors.
 
 A request is the msgpack array `[call code, arguments]`, a reply `[status, values]`; file descriptors ride
-along. What each call takes is described in `runtime.call_arguments`.
+along. What each call takes is described in `runtime.hypercalls.arguments`.
 
 Source: TLFS "Hypercall Interface" and the page of each call; Linux include/hyperv/hvgdk_mini.h.
 """

@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.config import ConfigError, MachineConfig, load
-from runtime.events import Event
+from runtime.config.model import ConfigError, MachineConfig, load
+from runtime.config.sizes import format_size
 from runtime.exits import CommandError, ExitCode
-from runtime.launch import run_in_foreground
-from runtime.rundir import janitor
-from runtime.sizes import format_size
+from runtime.machine.events import Event
+from runtime.machine.launch import run_in_foreground
+from runtime.machine.rundir import janitor
 
 _CONFIGS: Final = Path(__file__).parent.parent / "configs"
 _PACKED_BYTES_MAX: Final = 64 << 20  # of the Python installation; a few seconds' work at most

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from runtime.sizes import format_size
+from runtime.config.sizes import format_size
 
 _GAP: Final = "  "
 

@@ -27,9 +27,9 @@ import pytest
 from partitions.storage import sense
 from partitions.storage.scsi import Opcode
 from runtime.abi import HvStatus, HypercallCode, Privilege
-from runtime.call_arguments import ARGUMENTS, Argument
 from runtime.cli import cli
-from runtime.config_shape import Shape
+from runtime.config.shape import Shape
+from runtime.hypercalls.arguments import ARGUMENTS, Argument
 from runtime.hypervisor.dispatch import RULES
 
 ROOT: Final = Path(__file__).parent.parent

@@ -15,7 +15,7 @@ ALLOWED: Final = {
 # What the word "ABI" covers: all of `runtime` that a partition may import.
 RUNTIME_ABI: Final = {
     "runtime.abi",
-    "runtime.call_arguments",
+    "runtime.hypercalls.arguments",
     "runtime.chaos.blocks",
     "runtime.chaos.faults.catalogue",
     "runtime.chaos.faults.kinds",
@@ -29,14 +29,14 @@ RUNTIME_ABI: Final = {
     "runtime.chaos.history",
     "runtime.chaos.sequence",
     "runtime.codec",
-    "runtime.console",
-    "runtime.firmware",
-    "runtime.hypercalls",
-    "runtime.lifeline",
-    "runtime.sandbox_mode",
+    "runtime.machine.console",
+    "runtime.machine.firmware",
+    "runtime.hypercalls.caller",
+    "runtime.machine.lifeline",
+    "runtime.config.sandbox",
     "runtime.loaded_code",
     "runtime.measure.exchanges",
-    "runtime.shares",
+    "runtime.config.shares",
 }
 WHOLE_MACHINES: Final = {
     "simulated"

@@ -16,7 +16,7 @@ from partitions.machine_plan import DevicePlan
 from partitions.sdk.context import DriverContext
 from partitions.sdk.custom import AsyncCustomDriver, CustomDriver
 from partitions.sdk.opening import make_context, open_driver
-from partitions.served_channel import Service
+from partitions.stack.served_channel import Service
 from partitions.storage.backends import BackendError
 
 

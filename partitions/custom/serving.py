@@ -1,7 +1,7 @@
 """A driver, as the servers of its channels use it: one at a time, and what it returns is looked at.
 
 A driver's replies are checked like a guest's requests, but what is wrong with them is the driver's fault: its worker
-fails, and is started again (partitions.served_channel).
+fails, and is started again (partitions.stack.served_channel).
 """
 
 import errno

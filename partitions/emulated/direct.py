@@ -9,14 +9,14 @@ from typing import Final
 from bus.intercept_page import DirectAnswer, DirectRequest, InterceptPage
 from bus.memory import MemorySlot
 from bus.native import eventfd_signal
-from partitions.vmbus_ports import (
+from partitions.stack.vmbus_ports import (
     GUEST_INTERCEPT_CONNECTION,
     GUEST_INTERCEPT_PORT,
     INTERCEPT_PAGE_GPFN,
     intercept_port,
 )
 from runtime.abi import HypercallError, PortType, Route
-from runtime.hypercalls import HypercallPort
+from runtime.hypercalls.caller import HypercallPort
 
 _PAGES_GPFN: Final = 1 << 38  # in the parent's own space: a page for each child, by its id
 _BELL_BYTES: Final = 8  # of an eventfd

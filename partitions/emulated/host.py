@@ -39,9 +39,9 @@ from partitions.emulated.records import RECORD_BYTES, Record
 from partitions.emulated.serial_port import SerialPort
 from partitions.emulated.string_memory import StringMemory
 from partitions.storage.device import DiskDevice
-from partitions.virtual_processor import VirtualProcessor
+from partitions.vp.processor import VirtualProcessor
 from runtime.abi import HypercallCode, HypercallError, HypervisorGone, InterceptType, RegisterName
-from runtime.hypercalls import Birth, HypercallPort, MappedSlot
+from runtime.hypercalls.caller import Birth, HypercallPort, MappedSlot
 
 RECORDS_GPFN: Final = 0x8000  # in the parent's GPA space: a page for each emulated device
 VECTOR_OF_IRQ_0: Final = 0x20  # where operating systems put a PC's sixteen interrupt lines

@@ -9,7 +9,7 @@ from typing import Final
 
 from bus.memory import PAGE_BYTES, MemorySlot, UntrustedMemory
 from runtime.abi import GPFN_MAX, SLOT_PAGES_MAX, HypercallError
-from runtime.hypercalls import HypercallPort
+from runtime.hypercalls.caller import HypercallPort
 
 _WINDOW_PAGES: Final = 2 * SLOT_PAGES_MAX  # a slot, whichever of its pages stands in the middle
 _FIRST_GPFN: Final = 1 << 39  # above all that a VMBus server maps

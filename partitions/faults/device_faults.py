@@ -2,7 +2,7 @@
 
 While nothing is, its servers have no trace of any of this: they are opened on the real channel, pages and medium. What
 is armed or healed first or last has each worker begin again with another server, as after a failure
-(partitions.served_channel), so a request that was under way may be executed twice.
+(partitions.stack.served_channel), so a request that was under way may be executed twice.
 """
 
 import threading
@@ -17,7 +17,7 @@ from partitions.faults.faulty_medium import FaultyMedium
 from partitions.faults.faulty_pages import FaultyPages
 from partitions.faults.page_stalls import PageStalls
 from partitions.faults.ring_words import RingWords
-from partitions.served_channel import ServedChannel
+from partitions.stack.served_channel import ServedChannel
 from runtime.chaos.faults.ring_kinds import RING_KINDS
 from runtime.chaos.faults.storage_kinds import STORAGE_KINDS
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final, Literal
 
 from bus.memory import PAGE_BYTES
-from partitions.served_channel import RingPlacement
+from partitions.stack.served_channel import RingPlacement
 from runtime.chaos.faults.knobs import Trigger
 
 Ring = Literal["requests", "completions"]

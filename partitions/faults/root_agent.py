@@ -8,15 +8,15 @@ from dataclasses import astuple
 from typing import Any, Final
 
 from bus.seam import Seam
-from partitions.driven_device import medium_of
+from partitions.drivers.driven_device import medium_of
 from partitions.faults.fault_board import FaultBoard
 from partitions.faults.fault_site import FaultSite
 from partitions.faults.server_agent import ServerAgent
 from partitions.faults.server_orders import ServerOrders
 from partitions.faults.stack_agent import StackAgent
-from partitions.guest_bus import GuestBus
 from partitions.placement import Devices
-from partitions.stack_resources import RootResources
+from partitions.stack.guest_bus import GuestBus
+from partitions.stack.stack_resources import RootResources
 from runtime.chaos.faults.catalogue import FAULTS
 from runtime.chaos.faults.kinds import Carrier, ParameterError
 from runtime.chaos.faults.orders import Counts, FaultAgent, FaultRefused, Order, OrderError

@@ -9,14 +9,14 @@ kill-at-step          the process that is named: root, a driver partition, a mon
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from partitions.driven_device import DrivenDevice, medium_of
-from partitions.driver_partition import DriverPartition
+from partitions.drivers.driven_device import DrivenDevice, medium_of
+from partitions.drivers.partition import DriverPartition
+from partitions.drivers.server_partition import ServerPartition
+from partitions.drivers.vmm_partition import BehindMonitors
 from partitions.faults import page_stalls
 from partitions.faults.fault_site import FaultSite
 from partitions.faults.faulty_medium import refusal
 from partitions.placement import Devices, drivers_among
-from partitions.server_partition import ServerPartition
-from partitions.vmm_partition import BehindMonitors
 from runtime.chaos.faults.catalogue import FAULTS
 from runtime.chaos.faults.kinds import Group
 from runtime.chaos.faults.orders import Counts, FaultRefused, Order

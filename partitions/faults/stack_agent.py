@@ -12,9 +12,9 @@ from bus import channel_messages as messages
 from bus.channel_message_codec import ChannelMessage
 from bus.channel_messages import MAX_CHANNELS
 from partitions.faults.channel_faults import HARMS, ChannelFaults, Direction
-from partitions.guest_bus import GuestBus
-from partitions.offers import Withheld
-from partitions.stack_resources import RootResources
+from partitions.stack.guest_bus import GuestBus
+from partitions.stack.offers import Withheld
+from partitions.stack.stack_resources import RootResources
 from runtime.chaos.faults.knobs import Trigger
 from runtime.chaos.faults.orders import Counts, FaultRefused, Order
 

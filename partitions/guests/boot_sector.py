@@ -8,7 +8,7 @@ import sys
 from typing import Final
 
 from partitions.child import Partition
-from partitions.machine_code import MachineCode, MachineCodeError
+from partitions.vp.machine_code import MachineCode, MachineCodeError
 
 SECTOR_BYTES: Final = 512
 LOAD_ADDRESS: Final = 0x7C00

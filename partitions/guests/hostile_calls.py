@@ -7,7 +7,7 @@ import random
 from typing import Any, Final
 
 from runtime.abi import PAGE_BYTES, PARTITION_SELF, HypercallCode, MapFlags, PartitionProperty, RegisterName
-from runtime.call_arguments import ARGUMENTS, Argument, Kind
+from runtime.hypercalls.arguments import ARGUMENTS, Argument, Kind
 
 EXTREMES: Final = (0, 1, 15, 63, 64, 2**16 - 1, 2**24, 2**32 - 2, 2**32 - 1, 2**40, 2**63, 2**64 - 1)
 JUNK: Final[tuple[Any, ...]] = (None, True, -1, 1.5, "x", b"\xff" * 9, [], {}, [[1, 2, 3]], {"a": [None]})

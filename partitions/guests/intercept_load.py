@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from bus.native import Histogram
 from partitions.child import Partition
-from partitions.machine_code import MachineCode
-from partitions.port_io import PortIo
+from partitions.vp.machine_code import MachineCode
+from partitions.vp.port_io import PortIo
 
 _SCRATCH = 0x3FF
 _NOWHERE = 0x2FF

@@ -26,8 +26,8 @@ from partitions.child import Partition
 from partitions.echo.driver import ECHO_KEY
 from partitions.guests.ladder_parent import CHILD_SINT, CHILD_VP, MESSAGE_TYPE, TO_PARENT
 from partitions.links.peer import lend_link, open_switch
-from partitions.machine_code import MachineCode
-from partitions.port_io import PortIo
+from partitions.vp.machine_code import MachineCode
+from partitions.vp.port_io import PortIo
 from runtime.abi import HypercallError
 from runtime.measure.exchanges import Client, Measured
 

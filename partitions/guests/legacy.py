@@ -17,7 +17,7 @@ from partitions.guests.pc_drivers import (
     read_clock,
     test_keyboard_controller,
 )
-from partitions.port_io import PortIo
+from partitions.vp.port_io import PortIo
 
 _RECEIVED, _EMPTY = 0x01, 0x02  # of the UART's interrupt enable register
 

@@ -18,8 +18,8 @@ from partitions.child import Partition
 from partitions.guests.net_load import ETHERTYPE
 from partitions.links.peer import borrow_link, lend_link
 from partitions.net.nic import Nic
-from partitions.port_io import PortIo
-from partitions.vmbus_guest import VmbusError
+from partitions.vp.port_io import PortIo
+from partitions.vsc.vmbus import VmbusError
 
 SAMPLE_NS: Final = 2_000_000
 PATIENCE_S: Final = 20.0  # for any answer; a busy host is no finding

@@ -16,7 +16,7 @@ name = "disk0"             # outer's
 """
 
 from partitions.child import Partition
-from partitions.virtualization_stack import BuildError
+from partitions.stack.virtualization_stack import BuildError
 
 
 def main(partition: Partition) -> int:

@@ -4,7 +4,7 @@ import time
 from datetime import UTC, datetime
 from typing import Final
 
-from partitions.port_io import PortIo
+from partitions.vp.port_io import PortIo
 
 COM1: Final = 0x3F8
 COM1_VECTOR: Final = 0x24

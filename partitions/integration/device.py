@@ -7,11 +7,11 @@ from uuid import UUID
 
 from bus.native import Channel, GpaMap
 from bus.seam import Seam
-from partitions.channel_client import ChannelClient
 from partitions.integration.services import SERVICES, IcService
 from partitions.integration.vsp import IcVsp
+from partitions.stack.channel_client import ChannelClient
 from runtime.abi import RegisterName
-from runtime.hypercalls import HypercallPort
+from runtime.hypercalls.caller import HypercallPort
 
 
 class IntegrationDevice:

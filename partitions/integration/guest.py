@@ -49,7 +49,7 @@ from partitions.integration.services import (
     IcService,
 )
 from partitions.integration.wire import IcError, Status, answer_to
-from partitions.vmbus_guest import GuestChannel
+from partitions.vsc.vmbus import GuestChannel
 
 if TYPE_CHECKING:
     from partitions.child import Partition

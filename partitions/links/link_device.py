@@ -20,14 +20,14 @@ from bus.channel_messages import NO_INTERRUPT_VP, STATUS_FAILURE, STATUS_SUCCESS
 from bus.native import Channel, GpaMap
 from bus.seam import Seam
 from bus.synic import VMBUS_SINT
-from partitions.channel_host import ChannelListener, Opening, OpenRequest
-from partitions.guest_memory import GuestMemory
+from partitions.drivers.unserved_channels import UnservedChannels
 from partitions.links.windows import LinkWindow, window_of
-from partitions.served_channel import Service
-from partitions.stack_resources import RootResources
+from partitions.stack.channel_host import ChannelListener, Opening, OpenRequest
+from partitions.stack.guest_memory import GuestMemory
+from partitions.stack.served_channel import Service
+from partitions.stack.stack_resources import RootResources
+from partitions.stack.vmbus_ports import FlagAllocator, guest_channel_port
 from partitions.storage.device import OfferedDevice
-from partitions.unserved_channels import UnservedChannels
-from partitions.vmbus_ports import FlagAllocator, guest_channel_port
 from runtime.abi import HypercallError, PortType
 
 # Ours: Hyper-V has no such device.

@@ -5,7 +5,7 @@ Both who maps them, the parent, and who uses them know it from the place of the 
 
 from typing import Final
 
-from partitions.guest_memory import WINDOW_PAGES, WINDOWS, GpaWindows
+from partitions.stack.guest_memory import WINDOW_PAGES, WINDOWS, GpaWindows
 from runtime.abi import SLOT_PAGES_MAX
 
 _TOP: Final = WINDOWS - 1

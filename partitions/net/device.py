@@ -9,8 +9,7 @@ from zlib import crc32
 from bus import guids
 from bus.native import Channel, GpaMap
 from bus.seam import Seam
-from partitions.channel_client import ChannelClient
-from partitions.driven_device import EndpointService, PassedOnDevice
+from partitions.drivers.driven_device import EndpointService, PassedOnDevice
 from partitions.machine_plan import DevicePlan
 from partitions.net.frames import ADDRESS_BYTES, MTU_MAX, MTU_MIN
 from partitions.net.server_session import Adapter
@@ -21,6 +20,7 @@ from partitions.net.vsp import NetVsp
 from partitions.sdk.loading import DriverLoadError
 from partitions.sdk.net import NetDriver
 from partitions.sdk.opening import make_context, open_driver
+from partitions.stack.channel_client import ChannelClient
 from partitions.storage.message_channel import Connect
 
 MTU_DEFAULT: Final = 1500

@@ -12,7 +12,6 @@ from typing import Final
 from bus.native import Channel, GpaMap, RingClosed, RingFull
 from bus.packets import PacketError, PacketFlags, PacketType, decode_gpa_direct_header
 from bus.seam import Seam, Step
-from partitions.channel_client import ChannelClient
 from partitions.net import nvsp, rndis
 from partitions.net.frames import unpack_frames
 from partitions.net.nvsp import MalformedNvsp
@@ -21,6 +20,7 @@ from partitions.net.rndis import MalformedRndis
 from partitions.net.server_session import RECORD_AT, RECORD_BYTES, Adapter, ServerSession
 from partitions.net.shared_buffer import SharedBuffer
 from partitions.net.switch import LearningSwitch
+from partitions.stack.channel_client import ChannelClient
 
 STOP_POLL_NS: Final = 100_000_000  # how late `stop` may be seen where nobody closes the channel
 BATCH_PACKETS: Final = 32  # peeked at a time; with PACKETS_MAX frames in each

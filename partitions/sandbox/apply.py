@@ -17,7 +17,7 @@ from partitions.sandbox import (
 )
 from partitions.sandbox.profiles import Profile
 from partitions.sandbox.readable import Readable, of_this_interpreter
-from runtime.sandbox_mode import SandboxMode
+from runtime.config.sandbox import SandboxMode
 
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_NO_NEW_PRIVS: Final = 38
@@ -133,7 +133,7 @@ def _hide_memory(may_be_hidden: bool) -> None:
     """No core image, and no look into our memory for other processes of the same user.
 
     The machine's own user still shall look into /proc with `partvisor`: so not where that would be closed to everybody
-    but real root. See `runtime.user_namespace`.
+    but real root. See `runtime.machine.user_namespace`.
     """
     if not may_be_hidden:
         raise OSError(0, "its own user could not look into /proc any more")

@@ -13,7 +13,7 @@ class Profile(enum.StrEnum):
 
 # What the stack puts into driver partitions. A guest's parent names its module, so a partition could claim one of
 # these: a driver may call nothing of the kernel that would make that worth while.
-DRIVER_MODULES = frozenset({"partitions.driver", "partitions.vmm"})
+DRIVER_MODULES = frozenset({"partitions.drivers.process", "partitions.drivers.vmm"})
 
 
 def profile_of(module: str) -> Profile:

@@ -6,14 +6,14 @@ from uuid import UUID
 
 from bus.native import Channel, GpaMap
 from bus.seam import Seam
-from partitions.channel_client import ChannelClient
-from partitions.driven_device import EndpointService, PassedOnDevice
+from partitions.drivers.driven_device import EndpointService, PassedOnDevice
 from partitions.machine_plan import DevicePlan
 from partitions.sdk.opening import open_driver
 from partitions.sdk.serial import SerialDriver
 from partitions.serial.backends import make_backend
 from partitions.serial.vsp import SerialVsp
 from partitions.serial.wire import SERIAL_INTERFACE
+from partitions.stack.channel_client import ChannelClient
 from partitions.storage.message_channel import Connect
 
 

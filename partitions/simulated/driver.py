@@ -1,7 +1,8 @@
 """A simulated driver partition: a process that serves one device's channels, and outlives the root.
 
-What it serves is in a table that its next process finds, as partitions.driver_state keeps it. What it is told, and what
-it tells the root, takes a wake each way; the messages' own protocol (partitions.driver_messages) is not simulated.
+What it serves is in a table that its next process finds, as partitions.drivers.state keeps it. What it is told, and
+what it tells the root, takes a wake each way; the messages' own protocol (partitions.drivers.messages) is not
+simulated.
 """
 
 import os
@@ -13,18 +14,18 @@ from bus.channel_messages import STATUS_SUCCESS
 from bus.memory import MemorySlot
 from bus.native import GpaMap
 from bus.seam import SEAM_BYTES
-from partitions.channel_host import ChannelListener, Opening, OpenRequest
-from partitions.channel_ports import ChannelPorts, claim_doorbells, remove_ports
-from partitions.driver_messages import Grant
-from partitions.driver_partition import DRIVER_PRIVILEGES
-from partitions.guest_memory import GpaWindows, GuestMemory
-from partitions.saved_state import RECORD_BYTES
-from partitions.served_channel import ServedChannel, clear_record, place_rings
+from partitions.drivers.messages import Grant
+from partitions.drivers.partition import DRIVER_PRIVILEGES
 from partitions.simulated.kernel import SimulatedHypercalls
 from partitions.simulated.process import DeadlySeam, Process
 from partitions.simulated.root import RootLife
 from partitions.simulated.serving import RingParts, ServedRing, Turns
-from partitions.vmbus_ports import FlagAllocator, guest_channel_port, server_event_port
+from partitions.stack.channel_host import ChannelListener, Opening, OpenRequest
+from partitions.stack.channel_ports import ChannelPorts, claim_doorbells, remove_ports
+from partitions.stack.guest_memory import GpaWindows, GuestMemory
+from partitions.stack.saved_state import RECORD_BYTES
+from partitions.stack.served_channel import ServedChannel, clear_record, place_rings
+from partitions.stack.vmbus_ports import FlagAllocator, guest_channel_port, server_event_port
 from runtime.abi import PAGE_BYTES, PartitionProperty, Route
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class SimulatedDriver:
         call.deposit(driver, _OWN_MEMORY_BYTES // PAGE_BYTES)
         call.initialize(driver)
         call.create_vp(0, driver)
-        call.set_program(driver, "partitions.driver", self.label)
+        call.set_program(driver, "partitions.drivers.process", self.label)
         call.start_vp(driver)
 
     def restart(self, life: RootLife) -> None:

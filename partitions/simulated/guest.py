@@ -31,12 +31,12 @@ from partitions.simulated.costs import Costs
 from partitions.simulated.kernel import Kernel, SimulatedHypercalls
 from partitions.simulated.load import BurstyLoad, KeptHistory
 from partitions.simulated.process import Process
+from partitions.stack.vmbus_ports import guest_channel_port
 from partitions.storage.buffers import BufferPool
 from partitions.storage.disk import Disk
 from partitions.storage.errors import DiskError
 from partitions.storage.handshake import ANSWER_BYTES, Answer, Ask, DiskDescription, set_up
 from partitions.storage.requests import Requests, Segment, Ticket
-from partitions.vmbus_ports import guest_channel_port
 from runtime.abi import HvStatus, HypercallError, HypervisorGone
 from runtime.chaos.blocks import BLOCK_BYTES
 

@@ -8,13 +8,13 @@ from bus import guids
 from bus.channel_messages import STATUS_SUCCESS
 from bus.native import Channel, GpaMap
 from bus.seam import Seam
-from partitions.channel_host import ChannelHost, ChannelListener, Opening, OpenRequest
-from partitions.channel_ports import ChannelPorts, claim_doorbells, remove_ports
-from partitions.guest_memory import GuestMemory
-from partitions.served_channel import ServedChannel, Service, clear_record
 from partitions.simulated.serving import RingParts, ServedRing
-from partitions.stack_resources import RootResources
-from partitions.vmbus_ports import FlagAllocator, guest_channel_port, server_event_port
+from partitions.stack.channel_host import ChannelHost, ChannelListener, Opening, OpenRequest
+from partitions.stack.channel_ports import ChannelPorts, claim_doorbells, remove_ports
+from partitions.stack.guest_memory import GuestMemory
+from partitions.stack.served_channel import ServedChannel, Service, clear_record
+from partitions.stack.stack_resources import RootResources
+from partitions.stack.vmbus_ports import FlagAllocator, guest_channel_port, server_event_port
 from runtime.abi import Route
 
 MakeRing = Callable[[OpenRequest, RingParts, Callable[[str], None]], ServedRing]

@@ -23,8 +23,8 @@ from runtime.abi import (
     HypervisorGone,
     RegisterName,
 )
-from runtime.hypercall_socket import Result
-from runtime.hypercalls import HypercallPort
+from runtime.hypercalls.caller import HypercallPort
+from runtime.hypercalls.connection import Result
 from runtime.hypervisor.invariants import InvariantBroken, check_invariants
 from runtime.hypervisor.machine import RootFailurePolicy
 from runtime.hypervisor.replies import DoorbellHandle, Handle, KickHandle, SlotHandle

@@ -6,7 +6,6 @@ from random import Random
 from typing import Any, Final
 
 from bus.seam import Step
-from partitions.channel_host import ChannelListener, OpenRequest
 from partitions.machine_plan import PartitionPlan
 from partitions.simulated.clock import NS_PER_MS, VirtualClock
 from partitions.simulated.costs import Costs
@@ -21,11 +20,12 @@ from partitions.simulated.promises import Promises
 from partitions.simulated.reopening import ReopeningGuest
 from partitions.simulated.root import RootLife
 from partitions.simulated.serving import RingParts, ServedRing, Turns
+from partitions.stack.channel_host import ChannelListener, OpenRequest
 from partitions.storage.device import OfferedDevice
 from partitions.storage.vsp import StorageVsp
 from runtime.abi import ROOT_PARTITION
-from runtime.architecture import Architecture
 from runtime.chaos.faults.orders import Order
+from runtime.config.architecture import Architecture
 from runtime.hypervisor.machine import RootFailurePolicy
 from runtime.simulation.actions import ROOT_LABEL
 

@@ -11,11 +11,11 @@ from partitions.guests.reopening import BLOCKS
 from partitions.guests.verified import Plan
 from partitions.machine_plan import PartitionPlan
 from partitions.simulated.guest import RING_BYTES
-from runtime.architecture import Architecture
 from runtime.chaos.experiment.loading import experiment_of
 from runtime.chaos.experiment.machine_files import VERIFYING, VerifyingGuest, machine_tables
 from runtime.chaos.experiment.model import Experiment
-from runtime.config import DeviceKind, MachineConfig, convert
+from runtime.config.architecture import Architecture
+from runtime.config.model import DeviceKind, MachineConfig, convert
 from runtime.exits import CommandError
 
 REOPENING: Final = "partitions.guests.reopening:main"

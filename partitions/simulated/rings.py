@@ -7,8 +7,8 @@ from typing import Final
 
 from bus.native import Channel
 from bus.seam import Step
-from partitions.served_channel import RingPlacement
 from partitions.simulated.process import DeadlySeam, Died
+from partitions.stack.served_channel import RingPlacement
 
 Packet = tuple[int, int, int, bytes, bytes]
 _INDEX: Final = struct.Struct("<I")

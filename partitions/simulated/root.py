@@ -13,18 +13,18 @@ from bus.memory import MemorySlot
 from bus.seam import Step
 from bus.synic import CHANNEL_MESSAGE, VMBUS_SINT
 from partitions.machine_plan import AttachmentPlan, PartitionPlan
-from partitions.saved_state import SLOT_PAGES, SavedState
 from partitions.simulated.costs import Costs
 from partitions.simulated.kernel import Kernel, SimulatedHypercalls
 from partitions.simulated.process import DeadlySeam, Process, sleep
 from partitions.simulated.serving import ServedRing
-from partitions.stack_resources import RootResources
+from partitions.stack.saved_state import SLOT_PAGES, SavedState
+from partitions.stack.stack_resources import RootResources
+from partitions.stack.virtualization_stack import VirtualizationStack
+from partitions.stack.vmbus_ports import partition_of_message_port
 from partitions.storage.device import OfferedDevice
-from partitions.virtual_processor import VirtualProcessor
-from partitions.virtualization_stack import VirtualizationStack
-from partitions.vmbus_ports import partition_of_message_port
+from partitions.vp.processor import VirtualProcessor
 from runtime.abi import PAGE_BYTES, ROOT_PARTITION, HypercallCode
-from runtime.hypercalls import MappedSlot
+from runtime.hypercalls.caller import MappedSlot
 from runtime.simulation.actions import ROOT_LABEL
 
 SAVED_STATE_GPFN: Final = 0x1000

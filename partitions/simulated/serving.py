@@ -1,7 +1,7 @@
 """Rings that a simulated process serves: a storage server on each, one request a turn.
 
-As partitions.served_channel, whose threads are turns of the clock here. Several rings to one device take turns at it:
-who hangs in the medium, or has failed in the middle of a request, keeps the others from it.
+As partitions.stack.served_channel, whose threads are turns of the clock here. Several rings to one device take
+turns at it: who hangs in the medium, or has failed in the middle of a request, keeps the others from it.
 """
 
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from typing import Any, Final, cast
 from bus.memory import PAGE_BYTES
 from bus.native import Channel, GpaMap, RingClosed, RingError, Waiting
 from bus.seam import Step
-from partitions.channel_ports import Doorbells
-from partitions.served_channel import RingPlacement
 from partitions.simulated.costs import Costs
 from partitions.simulated.medium import SimulatedMedium
 from partitions.simulated.process import DeadlySeam, Process, Suspended
 from partitions.simulated.rings import OneTurn, SteppedChannel, rung
+from partitions.stack.channel_ports import Doorbells
+from partitions.stack.served_channel import RingPlacement
 from partitions.storage._blockio import DeviceLock
 from partitions.storage.vsp import StorageVsp
 

@@ -14,7 +14,7 @@ from partitions.machine_plan import DevicePlan
 from partitions.sdk.block import AsyncBlockDriver, BlockDriver
 from partitions.sdk.loading import DriverLoadError
 from partitions.sdk.opening import open_driver
-from partitions.served_channel import Service
+from partitions.stack.served_channel import Service
 from partitions.storage._blockio import DeviceLock
 from partitions.storage.async_vsp import AsyncStorageVsp, Called, ThreadedMedium
 from partitions.storage.backends import (

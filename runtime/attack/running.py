@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.architecture import MONITOR_SUFFIX, Architecture
 from runtime.attack.catalogue import KILLED, Keeping
 from runtime.attack.findings import Finding, Report, Window
 from runtime.attack.pace import HistoryPace, Pace, SampledPace
@@ -29,8 +28,9 @@ from runtime.chaos.blocks import image_values
 from runtime.chaos.checker import check
 from runtime.chaos.history import HistoryError, read_history
 from runtime.chaos.running_machine import PATIENCE_S, RunningMachine
+from runtime.config.architecture import MONITOR_SUFFIX, Architecture
 from runtime.exits import CommandError
-from runtime.rundir import find_machines
+from runtime.machine.rundir import find_machines
 
 WINDOW_S: Final = 0.25  # of an attack, and of the quiet beside it
 SETTLE_S: Final = 0.01  # between the two

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.architecture import Architecture
 from runtime.attack.catalogue import Attack, Keeping, against
+from runtime.config.architecture import Architecture
 
 HOSTILE_CAP: Final = (
     "10%"  # of a processor for each hostile guest: its share of those is not what is attacked

@@ -6,7 +6,6 @@ what hands descriptors out is used here.
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from runtime.architecture import MONITOR_SUFFIX, Architecture
 from runtime.authority.vocabulary import (
     HYPERVISOR,
     JANITOR,
@@ -19,8 +18,9 @@ from runtime.authority.vocabulary import (
     channel_of,
     doorbell_of,
 )
-from runtime.config import FileMode, MachineConfig, OnRootFailure, PartitionConfig
-from runtime.device_config import BackendKind, DeviceConfig, DeviceKind
+from runtime.config.architecture import MONITOR_SUFFIX, Architecture
+from runtime.config.devices import BackendKind, DeviceConfig, DeviceKind
+from runtime.config.model import FileMode, MachineConfig, OnRootFailure, PartitionConfig
 
 _OF_A_PARTITION = (Kind.SYNIC, Kind.VECTORS, Kind.LINE, Kind.HYPERCALLS, Kind.PAGES)
 _READ_ONLY = (Kind.REFERENCE, Kind.STATISTICS)

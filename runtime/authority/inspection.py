@@ -18,10 +18,10 @@ from runtime.authority.naming import Naming, Tables
 from runtime.authority.proc_files import read_process, take_census
 from runtime.authority.socket_peers import read_sockets
 from runtime.authority.vocabulary import Grant, Holding
-from runtime.config import MachineConfig, decode_value
-from runtime.debug_client import DebugClient
-from runtime.management_client import ManagementClient, NoAnswer, RequestRefused
-from runtime.rundir import MachineFolder
+from runtime.config.model import MachineConfig, decode_value
+from runtime.machine.debug_client import DebugClient
+from runtime.machine.management_client import ManagementClient, NoAnswer, RequestRefused
+from runtime.machine.rundir import MachineFolder
 
 LOOKS_MAX: Final = 4  # at a machine in which something does not fit
 _PAUSE_S: Final = 0.05

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from runtime.architecture import Architecture
 from runtime.blast.faults import Fault
 from runtime.blast.findings import ROLES, Trial
 from runtime.blast.promises import Promise, broken
 from runtime.blast.trial import AFTER, Order, run_trial
+from runtime.config.architecture import Architecture
 
 SEED_END: Final = 1 << 18  # a history's seeds, 16 of a trial, have room below their own end
 FIRST_GUESS_S: Final = 5.0  # of a trial, for the first estimate

@@ -4,13 +4,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from runtime.architecture import MONITOR_SUFFIX, Architecture
 from runtime.blast.faults import Fault
 from runtime.chaos.history import Ending, History, Outcome
 from runtime.chaos.liveness import gaps
 from runtime.chaos.registers import Kind
 from runtime.chaos.running_machine import Event
 from runtime.chaos.verdict import Verdict
+from runtime.config.architecture import MONITOR_SUFFIX, Architecture
 
 NS_PER_MS: Final = 1e6
 NOTICED_MS: Final = 25.0  # a wait that stands out is longer than this, and than

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.architecture import Architecture
 from runtime.blast.faults import Fault
 from runtime.chaos.experiment.machine_files import VERIFYING, to_toml
-from runtime.config import MachineConfig, load, read
+from runtime.config.architecture import Architecture
+from runtime.config.model import MachineConfig, load, read
 from runtime.exits import CommandError
 
 FAULTY: Final = "partitions.faults.faulty_driver:FaultyDriver"

@@ -4,9 +4,9 @@ import enum
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
-from runtime.architecture import Architecture
 from runtime.blast.faults import HONEST, Fault
 from runtime.blast.findings import Trial
+from runtime.config.architecture import Architecture
 
 
 class Promise(enum.StrEnum):

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from runtime.architecture import Architecture
 from runtime.blast.faults import Fault
 from runtime.blast.findings import Seen, Struck, Trial, deaths_of, seen_of
 from runtime.blast.machine_files import RECORD_BYTES, BlastMachine, Guest, prepare
@@ -25,6 +24,7 @@ from runtime.chaos.checker import CheckError, check
 from runtime.chaos.history import History, HistoryError, read_history
 from runtime.chaos.running_machine import MachineEnded, RunningMachine
 from runtime.chaos.verdict import Verdict
+from runtime.config.architecture import Architecture
 
 AFTER: Final = 300  # requests of the target's disk, until its driver strikes
 BOOT_S: Final = 30.0

@@ -28,7 +28,7 @@ from runtime.chaos.registers import Kind
 from runtime.chaos.running_machine import MachineEnded
 from runtime.chaos.verdict import EXPLAINED_MAX
 from runtime.exits import ExitCode
-from runtime.rundir import janitor
+from runtime.machine.rundir import janitor
 
 KILLS: Final = 1000
 BOOT_S: Final = 20.0  # of load in one boot

@@ -19,13 +19,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from runtime.rundir import BASE_VARIABLE, MachineNotFound, find_machines
+from runtime.machine.rundir import BASE_VARIABLE, MachineNotFound, find_machines
 
 PATIENCE_S: Final = 60.0  # for anything that must happen; a busy host is no finding
 
 # `partvisor`, which is killed with whoever started it: a machine that is broken on purpose is left to nobody.
 _TIED: Final = (
-    "import sys; from runtime.lifeline import die_with_parent; die_with_parent(int(sys.argv.pop(1)));"
+    "import sys; from runtime.machine.lifeline import die_with_parent; die_with_parent(int(sys.argv.pop(1)));"
     " from runtime.cli import main; sys.exit(main())"
 )
 
@@ -131,7 +131,7 @@ class RunningMachine:
 
     def request(self, verb: str, **args: object) -> dict[str, Any]:
         """Of the machine's management. CommandError: it refused, or does not answer."""
-        from runtime.management_client import ManagementClient
+        from runtime.machine.management_client import ManagementClient
 
         folder = next(iter(find_machines([self.runtime_dir])), None)
         if folder is None:

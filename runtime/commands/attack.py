@@ -11,9 +11,9 @@ from runtime.exits import CommandError, ExitCode
 from runtime.reports import print_json, print_table
 
 if TYPE_CHECKING:
-    from runtime.architecture import Architecture
     from runtime.attack.findings import Report
     from runtime.attack.services import Service
+    from runtime.config.architecture import Architecture
     from runtime.measure.paired_ratio import Interval
 
 SECONDS: Final = 20.0
@@ -87,8 +87,8 @@ def attack(
 
 
 def _choose(services: tuple[str, ...], architectures: tuple[str, ...]) -> list[tuple[Service, Architecture]]:
-    from runtime.architecture import Architecture
     from runtime.attack.services import SERVICES
+    from runtime.config.architecture import Architecture
 
     _refuse_unknown("--service", services, [service.name for service in SERVICES])
     _refuse_unknown("--architecture", architectures, [str(each) for each in Architecture])

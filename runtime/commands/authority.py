@@ -40,8 +40,8 @@ def authority(
       partvisor authority --html authority.html
     """
     from runtime.authority.inspection import inspect
-    from runtime.debug_client import HypervisorSilent
-    from runtime.rundir import resolve
+    from runtime.machine.debug_client import HypervisorSilent
+    from runtime.machine.rundir import resolve
 
     folder = resolve(machine)
     try:

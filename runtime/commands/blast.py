@@ -97,13 +97,13 @@ def blast(
     """
     import signal
 
-    from runtime.architecture import Architecture
     from runtime.blast.campaign import Plan
     from runtime.blast.campaign import blast as run
     from runtime.blast.faults import Fault
     from runtime.blast.machine_files import choose_target
     from runtime.blast.matrix import LEGEND, cell_text, rows, sentences
-    from runtime.config import load
+    from runtime.config.architecture import Architecture
+    from runtime.config.model import load
 
     chosen = choose_target(load(config, overrides), config, target)
     if html is not None and not html.absolute().parent.is_dir():  # before minutes of trials

@@ -103,8 +103,8 @@ def compare(
     """
     import signal
 
-    from runtime.architecture import Architecture
-    from runtime.config import SignalRoute, WaitingKind, load
+    from runtime.config.architecture import Architecture
+    from runtime.config.model import SignalRoute, WaitingKind, load
     from runtime.measure.compare_matrix import matrix, terms_of
     from runtime.measure.compare_run import ROUNDS, CompareOptions, machine_of
 

@@ -21,7 +21,7 @@ def validate(file: str, overrides: tuple[str, ...], as_json: bool) -> int:
     Example:
       partvisor validate configs/quickstart.toml
     """
-    from runtime.config import ConfigError, load
+    from runtime.config.model import ConfigError, load
 
     try:
         config = load(file, overrides)
@@ -47,7 +47,7 @@ def schema() -> int:
     Example:
       partvisor schema > configs/partvisor.schema.json
     """
-    from runtime.config import json_schema
+    from runtime.config.model import json_schema
 
     print(json.dumps(json_schema(), indent=2))
     return ExitCode.DONE

@@ -36,8 +36,8 @@ def console(name: str, machine: str | None, log: bool, as_json: bool, quiet_ms: 
       partvisor console pc --log
       echo hello | partvisor console pc
     """
-    from runtime.console_client import ESCAPE, attach, connect, read_log
-    from runtime.rundir import resolve
+    from runtime.machine.console_client import ESCAPE, attach, connect, read_log
+    from runtime.machine.rundir import resolve
 
     if as_json and not log:
         raise click.UsageError("--json goes with --log")

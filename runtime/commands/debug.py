@@ -46,7 +46,7 @@ def debug(machine: str | None, events: int, post_mortem: Path | None, as_json: b
       partvisor debug quickstart --events 1000 --json
       partvisor debug --post-mortem crash.bin
     """
-    from runtime.debug_client import (
+    from runtime.machine.debug_client import (
         DebugClient,
         HypervisorSilent,
         read_recording,
@@ -60,7 +60,7 @@ def debug(machine: str | None, events: int, post_mortem: Path | None, as_json: b
         data = read_recording(post_mortem)
         report: dict[str, Any] = {"source": str(post_mortem), "partitions": recorded_partitions(data)}
     else:
-        from runtime.rundir import resolve
+        from runtime.machine.rundir import resolve
 
         folder = resolve(machine)
         data = read_recording(folder.recorder_path)

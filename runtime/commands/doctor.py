@@ -20,8 +20,8 @@ from typing import Final, Literal
 import click
 
 from runtime.exits import ExitCode
+from runtime.machine.user_namespace import enter_before_exec
 from runtime.reports import print_json, print_table
-from runtime.user_namespace import enter_before_exec
 
 _PROBE_SECONDS_MAX: Final = 5
 _FILES_WANTED: Final = 4096  # a big machine: 256 partitions with a dozen descriptors each
@@ -157,7 +157,7 @@ def _open_files() -> _Result:
 
 
 def _runtime_folder() -> _Result:
-    from runtime.rundir import machine_folder
+    from runtime.machine.rundir import machine_folder
 
     with machine_folder("doctor") as folder:
         return "ok", str(folder.path.parent)

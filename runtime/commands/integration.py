@@ -66,7 +66,7 @@ def backup(name: str, device: str, out: Path, machine: str | None, as_json: bool
     Example:
       partvisor backup writer disk0 disk0.backup
     """
-    from runtime.backup import back_up
+    from runtime.machine.backup import back_up
 
     with _client(machine) as client:
         done = back_up(client, name, device, out)

@@ -12,8 +12,8 @@ from runtime.reports import cell, print_json, print_record, print_table
 from runtime.reserved_names import HYPERVISOR
 
 if TYPE_CHECKING:
-    from runtime.events import Event
-    from runtime.management_client import ManagementClient
+    from runtime.machine.events import Event
+    from runtime.machine.management_client import ManagementClient
 
 _PACKED_CHARACTERS_MIN: Final = 256  # a value of one word this long is for programs: --json has it
 
@@ -32,8 +32,8 @@ def _json_option(command: _Command) -> _Command:
 
 @contextmanager
 def _client(machine: str | None) -> Iterator["ManagementClient"]:
-    from runtime.management_client import ManagementClient
-    from runtime.rundir import resolve
+    from runtime.machine.management_client import ManagementClient
+    from runtime.machine.rundir import resolve
 
     with ManagementClient(resolve(machine)) as client:
         yield client
@@ -50,8 +50,8 @@ def list_(machine: str | None, as_json: bool) -> int:
       partvisor list
       partvisor list --machine quickstart --json
     """
-    from runtime.management_client import ManagementClient
-    from runtime.rundir import find_machines, resolve
+    from runtime.machine.management_client import ManagementClient
+    from runtime.machine.rundir import find_machines, resolve
 
     machines = []
     for folder in (machine is None and find_machines()) or [resolve(machine)]:
@@ -145,7 +145,7 @@ def stop(machine: str | None, as_json: bool) -> int:
     Example:
       partvisor stop
     """
-    from runtime.rundir import resolve
+    from runtime.machine.rundir import resolve
 
     name = resolve(machine).name
     with _client(name) as client:

@@ -13,7 +13,7 @@ from runtime.reports import print_json
 from runtime.reserved_names import ROOT
 
 if TYPE_CHECKING:
-    from runtime.management_client import ManagementClient
+    from runtime.machine.management_client import ManagementClient
 
 _WAIT_S_MAX: Final = 60.0
 _POLL_S: Final = 0.01

@@ -58,9 +58,9 @@ def run(
       partvisor run configs/quickstart.toml
       partvisor run -d configs/quickstart.toml --set partition.writer.memory=128MiB
     """
-    from runtime.config import load
-    from runtime.events import Event
-    from runtime.launch import run_detached, run_in_foreground
+    from runtime.config.model import load
+    from runtime.machine.events import Event
+    from runtime.machine.launch import run_detached, run_in_foreground
 
     if on_root_failure is not None:
         overrides = (*overrides, f"machine.on_root_failure={on_root_failure}")

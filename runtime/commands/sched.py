@@ -9,12 +9,12 @@ import click
 
 from runtime.abi import CPU_WEIGHT_MAX
 from runtime.commands.machines import _client, _json_option, _machine_option
+from runtime.config.shares import CpuShare, share_text
 from runtime.exits import ExitCode
 from runtime.reports import print_json, print_table
-from runtime.shares import CpuShare, share_text
 
 if TYPE_CHECKING:
-    from runtime.management_client import ManagementClient
+    from runtime.machine.management_client import ManagementClient
 
 
 def _share(context: click.Context, parameter: click.Parameter, value: str | None) -> CpuShare | None:

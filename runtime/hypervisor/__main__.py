@@ -10,7 +10,7 @@ import sys
 from typing import Final
 
 from runtime.hypervisor.zygote import Zygote
-from runtime.lifeline import adopt_orphans, die_with_parent, name_process
+from runtime.machine.lifeline import adopt_orphans, die_with_parent, name_process
 
 _DEFAULTS: Final = {
     "--power-fd": "",

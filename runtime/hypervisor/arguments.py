@@ -1,4 +1,4 @@
-"""Checks a call's argument map against `runtime.call_arguments`, before anyone looks at it.
+"""Checks a call's argument map against `runtime.hypercalls.arguments`, before anyone looks at it.
 
 The map comes from a hostile partition: any value of any type may stand anywhere.
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from runtime.abi import HvStatus, HypercallCode
-from runtime.call_arguments import ARGUMENTS, Argument, Kind
+from runtime.hypercalls.arguments import ARGUMENTS, Argument, Kind
 from runtime.hypervisor.replies import Refused
 
 _U64_MAX: Final = 2**64 - 1

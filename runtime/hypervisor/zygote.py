@@ -18,8 +18,8 @@ from typing import Final, NoReturn
 
 from runtime import codec
 from runtime.hypervisor.outbox import Outbox
-from runtime.lifeline import die_with_parent
-from runtime.user_namespace import enter_before_exec
+from runtime.machine.lifeline import die_with_parent
+from runtime.machine.user_namespace import enter_before_exec
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Zygote:
     """Owns the process and its socket."""
 
     def __init__(self, module: str, sandbox: str = "") -> None:
-        """`sandbox`: the platform's orders, which we only pass on (runtime.sandbox_mode); empty: the zygote's own."""
+        """`sandbox`: the platform's orders, which we only pass on (runtime.config.sandbox); empty: the zygote's own."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         self.module: Final = module

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bus.native import Histogram
-from runtime.config import MachineConfig
-from runtime.events import Event
+from runtime.config.model import MachineConfig
 from runtime.exits import CommandError, ExitCode
-from runtime.launch import run_in_foreground
 from runtime.loaded_code import ASK_VARIABLE
 from runtime.loaded_code import EVENT as CODE_EVENT
+from runtime.machine.events import Event
+from runtime.machine.launch import run_in_foreground
 from runtime.measure import data_access
 from runtime.measure.data_access import HYPERVISOR, Survey
 from runtime.measure.process_usage import Usage

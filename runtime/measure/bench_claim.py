@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from runtime.config.sizes import format_size
 from runtime.drawing.scales import three_digits
 from runtime.exits import CommandError
 from runtime.measure.claim_decision import (
@@ -38,7 +39,6 @@ from runtime.measure.conditions import busy_text
 from runtime.measure.goals import conditions
 from runtime.measure.pace import Pace
 from runtime.reports import print_json, print_record, print_table
-from runtime.sizes import format_size
 
 CLAIM: Final = (
     "guest-to-guest communication is orders of magnitude slower than IPC between processes of a microkernel"

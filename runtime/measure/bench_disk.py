@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.config import load
-from runtime.events import Event
+from runtime.config.model import load
 from runtime.exits import CommandError, ExitCode
-from runtime.launch import run_in_foreground
+from runtime.machine.events import Event
+from runtime.machine.launch import run_in_foreground
 from runtime.measure.bench_ring import Bench
 from runtime.measure.goals import Goal, Values, conditions, row_of
 from runtime.measure.reference_programs import reference_programs

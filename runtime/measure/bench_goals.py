@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from bus.native import Histogram, monotonic_ns
-from runtime.config import SignalRoute, WaitingKind
+from runtime.config.model import SignalRoute, WaitingKind
 from runtime.exits import ExitCode
 from runtime.measure import one_way
 from runtime.measure.bench_ladder import two_cpus

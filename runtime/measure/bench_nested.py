@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.config import load
-from runtime.events import Event
+from runtime.config.model import load
 from runtime.exits import CommandError, ExitCode
-from runtime.launch import run_in_foreground
+from runtime.machine.events import Event
+from runtime.machine.launch import run_in_foreground
 from runtime.measure.goals import conditions
 from runtime.reports import print_json, print_record, print_table
 

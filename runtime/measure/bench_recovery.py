@@ -20,10 +20,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.config import load
-from runtime.events import Event
+from runtime.config.model import load
 from runtime.exits import CommandError, ExitCode
-from runtime.launch import run_in_foreground
+from runtime.machine.events import Event
+from runtime.machine.launch import run_in_foreground
 from runtime.measure.goals import conditions
 from runtime.measure.outages import PHASES, REMAINDER, Replacement, longest_gap, summarize
 from runtime.reports import print_json, print_record, print_table
@@ -170,8 +170,8 @@ class _Killer:
         self._thread.join(PATIENCE_S)
 
     def _run(self) -> None:
-        from runtime.management_client import ManagementClient
-        from runtime.rundir import resolve
+        from runtime.machine.management_client import ManagementClient
+        from runtime.machine.rundir import resolve
 
         try:
             started = "root.started" if self._mode.victim == "root" else "partition.started"

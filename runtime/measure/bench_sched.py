@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from runtime.abi import WHOLE_PROCESSOR
 from runtime.commands.sched import compare
-from runtime.config import SchedulerChoice, load
+from runtime.config.model import SchedulerChoice, load
 from runtime.exits import CommandError, ExitCode
-from runtime.launch import run_detached
+from runtime.machine.launch import run_detached
 from runtime.measure.goals import conditions
 from runtime.reports import print_json, print_record, print_table
 
@@ -65,8 +65,8 @@ class Measured:
 
 def measure(scheduler: SchedulerChoice, seconds: float) -> Measured:
     """Boot a machine, take it through all steps, end it. CommandError: it did not live so long."""
-    from runtime.management_client import ManagementClient
-    from runtime.rundir import resolve
+    from runtime.machine.management_client import ManagementClient
+    from runtime.machine.rundir import resolve
 
     name = f"bench-sched-{os.getpid()}"
     cpu = max(os.sched_getaffinity(0))

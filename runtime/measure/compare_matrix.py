@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from runtime.architecture import DRIVEN, Architecture
-from runtime.config import MachineConfig, PartitionDeviceConfig, SignalRoute, WaitingKind
+from runtime.config.architecture import DRIVEN, Architecture
+from runtime.config.model import MachineConfig, PartitionDeviceConfig, SignalRoute, WaitingKind
 from runtime.reserved_names import ROOT
 
 VARIANT_WAITS: Final = (WaitingKind.SPIN, WaitingKind.BLOCK)  # the two ends; adaptive lies between

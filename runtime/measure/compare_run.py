@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from bus.native import Histogram
-from runtime.config import ConfigError, MachineConfig, load
+from runtime.config.model import ConfigError, MachineConfig, load
 from runtime.exits import CommandError
 from runtime.measure.architectures import Boot, Findings, LoadFigures, NothingMeasured, measure
 from runtime.measure.compare_matrix import Terms, Variant, not_applicable, order_of, terms_of

@@ -7,7 +7,7 @@ are no figures of a row: `partvisor compare --json` and `--html` keep those.
 import re
 from typing import Final
 
-from runtime.config import WaitingKind
+from runtime.config.model import WaitingKind
 from runtime.measure.architectures import LoadFigures
 from runtime.measure.compare_run import Entry, Result, Turn
 from runtime.measure.conditions import read_revision, read_versions

@@ -7,12 +7,12 @@ from typing import Any, Final
 
 from msgspec import to_builtins
 
+from runtime.config.sizes import format_size
 from runtime.drawing.scales import duration, three_digits
 from runtime.measure.compare_noise import Statement, Verdict, times
 from runtime.measure.compare_run import COLUMNS, PERCENTS, RESIDENT, Entry, Result
 from runtime.measure.noise_test import ROUNDS_MIN
 from runtime.measure.process_usage import Usage
-from runtime.sizes import format_size
 
 Statements = Mapping[tuple[int, str], Sequence[Statement]]
 

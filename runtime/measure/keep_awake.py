@@ -10,7 +10,7 @@ import signal
 from collections.abc import Collection, Iterator
 from typing import NoReturn
 
-from runtime.lifeline import die_with_parent
+from runtime.machine.lifeline import die_with_parent
 
 
 @contextlib.contextmanager

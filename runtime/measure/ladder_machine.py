@@ -9,8 +9,8 @@ import os
 from collections.abc import Collection
 from typing import Final
 
-from runtime.architecture import Architecture
-from runtime.config import SignalRoute, WaitingKind
+from runtime.config.architecture import Architecture
+from runtime.config.model import SignalRoute, WaitingKind
 from runtime.measure.measuring_machine import MeasuringMachine, files_of
 
 LOAD: Final = "load"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bus.native import Histogram
-from runtime.architecture import Architecture
-from runtime.config import SignalRoute, WaitingKind
+from runtime.config.architecture import Architecture
+from runtime.config.model import SignalRoute, WaitingKind
 from runtime.exits import CommandError
 from runtime.measure.exchanges import Measured
 from runtime.measure.ladder_machine import (

@@ -38,7 +38,7 @@ _HYPERVISOR: Final = "hypervisor"
 
 # Never executed anew, so that what ties its life to ours holds.
 _START: Final = (
-    "import sys; from runtime.lifeline import die_with_parent; die_with_parent(int(sys.argv[1]));"
+    "import sys; from runtime.machine.lifeline import die_with_parent; die_with_parent(int(sys.argv[1]));"
     " from runtime.cli import main; sys.exit(main(['run', sys.argv[2], '--json']))"
 )
 _FILES: Final = """

@@ -14,7 +14,7 @@ from time import perf_counter_ns
 from typing import Final
 
 from runtime.exits import CommandError
-from runtime.lifeline import die_with_parent
+from runtime.machine.lifeline import die_with_parent
 
 MESSAGE_BYTES: Final = 64
 BATCH: Final = 256

@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Meta
 
 from bus.native import Histogram
-from runtime.config import WaitingKind
+from runtime.config.model import WaitingKind
 from runtime.exits import CommandError
 
 FORMAT: Final = "partvisor-bench"

@@ -7,13 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from runtime.config.sizes import format_size
 from runtime.drawing.bars import Bar, bar_chart
 from runtime.drawing.markup import Markup
 from runtime.drawing.scales import LogScale, duration, three_digits
 from runtime.measure.exchanges import PAYLOAD_BYTES_MIN
 from runtime.measure.figures import Figures, figures_of
 from runtime.measure.results import Placement, Row, Run, Status
-from runtime.sizes import format_size
 
 GAP: Final = " · "
 _LEFT_OF_LEAST: Final = 0.6  # so that the fastest has a bar, too

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from runtime.config import WaitingKind
+from runtime.config.model import WaitingKind
 from runtime.exits import CommandError
 from runtime.measure.exchanges import Measured
 from runtime.measure.process_usage import Usage

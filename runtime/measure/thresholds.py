@@ -34,12 +34,12 @@ from typing import Annotated, Any, ClassVar, Final
 import msgspec
 from msgspec import Meta
 
+from runtime.config.toml_lines import lines_of_values
 from runtime.exits import CommandError, ExitCode
 from runtime.measure.comparison import Scale, sample_of
 from runtime.measure.figures import baseline_of
 from runtime.measure.noise_test import ROUNDS_MIN, Difference, against_one, difference
 from runtime.measure.results import Row, Run, Status
-from runtime.toml_lines import lines_of_values
 
 FILE_BYTES_MAX: Final = 1 << 20
 THRESHOLDS_MAX: Final = 1000

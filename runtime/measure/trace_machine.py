@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.config import SignalRoute, WaitingKind, load
-from runtime.events import Event
+from runtime.config.model import SignalRoute, WaitingKind, load
 from runtime.exits import CommandError, ExitCode
-from runtime.launch import run_in_foreground
+from runtime.machine.events import Event
+from runtime.machine.launch import run_in_foreground
 from runtime.trace_file import Capture
 
 GUEST: Final = "load"

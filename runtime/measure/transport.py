@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from runtime.config import WaitingKind
+from runtime.config.model import WaitingKind
 from runtime.exits import CommandError
 
 Answer = Callable[[bytes], bytes]

@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, NoReturn
 
 from bus.native import Histogram
-from runtime.config import WaitingKind
-from runtime.lifeline import die_with_parent
+from runtime.config.model import WaitingKind
+from runtime.machine.lifeline import die_with_parent
 from runtime.measure.exchanges import Client, Measured, make_answer
 from runtime.measure.process_usage import Usage
 from runtime.measure.sample import Order, Sample, SampleFailed

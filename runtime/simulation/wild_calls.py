@@ -7,7 +7,7 @@ from random import Random
 from typing import Any, Final
 
 from runtime.abi import ALL_PRIVILEGES, VP_ANY, VP_SELF, HypercallCode
-from runtime.call_arguments import ARGUMENTS, Argument, Kind
+from runtime.hypercalls.arguments import ARGUMENTS, Argument, Kind
 from runtime.simulation.actions import Action, ActionKind
 
 _CODES: Final = tuple(HypercallCode)

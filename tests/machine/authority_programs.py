@@ -11,7 +11,7 @@ from typing import Final
 
 from partitions.child import Partition
 from partitions.links.peer import borrow_link, lend_link, open_switch
-from partitions.port_io import PortIo
+from partitions.vp.port_io import PortIo
 from runtime.abi import HypercallError
 from runtime.statistics import StatsObject
 

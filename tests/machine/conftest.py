@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from runtime import cli
-from runtime.rundir import BASE_VARIABLE
+from runtime.machine.rundir import BASE_VARIABLE
 
 PATIENCE_S: Final = 60.0  # for anything that must happen; never a performance claim
 PARTVISOR: Final = [sys.executable, "-m", "runtime.cli"]

@@ -16,14 +16,14 @@ from bus.guids import SCSI
 from bus.packets import GpaRange
 from bus.synic import MESSAGE_CONNECTION, MessageType, TimerExpired
 from partitions.child import Partition
-from partitions.direct_access import DirectAccess
 from partitions.guests.pc_drivers import COM1, IDE, IdeDrive, SerialConsole
 from partitions.machine_plan import instance_guid
-from partitions.port_io import PortIo
 from partitions.storage.disk import Disk
 from partitions.storage.errors import DiskError
-from partitions.virtual_processor import VirtualProcessor
-from partitions.vmbus_guest import GuestChannel, VmbusError
+from partitions.vp.direct_access import DirectAccess
+from partitions.vp.port_io import PortIo
+from partitions.vp.processor import VirtualProcessor
+from partitions.vsc.vmbus import GuestChannel, VmbusError
 from runtime.abi import HypercallError
 
 TICK_SINT = 5

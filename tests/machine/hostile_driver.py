@@ -1,6 +1,7 @@
 """A driver that serves as it should, and lets go of nothing: it keeps a mapping of each slot that it was ever granted.
 
-`install` puts it in the place of partitions.driver; a test's sitecustomize calls that in the zygote. So is its guest.
+`install` puts it in the place of partitions.drivers.process; a test's sitecustomize calls that in the zygote. So is
+its guest.
 """
 
 import mmap
@@ -11,10 +12,10 @@ from typing import Any, Final
 
 from bus.channel_client import ClientChannelState
 from bus.memory import MemorySlot
-from partitions import driver
 from partitions.child import Partition
-from partitions.driver_table import Action, StopServing
-from partitions.vmbus_guest import VmbusError, VmbusGuest
+from partitions.drivers import process as driver
+from partitions.drivers.table import Action, StopServing
+from partitions.vsc.vmbus import VmbusError, VmbusGuest
 
 MODE_VARIABLE: Final = "PARTVISOR_TEST_DRIVER"  # clings | rescinds | ignores-stop
 BLOCK: Final = 4096

@@ -6,7 +6,7 @@ from typing import Final
 
 from bus.synic import CONTACT_CONNECTION, MESSAGE_CONNECTION, VMBUS_SINT
 from partitions.child import Partition
-from partitions.vmbus_ports import guest_channel_port, root_message_port, server_event_port
+from partitions.stack.vmbus_ports import guest_channel_port, root_message_port, server_event_port
 from runtime.abi import (
     CREATE_PARTITION_PAGES,
     INITIALIZE_PARTITION_PAGES,

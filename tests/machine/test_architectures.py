@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 
 from bus.seam import Step
-from partitions.back_off import DRIVER_FAILURES_MAX
+from partitions.drivers.back_off import DRIVER_FAILURES_MAX
 from runtime.chaos.history import Ending
 from runtime.chaos.loaded_machine import DRIVER, Judged, Load, LoadedMachine, signal_process
 from runtime.chaos.registers import Kind

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import pytest
 
-from runtime.architecture import Architecture
 from runtime.attack.findings import Report
 from runtime.attack.running import AttackOptions, attack
 from runtime.attack.services import SERVICES
+from runtime.config.architecture import Architecture
 
 pytestmark = pytest.mark.machine
 PACE_MIN: Final = (

@@ -7,10 +7,10 @@ from typing import Any, Final
 import pytest
 
 from runtime.abi import GUEST_PRIVILEGES, Privilege
-from runtime.architecture import Architecture
 from runtime.authority.comparing import find_excess
 from runtime.authority.inspection import Report, inspect
-from runtime.rundir import MachineFolder
+from runtime.config.architecture import Architecture
+from runtime.machine.rundir import MachineFolder
 from tests.machine.conftest import Boot, RunningMachine, machine_toml
 
 pytestmark = pytest.mark.machine

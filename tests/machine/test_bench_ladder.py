@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runtime.config import ConfigError, DeviceKind, SignalRoute, WaitingKind, load
+from runtime.config.model import ConfigError, DeviceKind, SignalRoute, WaitingKind, load
 from runtime.exits import ExitCode
 from runtime.measure import ladder_hops
 from runtime.measure.ladder_machine import (

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.config import load
+from runtime.config.model import load
 from runtime.measure.bench_nested import DEPTHS, machine_text, measure, row
 
 pytestmark = pytest.mark.machine

@@ -14,11 +14,11 @@ from typing import Any, Final
 import psutil
 import pytest
 
-from runtime.architecture import Architecture
 from runtime.blast.faults import Fault
 from runtime.blast.findings import Trial
 from runtime.blast.promises import broken
 from runtime.blast.trial import Order, run_trial
+from runtime.config.architecture import Architecture
 from tests.machine.conftest import PARTVISOR, PATIENCE_S
 
 pytestmark = pytest.mark.machine

@@ -13,9 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
-from runtime.config import load
-from runtime.events import Event
-from runtime.launch import run_in_foreground
+from runtime.config.model import load
+from runtime.machine.events import Event
+from runtime.machine.launch import run_in_foreground
 from tests.machine.conftest import PARTVISOR, PATIENCE_S
 from tests.runtime.test_drawing import collected
 

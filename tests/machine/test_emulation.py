@@ -142,7 +142,7 @@ def test_machine_code_without_unicorn_says_what_to_install(
     from types import SimpleNamespace
     from typing import Any, cast
 
-    from partitions.machine_code import MachineCode, MachineCodeError
+    from partitions.vp.machine_code import MachineCode, MachineCodeError
 
     monkeypatch.setitem(sys.modules, "unicorn", cast(Any, None))
     with pytest.raises(MachineCodeError, match=r"pip install 'partvisor\[emulation\]'"):

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from runtime.backup import BackupFailed, back_up
-from runtime.config import ConfigError, load
-from runtime.console_client import connect
-from runtime.management import ManagementStatus
-from runtime.management_client import ManagementClient, RequestRefused
-from runtime.rundir import MachineFolder, find_machines
+from runtime.config.model import ConfigError, load
+from runtime.machine.backup import BackupFailed, back_up
+from runtime.machine.console_client import connect
+from runtime.machine.management import ManagementStatus
+from runtime.machine.management_client import ManagementClient, RequestRefused
+from runtime.machine.rundir import MachineFolder, find_machines
 from tests.machine.conftest import PARTVISOR, PATIENCE_S, Boot, RunningMachine, machine_toml
 
 pytestmark = pytest.mark.machine

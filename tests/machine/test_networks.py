@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pytest
 
-from runtime.config import ConfigError, load
+from runtime.config.model import ConfigError, load
 from tests.machine.conftest import Boot, RunningMachine, machine_toml
 
 pytestmark = pytest.mark.machine

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from runtime.architecture import Architecture
 from runtime.chaos.experiment.checks.fifo import Fifo
 from runtime.chaos.experiment.journal import Outcome
 from runtime.chaos.experiment.loading import experiment_of
 from runtime.chaos.experiment.schedule import draw
 from runtime.chaos.experiment.trial import run_trial
 from runtime.chaos.faults.catalogue import FAULTS
+from runtime.config.architecture import Architecture
 
 pytestmark = pytest.mark.machine
 

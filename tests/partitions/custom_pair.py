@@ -13,7 +13,7 @@ from partitions.custom.client import RingCustom
 from partitions.custom.device import CustomDevice
 from partitions.sdk.context import DriverContext
 from partitions.sdk.custom import AsyncCustomDriver, CustomDriver
-from partitions.served_channel import Service
+from partitions.stack.served_channel import Service
 from tests.bus.ring_pair import ring_pair
 
 DATA_GPFN: Final = 0x2000

@@ -3,8 +3,9 @@
     microkernel   guest ── server           a guest's requests go to the server by messages
     hosted        guest ══ monitor ── server   a monitor for each guest, which passes on what stands in its ring
 
-Each server process takes over all of its clients as a driver partition does (partitions/driver.py), each monitor its
-one ring. A client connects to a listening socket that outlives all of them; what it sends waits there for the next one.
+Each server process takes over all of its clients as a driver partition does (partitions/drivers/process.py), each
+monitor its one ring. A client connects to a listening socket that outlives all of them; what it sends waits there
+for the next one.
 """
 
 import contextlib
@@ -26,8 +27,8 @@ from bus.memory import PAGE_BYTES
 from bus.native import GpaMap
 from bus.seam import SEAM_BYTES, Seam, Step
 from partitions.guests.verified import Plan
-from partitions.served_channel import replay_in_order
-from partitions.served_endpoint import ServedEndpoint
+from partitions.stack.served_channel import replay_in_order
+from partitions.stack.served_endpoint import ServedEndpoint
 from partitions.storage._blockio import DeviceLock
 from partitions.storage.backends import MemoryBackend
 from partitions.storage.disk import Disk
@@ -38,7 +39,7 @@ from partitions.storage.vsp import StorageVsp
 from runtime.abi import HvStatus, HypercallCode, HypercallError, MapFlags
 from runtime.chaos.blocks import BLOCK_BYTES
 from runtime.chaos.history import History, read_history
-from runtime.hypercalls import HypercallPort, MappedSlot
+from runtime.hypercalls.caller import HypercallPort, MappedSlot
 from tests.partitions.dying_root import (
     DATA_STEPS,
     PATIENCE_S,

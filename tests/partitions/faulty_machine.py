@@ -11,14 +11,14 @@ from typing import Final
 from bus.memory import PAGE_BYTES
 from bus.native import Channel, GpaMap, Waiting
 from bus.seam import Seam
-from partitions.channel_client import ChannelClient, open_device
-from partitions.channel_ports import Doorbells
-from partitions.driven_device import DrivenDevice, medium_of
+from partitions.drivers.driven_device import DrivenDevice, medium_of
 from partitions.faults.fault_board import BOARD_BYTES, FaultBoard
 from partitions.faults.fault_site import FaultSite
 from partitions.faults.server_agent import ServerAgent
 from partitions.machine_plan import DevicePlan
-from partitions.served_channel import RingPlacement, ServedChannel, WorkerEnd
+from partitions.stack.channel_client import ChannelClient, open_device
+from partitions.stack.channel_ports import Doorbells
+from partitions.stack.served_channel import RingPlacement, ServedChannel, WorkerEnd
 from partitions.storage.device import DiskDevice
 from partitions.storage.disk import Disk
 from runtime.abi import Route

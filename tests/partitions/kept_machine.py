@@ -23,16 +23,16 @@ from bus.channel_client import ChannelClient
 from bus.memory import PAGE_BYTES, MemorySlot
 from bus.packets import GpaRange
 from bus.synic import MESSAGE_CONNECTION
-from partitions.guest_bus import GuestBus, RootResources
 from partitions.machine_plan import AttachmentPlan
-from partitions.received_messages import ReceivedMessages
-from partitions.saved_state import SLOT_PAGES, SavedState
-from partitions.served_channel import stop_all
+from partitions.stack.guest_bus import GuestBus, RootResources
+from partitions.stack.received_messages import ReceivedMessages
+from partitions.stack.saved_state import SLOT_PAGES, SavedState
+from partitions.stack.served_channel import stop_all
+from partitions.stack.vmbus_ports import root_message_port
 from partitions.storage.device import OfferedDevice
-from partitions.vmbus_ports import root_message_port
 from runtime.abi import PARTITION_SELF, HvStatus, HypercallCode, HypercallError, MapFlags, Route
-from runtime.hypercall_results import PortCounts
-from runtime.hypercalls import Doorbell, HypercallPort, MappedSlot
+from runtime.hypercalls.caller import Doorbell, HypercallPort, MappedSlot
+from runtime.hypercalls.results import PortCounts
 
 ROOT: Final = 1
 GUEST: Final = 2

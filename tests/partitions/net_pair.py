@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from bus.memory import PAGE_BYTES
 from bus.native import Channel, GpaMap, RingError
 from bus.packets import GpaRange
-from partitions.channel_client import ChannelClient
 from partitions.net.frames import MTU_MAX
 from partitions.net.nic import Nic
 from partitions.net.server_session import Adapter
 from partitions.net.switch import LearningSwitch
 from partitions.net.vsp import NetVsp
+from partitions.stack.channel_client import ChannelClient
 from tests.partitions.storage_pair import FIRST_GPFN, JOIN_S, host_end
 
 RECEIVE_GPADL, SEND_GPADL = 0xE1E11, 0xE1E12

@@ -3,7 +3,13 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitions.back_off import CHANNEL_BREAKS, DRIVER_RESTARTS, WORKER_RESTARTS, BackOff, BackOffPolicy
+from partitions.drivers.back_off import (
+    CHANNEL_BREAKS,
+    DRIVER_RESTARTS,
+    WORKER_RESTARTS,
+    BackOff,
+    BackOffPolicy,
+)
 
 MS = 1_000_000
 policies = st.builds(

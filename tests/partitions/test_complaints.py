@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitions.complaints import COMPLAINTS_PER_SECOND, Complaints
+from partitions.stack.complaints import COMPLAINTS_PER_SECOND, Complaints
 
 SECOND_NS = 1_000_000_000
 

@@ -6,8 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from partitions.driver import Driver, tick_s
-from partitions.driver_messages import (
+from partitions.drivers.messages import (
     Begin,
     DriverMessage,
     End,
@@ -17,7 +16,8 @@ from partitions.driver_messages import (
     ServeFlags,
     decode_driver_message,
 )
-from partitions.driver_table import DriverTable
+from partitions.drivers.process import Driver, tick_s
+from partitions.drivers.table import DriverTable
 from runtime.hypervisor.heartbeat import TAKE_OVER_MS_MAX
 
 

@@ -14,16 +14,16 @@ import trio.testing
 
 from bus.channel_messages import STATUS_FAILURE
 from bus.memory import PAGE_BYTES, MemorySlot
-from partitions import driver_messages as messages
-from partitions.back_off import DRIVER_FAILURES_MAX
-from partitions.channel_host import Opening
-from partitions.driver_host import Standing
-from partitions.driver_partition import DriverPartition
-from partitions.driver_phase import Phase
-from partitions.driver_state import STATE_PAGES
-from partitions.stack_resources import RootResources
+from partitions.drivers import messages
+from partitions.drivers.back_off import DRIVER_FAILURES_MAX
+from partitions.drivers.channels import Standing
+from partitions.drivers.partition import DriverPartition
+from partitions.drivers.phase import Phase
+from partitions.drivers.state import STATE_PAGES
+from partitions.stack.channel_host import Opening
+from partitions.stack.stack_resources import RootResources
 from runtime.abi import ExitStatus, HvStatus, HypercallCode, HypercallError, MapFlags
-from runtime.hypercalls import HypercallPort, MappedSlot
+from runtime.hypercalls.caller import HypercallPort, MappedSlot
 
 DRIVER: Final = 2
 KILLED: Final = ExitStatus(None, 9)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitions import driver_messages as messages
-from partitions.driver_messages import (
+from partitions.drivers import messages
+from partitions.drivers.messages import (
     GRANTS_MAX,
     WAITING,
     Begin,
@@ -27,7 +27,7 @@ from partitions.driver_messages import (
     Stopped,
     decode_driver_message,
 )
-from partitions.driver_table import Action, Attach, DriverTable, GetStuck, Say, StopServing
+from partitions.drivers.table import Action, Attach, DriverTable, GetStuck, Say, StopServing
 from runtime.abi import MESSAGE_PAYLOAD_BYTES_MAX
 
 u16, u32, u64 = (st.integers(0, 2**bits - 1) for bits in (16, 32, 64))

@@ -12,11 +12,11 @@ import pytest
 from bus.intercept_messages import PortIntercept
 from bus.intercept_page import DirectAnswer, DirectRequest, InterceptPage
 from bus.memory import MemorySlot
-from partitions.direct_access import DirectAccess
 from partitions.emulated.direct import DirectServer
-from partitions.vmbus_ports import INTERCEPT_PAGE_GPFN, intercept_port
+from partitions.stack.vmbus_ports import INTERCEPT_PAGE_GPFN, intercept_port
+from partitions.vp.direct_access import DirectAccess
 from runtime.abi import MapFlags, Route
-from runtime.hypercalls import Doorbell, HypercallPort, MappedSlot
+from runtime.hypercalls.caller import Doorbell, HypercallPort, MappedSlot
 
 CHILD = 7
 PATIENCE_S = 20

@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from partitions.emulated.host import EmulationHost
-from partitions.virtual_processor import VirtualProcessor
+from partitions.vp.processor import VirtualProcessor
 from runtime.abi import PartitionState
 from tests.runtime.broker_process import BrokerProcess, broker_process, wait_until
 

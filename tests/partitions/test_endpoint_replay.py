@@ -10,14 +10,14 @@ from typing import cast
 import pytest
 
 from bus.native import Channel
-from partitions.back_off import WORKER_FAILURES_MAX
-from partitions.served_endpoint import ServedEndpoint
+from partitions.drivers.back_off import WORKER_FAILURES_MAX
+from partitions.stack.served_endpoint import ServedEndpoint
 from partitions.storage._blockio import DeviceLock
 from partitions.storage.disk import Disk
 from partitions.storage.errors import DiskCommandError
 from partitions.storage.message_service import MessageService
 from runtime.abi import HvStatus, HypercallCode, HypercallError, MapFlags
-from runtime.hypercalls import HypercallPort, MappedSlot
+from runtime.hypercalls.caller import HypercallPort, MappedSlot
 from tests.partitions.message_world import (
     GPFN,
     CountingBackend,

@@ -13,8 +13,6 @@ import pytest
 from bus.native import PAGE_BYTES, RingCorrupt, RingFull
 from bus.packets import PacketType
 from bus.seam import Seam
-from partitions.channel_client import ClientDevice
-from partitions.channel_ports import Doorbells
 from partitions.net import nvsp, port, rndis
 from partitions.net.device import NetDevice
 from partitions.net.errors import NetError
@@ -22,7 +20,9 @@ from partitions.net.frames import packet_header
 from partitions.net.nic import Nic
 from partitions.net.server_session import PACKETS_MAX, RESERVED_PIECES
 from partitions.net.switch import LearningSwitch
-from partitions.served_channel import RingPlacement, ServedChannel
+from partitions.stack.channel_client import ClientDevice
+from partitions.stack.channel_ports import Doorbells
+from partitions.stack.served_channel import RingPlacement, ServedChannel
 from runtime.abi import Route
 from tests.bus.ring_pair import ring_pair
 from tests.partitions.net_pair import RECORD_BYTES, NetPair, net_pair

@@ -13,10 +13,10 @@ import pytest
 
 from bus.native import PAGE_BYTES
 from bus.seam import Seam
-from partitions.back_off import WORKER_FAILURES_MAX
-from partitions.channel_ports import Doorbells
-from partitions.saved_state import RECORD_BYTES
-from partitions.served_channel import RingPlacement, ServedChannel, WorkerEnd, replay_in_order, stop_all
+from partitions.drivers.back_off import WORKER_FAILURES_MAX
+from partitions.stack.channel_ports import Doorbells
+from partitions.stack.saved_state import RECORD_BYTES
+from partitions.stack.served_channel import RingPlacement, ServedChannel, WorkerEnd, replay_in_order, stop_all
 from partitions.storage._blockio import DeviceLock
 from partitions.storage.backends import MemoryBackend
 from partitions.storage.disk import Disk

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from bus.memory import MemorySlot
 from bus.synic import CHANNEL_MESSAGE, VMBUS_SINT
-from partitions.guest_bus import GuestBus, RootResources
-from partitions.received_messages import ReceivedMessages
-from partitions.virtual_processor import VirtualProcessor
-from partitions.virtualization_stack import VirtualizationStack
-from partitions.vmbus_ports import root_message_port
+from partitions.stack.guest_bus import GuestBus, RootResources
+from partitions.stack.received_messages import ReceivedMessages
+from partitions.stack.virtualization_stack import VirtualizationStack
+from partitions.stack.vmbus_ports import root_message_port
+from partitions.vp.processor import VirtualProcessor
 from runtime.abi import (
     ALL_PRIVILEGES,
     PARTITION_SELF,
@@ -28,8 +28,8 @@ from runtime.abi import (
     PortType,
     RegisterName,
 )
-from runtime.hypercall_results import PortCounts
-from runtime.hypercalls import HypercallPort, VpLines
+from runtime.hypercalls.caller import HypercallPort, VpLines
+from runtime.hypercalls.results import PortCounts
 from runtime.hypervisor.effects import Page
 from tests.runtime.hypervisor_world import World
 

@@ -121,7 +121,7 @@ def test_nothing_is_opened_for_writing(profile: Profile) -> None:
 
 def test_who_claims_to_be_a_driver_gains_ioctls_and_accept_and_nothing_else() -> None:
     """A guest's parent names its module. What a driver may beyond a guest is said here, so that it stays so."""
-    assert profile_of("partitions.driver") is profile_of("partitions.vmm") is Profile.DRIVER
+    assert profile_of("partitions.drivers.process") is profile_of("partitions.drivers.vmm") is Profile.DRIVER
     assert profile_of("somebody.elses") is Profile.GUEST
     assert rules.allowed(Profile.DRIVER) == [*rules.allowed(Profile.GUEST), "accept", "accept4"]
     driver, guest = rules.conditional(Profile.DRIVER), rules.conditional(Profile.GUEST)

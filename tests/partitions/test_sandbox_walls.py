@@ -13,7 +13,7 @@ import pytest
 from partitions.sandbox import apply, cost, limits, syscalls
 from partitions.sandbox.profiles import Profile
 from partitions.sandbox.readable import Readable
-from runtime.sandbox_mode import SandboxMode, SandboxOrders
+from runtime.config.sandbox import SandboxMode, SandboxOrders
 
 pytestmark = pytest.mark.skipif(not syscalls.are_known_here(), reason="the filter is for x86-64")
 

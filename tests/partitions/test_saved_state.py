@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bus.native import crc32c
-from partitions.saved_state import (
+from partitions.stack.saved_state import (
     HALF_BYTES,
     PAGE_BYTES,
     RECORD_BYTES,
@@ -22,7 +22,7 @@ from partitions.saved_state import (
     SavedState,
     SavedStateError,
 )
-from partitions.saved_state_formats import FORMAT, OLDEST_FORMAT, migrate
+from partitions.stack.saved_state_formats import FORMAT, OLDEST_FORMAT, migrate
 
 SLOT_BYTES = SLOT_PAGES * PAGE_BYTES
 HALVES_AT = PAGE_BYTES + RECORDS * RECORD_BYTES

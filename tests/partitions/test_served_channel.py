@@ -11,8 +11,8 @@ import pytest
 from bus.native import PAGE_BYTES, RingFull
 from bus.packets import PacketType
 from bus.seam import Seam
-from partitions.channel_ports import Doorbells
-from partitions.served_channel import RingPlacement, ServedChannel, WorkerEnd
+from partitions.stack.channel_ports import Doorbells
+from partitions.stack.served_channel import RingPlacement, ServedChannel, WorkerEnd
 from partitions.storage.backends import MemoryBackend
 from runtime.abi import Route
 from tests.bus.ring_pair import WRITE_INDEX, RingPair, ring_pair

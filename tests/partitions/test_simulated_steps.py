@@ -11,9 +11,9 @@ import pytest
 from bus.memory import PAGE_BYTES
 from bus.native import Channel, GpaMap
 from bus.seam import SEAM_BYTES, Seam, Step
-from partitions.served_channel import RingPlacement
 from partitions.simulated.process import DeadlySeam, Died
 from partitions.simulated.rings import OneTurn, SteppedChannel, rung
+from partitions.stack.served_channel import RingPlacement
 from partitions.storage.backends import MemoryBackend
 from partitions.storage.disk import Disk
 from partitions.storage.handshake import DiskDescription

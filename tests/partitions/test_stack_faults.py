@@ -19,10 +19,10 @@ from bus.memory import PAGE_BYTES
 from bus.packets import GpaRange
 from bus.protocol_errors import RemoteProtocolError
 from partitions.faults.stack_agent import StackAgent
-from partitions.guest_bus import GuestBus, RootResources
 from partitions.machine_plan import AttachmentPlan
-from partitions.saved_state import SavedState
-from partitions.served_channel import stop_all
+from partitions.stack.guest_bus import GuestBus, RootResources
+from partitions.stack.saved_state import SavedState
+from partitions.stack.served_channel import stop_all
 from runtime.abi import Route
 from runtime.chaos.faults.catalogue import FAULTS
 from runtime.chaos.faults.knobs import Knobs

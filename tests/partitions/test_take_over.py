@@ -13,7 +13,7 @@ from bus import channel_events as events
 from bus.channel_message_codec import Version
 from bus.channel_server import ChannelServer
 from bus.native import PAGE_BYTES, Channel
-from partitions.saved_state import SLOT_PAGES, SavedState
+from partitions.stack.saved_state import SLOT_PAGES, SavedState
 from partitions.storage.protocol import ChannelProperties, NtStatus, Operation, Packet, ProtocolVersion
 from partitions.storage.session import Session, SessionState, SnapshotError, load_session, save_session
 from tests.bus.channel_world import World

@@ -11,9 +11,9 @@ from bus import channel_messages as messages
 from bus.channel_message_codec import ChannelMessage, Side, Version, decode_message
 from bus.native import crc32c
 from bus.synic import CONTACT_CONNECTION, MESSAGE_CONNECTION
-from partitions.guest_memory import WINDOW_PAGES
-from partitions.saved_state import HALF_BYTES, PAGE_BYTES, RECORD_BYTES, RECORDS, SavedState
-from partitions.vmbus_ports import (
+from partitions.stack.guest_memory import WINDOW_PAGES
+from partitions.stack.saved_state import HALF_BYTES, PAGE_BYTES, RECORD_BYTES, RECORDS, SavedState
+from partitions.stack.vmbus_ports import (
     GUEST_MESSAGE_PORT,
     guest_channel_port,
     root_legacy_message_port,

@@ -14,8 +14,8 @@ from typing import Any, Final, cast
 
 from runtime import codec
 from runtime.abi import ALL_PRIVILEGES, ROOT_PARTITION, HvStatus, HypercallCode, Privilege
-from runtime.hypercall_socket import Result
-from runtime.hypercalls import HypercallPort
+from runtime.hypercalls.caller import HypercallPort
+from runtime.hypercalls.connection import Result
 from runtime.hypervisor.broker import Broker
 from runtime.hypervisor.machine import RootFailurePolicy
 from runtime.hypervisor.outbox import Outbox

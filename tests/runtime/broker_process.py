@@ -21,7 +21,7 @@ from typing import Any, Final
 from bus import native
 from runtime import codec
 from runtime.abi import ALL_PRIVILEGES, HvStatus, HypercallError, PortType, Route
-from runtime.hypercalls import HypercallPort
+from runtime.hypercalls.caller import HypercallPort
 from tests.runtime import standin_guest
 
 REPOSITORY: Final = Path(__file__).parents[2]

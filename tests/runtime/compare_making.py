@@ -4,8 +4,8 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
-from runtime.architecture import Architecture
-from runtime.config import SignalRoute
+from runtime.config.architecture import Architecture
+from runtime.config.model import SignalRoute
 from runtime.measure.architectures import Boot, Findings, LoadFigures
 from runtime.measure.compare_matrix import Terms, Variant
 from runtime.measure.compare_run import Entry, Result, Turn

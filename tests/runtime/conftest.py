@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.rundir import BASE_VARIABLE, find_machines
+from runtime.machine.rundir import BASE_VARIABLE, find_machines
 
 
 @pytest.fixture

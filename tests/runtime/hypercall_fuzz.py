@@ -23,7 +23,7 @@ from runtime.abi import (
     PortType,
     RegisterName,
 )
-from runtime.call_arguments import ARGUMENTS, Argument, Kind
+from runtime.hypercalls.arguments import ARGUMENTS, Argument, Kind
 from runtime.hypervisor.partitions import Partition
 from runtime.hypervisor.programs import Process
 from tests.runtime.hypervisor_world import World

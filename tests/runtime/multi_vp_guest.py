@@ -9,10 +9,10 @@ from collections import Counter
 from typing import Any, Final
 
 from bus.synic import MessageType, TimerExpired
-from partitions.reference_clock import ReferenceClock
-from partitions.virtual_processor import VirtualProcessor
+from partitions.vp.processor import VirtualProcessor
+from partitions.vp.reference_clock import ReferenceClock
 from runtime.abi import CRASH_MESSAGE, CRASH_NOTIFY, RegisterName
-from runtime.hypercalls import HypercallPort
+from runtime.hypercalls.caller import HypercallPort
 
 MESSAGE_SINT: Final = 5
 EVENT_SINT: Final = 6

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from bus.native import Histogram
-from runtime.config import WaitingKind
+from runtime.config.model import WaitingKind
 from runtime.measure.results import (
     Conditions,
     Hop,

@@ -1,4 +1,4 @@
-"""The `partvisor` command with a stand-in for runtime.machine_run: a machine that boots nothing.
+"""The `partvisor` command with a stand-in for runtime.machine.run: a machine that boots nothing.
 
 What it does follows from the machine's name: "fails" cannot boot, "crashes" has a bug, "dies" is killed while it
 boots; any other runs until it is stopped or gets SIGINT or SIGTERM.
@@ -14,11 +14,11 @@ from typing import Any
 import trio
 
 from runtime.cli import main
-from runtime.config import MachineConfig
+from runtime.config.model import MachineConfig
 from runtime.exits import CommandError
-from runtime.held_signals import obeyed_signals
-from runtime.launch import RunOptions
-from runtime.management import ControlError, ManagementStatus, serve_management
+from runtime.machine.held_signals import obeyed_signals
+from runtime.machine.launch import RunOptions
+from runtime.machine.management import ControlError, ManagementStatus, serve_management
 
 
 class Control:
@@ -84,7 +84,7 @@ async def _obey_signals(
 
 
 if __name__ == "__main__":
-    stand_in = types.ModuleType("runtime.machine_run")
+    stand_in = types.ModuleType("runtime.machine.run")
     stand_in.__dict__["run_machine"] = run_machine
-    sys.modules["runtime.machine_run"] = stand_in
+    sys.modules["runtime.machine.run"] = stand_in
     sys.exit(main())

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from bus import native
-from runtime.hypercalls import Birth, HypercallPort
+from runtime.hypercalls.caller import Birth, HypercallPort
 
 SINT = 2
 TO_ROOT = 1  # connection id of the guest's messages

@@ -12,7 +12,7 @@ from typing import Any, Final
 from partitions.guests.hostile_calls import hostile_call
 from runtime import codec
 from runtime.abi import HvStatus, HypercallCode, HypercallError
-from runtime.hypercalls import HypercallPort
+from runtime.hypercalls.caller import HypercallPort
 
 TO_ROOT: Final = 1
 SINT: Final = 2

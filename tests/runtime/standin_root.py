@@ -10,7 +10,7 @@ from typing import Any
 
 from runtime import codec
 from runtime.abi import EXIT_RETIRED, HypervisorGone
-from runtime.hypercalls import HypercallPort
+from runtime.hypercalls.caller import HypercallPort
 
 
 def main(port: HypercallPort) -> int:

@@ -13,8 +13,8 @@ import traceback
 from typing import Any, Final, NoReturn
 
 from runtime import codec
-from runtime.hypercalls import HypercallPort
-from runtime.lifeline import die_with_parent
+from runtime.hypercalls.caller import HypercallPort
+from runtime.machine.lifeline import die_with_parent
 
 STANDINS: Final = {"partitions.root": "tests.runtime.standin_root"}
 

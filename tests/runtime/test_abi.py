@@ -17,8 +17,8 @@ from runtime.abi import (
     RegisterName,
     sint_register,
 )
-from runtime.call_arguments import ARGUMENTS, Kind
 from runtime.codec import DESCRIPTORS_PER_PACKET_MAX
+from runtime.hypercalls.arguments import ARGUMENTS, Kind
 
 
 @pytest.mark.parametrize(

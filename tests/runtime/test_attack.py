@@ -16,7 +16,7 @@ from runtime.attack.catalogue import ATTACKS, DEADLY_CALLS, Keeping, against
 from runtime.attack.findings import WITHIN, Finding, Report, Verdict, Window, is_slowed, pace_word
 from runtime.attack.pace import HistoryPace, SampledPace
 from runtime.attack.services import BREAKS_PER_GUEST, SERVICES, Service, guests_for, machine_text
-from runtime.config import load
+from runtime.config.model import load
 from tests.test_docs import table_rows
 
 BY_NAME = {each.name: each for each in ATTACKS}

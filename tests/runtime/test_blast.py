@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.architecture import Architecture
 from runtime.blast.campaign import Plan, Result
 from runtime.blast.faults import HONEST, MEANING, Fault
 from runtime.blast.findings import Death, Seen, Struck, Trial, deaths_of, seen_of
@@ -21,7 +20,8 @@ from runtime.blast.promises import PROMISES, Promise, broken, in_words
 from runtime.chaos.checker import check
 from runtime.chaos.history import Ending, History
 from runtime.cli import main
-from runtime.config import load
+from runtime.config.architecture import Architecture
+from runtime.config.model import load
 from runtime.exits import CommandError
 from tests.runtime.history_script import Script
 from tests.runtime.test_drawing import collected

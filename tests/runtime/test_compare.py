@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.architecture import Architecture
-from runtime.config import SignalRoute, WaitingKind, load
+from runtime.config.architecture import Architecture
+from runtime.config.model import SignalRoute, WaitingKind, load
 from runtime.measure.compare_matrix import Variant, matrix, not_applicable, order_of, terms_of
 from runtime.measure.compare_noise import (
     Question,

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.config import (
+from runtime.config.cross_checks import ROOT_MEMORY_BYTES_MIN
+from runtime.config.model import (
     BackendKind,
     ConfigError,
     SignalRoute,
@@ -16,8 +17,7 @@ from runtime.config import (
     load,
     to_tables,
 )
-from runtime.cross_checks import ROOT_MEMORY_BYTES_MIN
-from runtime.sizes import ByteSize, DiskSize, MemorySize, RingSize, format_size
+from runtime.config.sizes import ByteSize, DiskSize, MemorySize, RingSize, format_size
 from tests.runtime.toml_writing import write_toml
 
 PROGRAM = "json.decoder:JSONObject"  # any function that can be found

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import msgpack  # type: ignore[import-untyped]
 import pytest
 
-from runtime.console import ConsoleWriter
-from runtime.console_log import ConsoleLog
-from runtime.events import Event, EventLog
+from runtime.machine.console import ConsoleWriter
+from runtime.machine.console_log import ConsoleLog
+from runtime.machine.events import Event, EventLog
 from runtime.reserved_names import ROOT
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.config import ConfigError, load
-from runtime.program_checks import DRIVER_ARGS_BYTES_MAX
+from runtime.config.model import ConfigError, load
+from runtime.config.program_checks import DRIVER_ARGS_BYTES_MAX
 
 HEAD = '[machine]\nname = "m"\nmemory = "64MiB"\n[[root.device]]\nname = "d"\n'
 OURS = 'driver = "partitions.echo.driver:EchoDriver"\n'

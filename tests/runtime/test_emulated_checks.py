@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from runtime.config import ConfigError, load
+from runtime.config.model import ConfigError, load
 from tests.runtime.toml_writing import write_toml
 
 UART: dict[str, Any] = {"kind": "uart"}

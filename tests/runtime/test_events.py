@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.events import EVENT_BYTES_MAX, Event, EventLog, decode_event
+from runtime.machine.events import EVENT_BYTES_MAX, Event, EventLog, decode_event
 
 FIELDS = st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=300) | st.binary(max_size=300))
 

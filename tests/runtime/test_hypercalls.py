@@ -24,8 +24,8 @@ from runtime.abi import (
     Privilege,
     Route,
 )
-from runtime.call_arguments import ARGUMENTS, Kind
-from runtime.hypercalls import HypercallPort
+from runtime.hypercalls.arguments import ARGUMENTS, Kind
+from runtime.hypercalls.caller import HypercallPort
 from runtime.hypervisor import arguments
 from runtime.statistics import StatsObject
 

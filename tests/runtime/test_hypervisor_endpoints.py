@@ -83,7 +83,7 @@ def test_a_driver_is_loaded_only_by_a_monolithic_hypervisor() -> None:
     world = World()
     child = world.child()
     partition = world.machine.partitions[child]
-    value = {"module": "partitions.resident_driver", "name": "disk0", "args": {}}
+    value = {"module": "partitions.drivers.resident_driver", "name": "disk0", "args": {}}
     world.do(
         1, _C.SET_PARTITION_PROPERTY_EX, partition=child, property=int(PartitionProperty.PROGRAM), value=value
     )

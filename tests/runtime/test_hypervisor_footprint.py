@@ -25,9 +25,11 @@ OURS: Final = {
     "runtime",
     "runtime.abi",
     "runtime.privileges",
-    "runtime.call_arguments",
+    "runtime.hypercalls",
+    "runtime.hypercalls.arguments",
+    "runtime.machine",
     "runtime.codec",
-    "runtime.lifeline",
+    "runtime.machine.lifeline",
     "runtime.hypervisor",
     "runtime.hypervisor.arguments",
     "runtime.hypervisor.broker",
@@ -93,7 +95,7 @@ OURS: Final = {
     "runtime.loaded_code",
     "runtime.statistics",
     "runtime.hypervisor.zygote",
-    "runtime.user_namespace",
+    "runtime.machine.user_namespace",
 }
 THIRD_PARTY: Final = {"msgpack"}
 

@@ -17,7 +17,7 @@ from runtime.abi import (
     PortType,
     Privilege,
 )
-from runtime.call_arguments import ARGUMENTS, Kind
+from runtime.hypercalls.arguments import ARGUMENTS, Kind
 from runtime.hypervisor.dispatch import RULES
 from tests.runtime.hypervisor_world import World
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runtime.config import WaitingKind
+from runtime.config.model import WaitingKind
 from runtime.measure.exchanges import CHECK_EVERY, Client, WrongReply, make_answer
 from runtime.measure.ladder_rows import PYTHON_PEERS
 from runtime.measure.results import Placement

@@ -17,18 +17,18 @@ import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime import management
-from runtime.events import Event, EventLog, decode_event
 from runtime.exits import ExitCode
-from runtime.management import (
+from runtime.machine import management
+from runtime.machine.events import Event, EventLog, decode_event
+from runtime.machine.management import (
     REQUEST_BYTES_MAX,
     REQUESTS_AT_ONCE_MAX,
     ControlError,
     ManagementStatus,
     serve_management,
 )
-from runtime.management_client import ManagementClient, NoAnswer, RequestRefused
-from runtime.rundir import MachineFolder, machine_folder
+from runtime.machine.management_client import ManagementClient, NoAnswer, RequestRefused
+from runtime.machine.rundir import MachineFolder, machine_folder
 
 PATIENCE_SECONDS = 20.0
 PARTITIONS = [{"id": 1, "name": "root", "state": "active"}, {"id": 2, "name": "child", "state": "active"}]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bus.native import Histogram
-from runtime.config import WaitingKind
+from runtime.config.model import WaitingKind
 from runtime.measure.conditions import (
     LOAD_DIFFERENCE_MAX,
     differences,

@@ -1,7 +1,7 @@
 """What a platform knows of its configured partitions, from events in any order."""
 
 from runtime.abi import ExitStatus
-from runtime.roster import Roster
+from runtime.machine.roster import Roster
 
 GOOD, BAD, KILLED = ExitStatus(0, None), ExitStatus(3, None), ExitStatus(None, 9)
 

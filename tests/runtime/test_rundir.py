@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime import rundir
 from runtime.exits import ExitCode
-from runtime.rundir import (
+from runtime.machine import rundir
+from runtime.machine.rundir import (
     MachineExists,
     MachineNotFound,
     RunDirError,
@@ -30,7 +30,7 @@ from runtime.rundir import (
 PATIENCE_SECONDS = 20.0  # for what must happen some time; a slow host may take its time
 STAND_IN = """
 import sys
-from runtime.rundir import machine_folder
+from runtime.machine.rundir import machine_folder
 with machine_folder(sys.argv[1]) as folder:
     for path in (folder.management_path, folder.events_path):
         path.touch()

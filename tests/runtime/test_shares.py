@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from runtime.abi import WHOLE_PROCESSOR
 from runtime.commands.sched import compare
+from runtime.config.share_checks import Table, check_all, check_one
+from runtime.config.shares import CpuShare, share_text
+from runtime.config.toml_lines import Steps
 from runtime.measure.bench_sched import SWAPPED, WEIGHTS, Measured, off_by, rows_of
-from runtime.share_checks import Table, check_all, check_one
-from runtime.shares import CpuShare, share_text
-from runtime.toml_lines import Steps
 
 
 @given(st.integers(0, WHOLE_PROCESSOR))

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.config import ConfigError, MachineConfig, json_schema, load, read, to_tables
-from runtime.toml_lines import lines_of_values
-from runtime.validate import PROBLEMS_MAX, find_problems
+from runtime.config.model import ConfigError, MachineConfig, json_schema, load, read, to_tables
+from runtime.config.toml_lines import lines_of_values
+from runtime.config.validate import PROBLEMS_MAX, find_problems
 from tests.runtime.test_config import config_file, machine_tables, minimal
 from tests.runtime.toml_writing import TomlWriter
 

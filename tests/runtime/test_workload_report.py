@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bus.native import Histogram
 from partitions.measuring import PAUSES, measuring
-from runtime.console import ConsoleWriter, console_pair, read_record
+from runtime.machine.console import ConsoleWriter, console_pair, read_record
 from runtime.measure.workload_report import ReportRefused, WorkloadReport
 
 VALUES = st.recursive(

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 import zmq
 
-from runtime.zmq_trio import FRAMES_MAX, PeerGone, TrioSocket
+from runtime.machine.zmq_trio import FRAMES_MAX, PeerGone, TrioSocket
 
 PATIENCE_SECONDS = 60.0
 

@@ -10,7 +10,7 @@ from bus.synic import CHANNEL_MESSAGE, CONTACT_CONNECTION
 from partitions.guests.hostile.scene import Scene
 from partitions.guests.hostile.tally import Tally
 from partitions.guests.hostile_calls import hostile_call
-from partitions.vmbus_ports import (
+from partitions.stack.vmbus_ports import (
     GUEST_INTERCEPT_CONNECTION,
     driver_port,
     intercept_port,
@@ -139,7 +139,7 @@ def garbage_bytes(scene: Scene, tally: Tally) -> None:
 
 
 def forged_ids(scene: Scene, tally: Tally) -> None:
-    """Connections and ports that others have; numbers are their makers' own (partitions/vmbus_ports.py)."""
+    """Connections and ports that others have; numbers are their makers' own (partitions/stack/vmbus_ports.py)."""
     call, rng = scene.partition.hypercalls, scene.rng
     own = scene.partition.id
     while scene.goes_on():

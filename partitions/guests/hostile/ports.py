@@ -10,9 +10,9 @@ from typing import Final
 from bus.intercept_messages import InterceptAccess, InterceptHeader, PortIntercept, port_instruction
 from bus.native import eventfd_signal
 from bus.synic import MessageType
-from partitions.direct_access import DirectAccess
 from partitions.guests.hostile.scene import Scene
 from partitions.guests.hostile.tally import Tally
+from partitions.vp.direct_access import DirectAccess
 from runtime.abi import HypercallCode, HypercallError
 
 _KNOWN: Final = (0x3F8, 0x3F9, 0x3FA, 0x3FB, 0x3FC, 0x3FD, 0x3FF, 0x60, 0x64, 0x70, 0x71, 0x1F0, 0x1F7)

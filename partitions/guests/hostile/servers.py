@@ -8,9 +8,9 @@ from typing import Final
 from partitions.custom.wire import MARK_BYTES
 from partitions.guests.hostile.scene import Scene
 from partitions.guests.hostile.tally import Tally
+from partitions.stack.vmbus_ports import message_connection
 from partitions.storage.message_wire import HEAD_BYTES, MESSAGE_DATA_BYTES_MAX
 from partitions.storage.protocol import PACKET_BYTES
-from partitions.vmbus_ports import message_connection
 
 _ANSWER_S: Final = 0.02
 _DESCRIPTORS: Final = 16

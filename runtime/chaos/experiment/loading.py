@@ -13,10 +13,10 @@ from runtime.chaos.experiment.machine_files import machine_tables
 from runtime.chaos.experiment.model import Experiment
 from runtime.chaos.experiment.schedule import ScheduleError, draw
 from runtime.chaos.faults.catalogue import FAULTS
-from runtime.config import PATH_CHARACTERS_MAX
+from runtime.config.model import PATH_CHARACTERS_MAX
+from runtime.config.toml_lines import lines_of_values
+from runtime.config.validate import Problem, Walk, problem_of_syntax_error, spell
 from runtime.exits import CommandError, ExitCode
-from runtime.toml_lines import lines_of_values
-from runtime.validate import Problem, Walk, problem_of_syntax_error, spell
 
 FILE_BYTES_MAX: Final = 1 << 20
 _SEEDS_TRIED: Final = 20  # what a file can draw is drawn, so that no mistake waits for its trial

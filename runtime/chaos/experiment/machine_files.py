@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.architecture import Architecture
 from runtime.chaos.experiment.model import Experiment
-from runtime.config import ConfigError, Document, load, read
-from runtime.config_overrides import apply_overrides
-from runtime.validate import find_problems
+from runtime.config.architecture import Architecture
+from runtime.config.model import ConfigError, Document, load, read
+from runtime.config.overrides import apply_overrides
+from runtime.config.validate import find_problems
 
 VERIFYING: Final = "partitions.guests.verified:main"  # the program whose histories are judged
 SEQUENCED: Final = "partitions.guests.sequenced:main"  # the same for messages

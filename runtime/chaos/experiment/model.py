@@ -29,9 +29,9 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from runtime.architecture import Architecture
-from runtime.config import OnRootFailure
-from runtime.config_shape import Name, Shape
+from runtime.config.architecture import Architecture
+from runtime.config.model import OnRootFailure
+from runtime.config.shape import Name, Shape
 
 MILLISECONDS_MAX: Final = 3_600_000
 FAULTS_MAX: Final = 64

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.architecture import Architecture
 from runtime.chaos.experiment import fates
 from runtime.chaos.experiment.checks.check import check_of, plans_of
 from runtime.chaos.experiment.evidence import Evidence
@@ -18,8 +17,9 @@ from runtime.chaos.experiment.loading import experiment_of
 from runtime.chaos.experiment.model import Experiment
 from runtime.chaos.experiment.schedule import Injection, Schedule
 from runtime.chaos.experiment.trial import run_trial
+from runtime.config.architecture import Architecture
 from runtime.exits import CommandError
-from runtime.rundir import janitor
+from runtime.machine.rundir import janitor
 
 FOLDER_PREFIX: Final = "partvisor-trial-"
 SIMULATOR: Final = "partitions.simulated.performing"

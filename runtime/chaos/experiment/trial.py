@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.architecture import Architecture
 from runtime.chaos.blocks import image_values
 from runtime.chaos.experiment import fates
 from runtime.chaos.experiment.evidence import Balance, Evidence
@@ -28,6 +27,7 @@ from runtime.chaos.history import History, HistoryError, read_history
 from runtime.chaos.running_machine import MachineEnded, RunningMachine
 from runtime.chaos.sequence import Sequence as MessageSequence
 from runtime.chaos.sequence import SequenceError, read_sequence
+from runtime.config.architecture import Architecture
 from runtime.exits import CommandError
 
 CALM_S: Final = 0.3  # under load, between the last healing and the second count of resources

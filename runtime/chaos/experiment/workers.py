@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 from runtime.chaos.experiment.performing import perform
 from runtime.exits import CommandError
-from runtime.lifeline import die_with_parent
+from runtime.machine.lifeline import die_with_parent
 
 JOBS_MAX: Final = 64
 _AHEAD: Final = 2  # tasks that are handed out, for each worker

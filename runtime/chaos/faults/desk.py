@@ -22,8 +22,8 @@ from runtime.chaos.faults.knobs import FOR_EVER
 from runtime.chaos.faults.orders import ARMED_MAX, Counts, FaultRefused, Order, OrderError
 from runtime.chaos.faults.process_agent import ProcessAgent
 from runtime.chaos.faults.step_kinds import KILL_AT_STEP
-from runtime.events import Event
-from runtime.platform import Platform, RequestRefused
+from runtime.machine.events import Event
+from runtime.machine.platform import Platform, RequestRefused
 from runtime.reserved_names import HYPERVISOR, ROOT
 
 PLATFORM: Final = "platform"

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.config import WaitingKind
+from runtime.config.model import WaitingKind
 from runtime.measure.transport import Answer, NotInstalled, Transport
 
 _CONNECT_S: Final = 10.0

@@ -5,7 +5,7 @@ import os
 from typing import Final
 
 from bus.native import PAGE_BYTES, Channel, Waiting
-from runtime.config import WaitingKind
+from runtime.config.model import WaitingKind
 from runtime.measure.transport import Answer, Transport
 
 RING_BYTES: Final = 256 << 10  # data area, each way

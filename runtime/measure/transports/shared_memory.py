@@ -9,7 +9,7 @@ import os
 import platform
 from typing import Final
 
-from runtime.config import WaitingKind
+from runtime.config.model import WaitingKind
 from runtime.measure.transport import Answer, Impossible, Transport
 
 _LINE: Final = 64  # bytes of a cache line

@@ -1,0 +1,1 @@
+"""What a parent does for its children: buses, channels, memory, saved state."""

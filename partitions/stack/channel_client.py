@@ -1,0 +1,74 @@
+"""Who opened a channel, and the buffers that it lent beside the rings: for servers that have to know."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+from bus.native import Channel, GpaMap
+from bus.packets import GpaRange
+from bus.seam import Seam
+from partitions.faults.server_agent import ServerAgent
+from partitions.stack.served_channel import ServedChannel, Service
+from partitions.storage.device import OfferedDevice
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelClient:
+    partition: int  # the same as long as it lives
+    buffer: Callable[[int], GpaRange]  # a GPADL of the channel, by its handle. LookupError: there is none
+    ring: Callable[[], None] = lambda: (
+        None
+    )  # of a shared channel, once something was published or released there
+
+
+@runtime_checkable
+class ClientDevice(Protocol):
+    """An OfferedDevice whose servers are made for a client.
+
+    They publish what is no answer to a request, too, so `Channel`'s journal is not for them: what was not released is
+    there again for a successor, which finds out by itself what was done.
+    """
+
+    shares_channels: bool  # a server also sends on the channels of others: see ServedChannel
+
+    def open_for(
+        self, client: ChannelClient, channel: Channel, gpa_map: GpaMap, record: memoryview, seam: Seam
+    ) -> Service: ...
+
+
+def open_device(
+    device: OfferedDevice,
+    client: ChannelClient,
+    served: ServedChannel,
+    gpa_map: GpaMap,
+    seam: Seam,
+    faults: ServerAgent | None = None,
+) -> Service:
+    """The VSP for an opened channel, with what is armed on its device."""
+    if faults is None:
+        return _open(device, client, served, served.channel, gpa_map, seam)
+    of_device = faults.of(device.name)
+    service = _open(device, client, served, *of_device.ends_for(served, gpa_map), seam)
+    of_device.opened(served)
+    return service
+
+
+def _open(
+    device: OfferedDevice,
+    client: ChannelClient,
+    served: ServedChannel,
+    channel: Channel,
+    gpa_map: GpaMap,
+    seam: Seam,
+) -> Service:
+    if isinstance(device, ClientDevice):
+        client = replace(client, ring=served.ring)
+        return device.open_for(client, channel, gpa_map, served.record, seam)
+    return device.open(channel, gpa_map, served.record, seam)
+
+
+def manner_of(device: OfferedDevice) -> dict[str, bool]:
+    """How its channels are served, as ServedChannel has it."""
+    if isinstance(device, ClientDevice):
+        return {"journalled": False, "shared": device.shares_channels}
+    return {}

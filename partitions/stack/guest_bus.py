@@ -1,0 +1,420 @@
+"""The VMBus of one guest, host side: carries out what the channel server's state machine decides.
+
+Runs in its stack's trio task; the data path is elsewhere, with the hosts of the channels. What the guest sent has been
+checked by the state machine; what is checked here is what only the hypervisor can know: whose pages they are.
+
+Every decision is saved before it is carried out, with the resources that it will take, so that a root that takes over
+can carry out again what may not have been (docs/recovery.md).
+"""
+
+import contextlib
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Final
+from uuid import UUID
+
+from bus import channel_actions as actions
+from bus.channel_actions import OfferParameters
+from bus.channel_messages import STATUS_FAILURE, STATUS_SUCCESS
+from bus.channel_server import ChannelServer
+from bus.channel_states import ChannelState
+from bus.memory import UntrustedMemory
+from bus.protocol_errors import RemoteProtocolError
+from bus.seam import Step
+from bus.synic import CHANNEL_MESSAGE, CONTACT_CONNECTION, MESSAGE_CONNECTION, VMBUS_SINT
+from partitions.faults.channel_faults import Direction
+from partitions.integration import services
+from partitions.machine_plan import AttachmentPlan
+from partitions.serial.wire import framing_of
+from partitions.stack.channel_host import ChannelHost, HostedDevice, Opening, OpenRequest
+from partitions.stack.message_outbox import MessageOutbox
+from partitions.stack.offers import Devices, Offer, Plans, Withheld
+from partitions.stack.own_channels import OwnChannels
+from partitions.stack.served_channel import ServedChannel
+from partitions.stack.stack_resources import RootResources
+from partitions.stack.vmbus_ports import (
+    GUEST_MESSAGE_PORT,
+    guest_channel_port,
+    root_legacy_message_port,
+    root_message_port,
+)
+from partitions.storage.device import OfferedDevice
+from runtime.abi import HypercallError, PortType
+
+__all__ = ["GuestBus", "RootResources"]
+
+_GUEST_VP: Final = 0  # where VMBus messages go
+OUTBOX_MESSAGES_MAX: Final = 4096  # a guest that requests more without reading loses its connection
+
+
+class GuestBus:
+    """One guest's connection, from the creation of its ports to its death."""
+
+    def __init__(self, root: RootResources, partition: int, name: str, vp_count: int) -> None:
+        self._root, self.partition, self.name = root, partition, name
+        self._server = ChannelServer(vp_count=vp_count)
+        self._own = OwnChannels(root, self)
+        self._hosts: dict[str, ChannelHost] = {}  # of devices that are served elsewhere, by name
+        self._offers: dict[int, Offer] = {}
+        self._withheld: dict[str, Withheld] = {}  # by device
+        self._openings: dict[int, Opening] = {}  # by relid of an open channel
+        self._outbox = MessageOutbox(
+            root.hypercalls, root.nursery, root_message_port(partition), CHANNEL_MESSAGE, root.sleep
+        )
+
+    def connect(self) -> None:
+        """Create the message ports in both directions. HypercallError: for instance, too little memory deposited."""
+        call, port = self._root.hypercalls, root_message_port(self.partition)
+        root, guest = self._root.partition, self.partition
+        call.create_port(port, guest, PortType.MESSAGE, VMBUS_SINT, self._root.vp)
+        call.connect_port(CONTACT_CONNECTION, root, port, partition=guest)
+        legacy_port = root_legacy_message_port(guest)  # a port takes one connection
+        call.create_port(legacy_port, guest, PortType.MESSAGE, VMBUS_SINT, self._root.vp)
+        call.connect_port(MESSAGE_CONNECTION, root, legacy_port, partition=guest)
+        call.create_port(GUEST_MESSAGE_PORT, root, PortType.MESSAGE, VMBUS_SINT, _GUEST_VP, partition=guest)
+        call.connect_port(port, guest, GUEST_MESSAGE_PORT)
+
+    def _host(self, device: OfferedDevice) -> ChannelHost:
+        if not isinstance(device, HostedDevice):
+            return self._own
+        if device.name not in self._hosts:
+            self._hosts[device.name] = device.make_host(self)
+        return self._hosts[device.name]
+
+    def _host_of(self, relid: int) -> ChannelHost:
+        """KeyError: there is no such offer."""
+        return self._host(self._offers[relid].device)
+
+    def _all_hosts(self) -> Iterator[ChannelHost]:
+        yield self._own
+        yield from self._hosts.values()
+
+    # -- offers
+
+    def offer(self, instance: UUID, device: OfferedDevice, plan: AttachmentPlan) -> None:
+        self._host(device)  # which knows from here on whom to tell that the device is no more
+        self._offer(Offer(instance, device, plan))
+
+    def _offer(self, offer: Offer) -> None:
+        """While an older offer of it is being withdrawn, the new one waits for the guest to let go of that."""
+        relid, steps = self._server.offer(
+            OfferParameters(
+                interface=offer.device.interface,
+                instance=offer.instance,
+                **framing_of(offer.device.interface),
+                **services.framing_of(offer.device.interface),
+            )
+        )
+        self._offers[relid] = offer
+        self._perform(steps)
+
+    def withdraw(self, device: str, reason: str) -> None:
+        """The device is no more: each request that is under way fails, and no channel to it is opened again."""
+        if (withheld := self._withheld.get(device)) is not None:
+            withheld.due_ns, withheld.reason = None, reason
+            return
+        for relid, offer in list(self._offers.items()):
+            if offer.name == device:
+                self._withhold(relid, Withheld(offer, reason, None))
+
+    def _withhold(self, relid: int, withheld: Withheld) -> None:
+        self._withheld[withheld.offer.name] = withheld
+        self._perform(self._server.revoke(relid))
+        self._schedule(withheld)
+
+    def _schedule(self, withheld: Withheld) -> None:
+        if withheld.due_ns is not None:
+            if withheld.due_ns <= self._root.now_ns():
+                self._reoffer(withheld)
+            else:
+                self._root.nursery.start_soon(self._reoffer_later, withheld)
+
+    async def _reoffer_later(self, withheld: Withheld) -> None:
+        assert withheld.due_ns is not None
+        await self._root.sleep(max(withheld.due_ns - self._root.now_ns(), 0) / 1e9)
+        self._reoffer(withheld)
+
+    def _reoffer(self, withheld: Withheld) -> None:
+        name = withheld.offer.name
+        if self._withheld.get(name) is withheld and withheld.due_ns is not None:
+            del self._withheld[name]
+            self._offer(withheld.offer)
+
+    def receive(self, payload: bytes) -> None:
+        """One channel message of the guest, or what a fault on purpose makes of it."""
+        faults = self._root.channel_faults
+        for one in (payload,) if faults is None else faults.passing(self.name, Direction.FROM_GUEST, payload):
+            self.take(one)
+
+    def take(self, payload: bytes) -> bool:
+        """False: it broke the protocol; it was logged and dropped."""
+        try:
+            steps = self._server.receive(payload)
+        except RemoteProtocolError as error:
+            self._root.complain("vmbus.protocol_error", self.name, error=str(error)[:200])
+            return False
+        self._perform(steps)
+        return True
+
+    def disconnect(self) -> None:
+        """The guest died: stop every channel, give everything back."""
+        self._outbox.clear()
+        self._perform(self._server.disconnect())
+
+    def devices(self) -> list[dict[str, Any]]:
+        """For `partvisor show`: each offered device, and its channel's counters while it is open."""
+        rows: list[dict[str, Any]] = []
+        for relid, offer in self._offers.items():
+            if offer.name in self._withheld:
+                continue  # being withdrawn
+            state = self._server.channel_state(relid)
+            row: dict[str, Any] = {
+                "device": offer.name,
+                "relid": relid,
+                "state": state.name.lower() if state is not None else "gone",
+                "signal_route": offer.plan.route.name.lower(),
+                "waiting": offer.plan.waiting,
+                "transport": "ring",
+                "memory": self._host_of(relid).memory.extents_of_channel(relid),
+            }
+            rows.append(row | self._host_of(relid).statistics(relid))
+        rows += [withheld.row() for withheld in self._withheld.values()]
+        return rows
+
+    # -- taking over
+
+    def to_state(self) -> dict[str, Any]:
+        """All that a successor needs, as plain values."""
+        return {
+            "partition": self.partition,
+            "name": self.name,
+            "server": self._server.to_state(),
+            "offers": [[relid, *offer.to_state()] for relid, offer in self._offers.items()],
+            "withheld": [withheld.to_state() for withheld in self._withheld.values()],
+            "windows": [row for host in self._all_hosts() for row in host.memory.to_state()],
+            "openings": {relid: opening.to_state() for relid, opening in self._openings.items()},
+            "outbox": self._outbox.to_state(),
+            "posted": self._outbox.posted,
+        }
+
+    def take_over(self, state: Mapping[str, Any], devices: Devices, plans: Plans) -> list[int]:
+        """Become what a predecessor was. The relids of the channels that wait to be served: see `serve`."""
+        self._adopt_offers(state, devices, plans)
+        self._server = ChannelServer.from_state(state["server"])
+        for gpadl, relid, window in state["windows"]:
+            self._host_of(relid).memory.adopt(gpadl, relid, window)
+        for relid, opening in self._openings.items():
+            self._host_of(relid).flags.claim(opening.flag)
+        posted = self._root.hypercalls.get_posted_messages(GUEST_MESSAGE_PORT, self.partition)
+        self._outbox.adopt(state["outbox"][posted - state["posted"] :], posted)
+        adopted = []
+        for action in self._server.standing():
+            match action:
+                case actions.MapGpadl() as request:
+                    self._host_of(request.relid).memory.claim(request)
+                case actions.OpenChannel() as request:
+                    self._host_of(request.relid).adopt(self._request(request))
+                    adopted.append(request.relid)
+        return sorted(relid for relid in adopted if self._host_of(relid).waits_to_be_served(relid))
+
+    def _adopt_offers(self, state: Mapping[str, Any], devices: Devices, plans: Plans) -> None:
+        for relid, *offer in state["offers"]:
+            self._offers[relid] = Offer.from_state(offer, devices, plans)
+        for row in state["withheld"]:
+            withheld = Withheld.from_state(row, devices, plans)
+            self._withheld[withheld.offer.name] = withheld
+        self._openings = {relid: Opening(*opening) for relid, opening in state["openings"].items()}
+
+    def bury(self, state: Mapping[str, Any], devices: Devices, plans: Plans) -> None:
+        """The guest died about when our predecessor did: let go of what it had here, and serve nobody."""
+        self._adopt_offers(state, devices, plans)
+        for relid, opening in self._openings.items():
+            if relid in self._offers:
+                self._host_of(relid).bury(relid, opening)
+        self._openings.clear()
+        # Its slots went with it, and so did all mappings of them: the windows are free.
+
+    def was_executing(self, relid: int) -> bool:
+        """Whether the predecessor died in the middle of a batch of this channel."""
+        return self._host_of(relid).was_executing(relid)
+
+    def replay(self, relid: int) -> bool:
+        """Execute again what the predecessor had not released, before anything new is served. See ServedChannel."""
+        return self._host_of(relid).replay(relid)
+
+    def serve(self, relid: int) -> None:
+        self._host_of(relid).serve(relid)
+
+    def resume(self) -> None:
+        """Carry out again what the predecessor may not have finished, and go on posting."""
+        pending = self._server.pending()
+        for action in pending:  # a try of the predecessor's is none of ours: its host may know it
+            if isinstance(action, actions.OpenChannel) and action.relid in self._openings:
+                number = next(self._root.numbers)
+                self._openings[action.relid] = replace(self._openings[action.relid], number=number)
+        if pending:
+            self._root.save()
+        self._carry_out(pending)
+        for withheld in list(self._withheld.values()):
+            self._schedule(withheld)
+        self._start_posting()
+
+    # -- actions
+
+    def _perform(self, steps: list[actions.Action]) -> None:
+        """Take what the steps need, save, carry out; and so on with what follows from that."""
+        for step in steps:
+            match step:
+                case actions.SendMessage(payload):
+                    faults, way = self._root.channel_faults, Direction.TO_GUEST
+                    for one in (payload,) if faults is None else faults.passing(self.name, way, payload):
+                        self._outbox.put(one)
+                case actions.ResetConnection():
+                    self._outbox.clear()
+                case actions.MapGpadl(relid=relid, gpadl=gpadl):
+                    with contextlib.suppress(LookupError):
+                        self._host_of(relid).memory.reserve(relid, gpadl)
+                case actions.OpenChannel(relid=relid, connection_id=connection_id):
+                    with contextlib.suppress(LookupError):
+                        flag = self._host_of(relid).flags.take()
+                        self._openings[relid] = Opening(next(self._root.numbers), flag, connection_id)
+        self._root.save()
+        self._carry_out(steps)
+
+    def _carry_out(self, steps: list[actions.Action]) -> None:
+        following: deque[actions.Completion] = deque()
+        for step in steps:
+            match step:
+                case actions.ConnectionMade(version):
+                    agreed = f"{version >> 16}.{version & 0xFFFF}"
+                    self._root.log("vmbus.connected", guest=self.name, version=agreed)
+                case actions.MapGpadl() as request:
+                    following.append(actions.GpadlMapped(request.gpadl, self._map(request)))
+                case actions.UnmapGpadl(relid=relid, gpadl=gpadl):
+                    self._host_of(relid).memory.unmap(gpadl)
+                    following.append(actions.GpadlUnmapped(gpadl))
+                case actions.OpenChannel() as request:
+                    if self._root.channel_faults is not None:
+                        self._root.channel_faults.opening(self.name, request.relid)
+                    if (status := self._open(request)) is not None:
+                        following.append(actions.ChannelOpened(request.relid, status))
+                case actions.CloseChannel(relid):
+                    self._close(relid)
+                case actions.ModifyChannel(relid, target_vp):
+                    following.append(actions.ChannelModified(relid, self._aim(relid, target_vp)))
+                case actions.ChannelReleased(relid):
+                    self._offers.pop(relid, None)
+            self._root.seam.passing(Step.CARRY_OUT)
+        self._start_posting()
+        for completion in following:
+            self._perform(self._server.completed(completion))
+
+    def _map(self, request: actions.MapGpadl) -> int:
+        try:
+            self._host_of(request.relid).memory.map(request)
+        except (HypercallError, UntrustedMemory, LookupError, OSError) as error:
+            self._root.log(
+                "vmbus.gpadl_refused", guest=self.name, relid=request.relid, error=str(error)[:200]
+            )
+            return STATUS_FAILURE
+        return STATUS_SUCCESS
+
+    def _aim(self, relid: int, target_vp: int) -> int:
+        """Move a channel's interrupts to another VP of the guest."""
+        try:
+            self._root.hypercalls.move_port(guest_channel_port(relid), target_vp, self.partition)
+        except HypercallError:  # no such VP, or a channel that is polled
+            return STATUS_FAILURE
+        return STATUS_SUCCESS
+
+    def _request(self, action: actions.OpenChannel) -> OpenRequest:
+        """KeyError: no event flag could be had."""
+        offer = self._offers[action.relid]
+        return OpenRequest(action, self._openings[action.relid], offer.device, offer.plan)
+
+    def _open(self, action: actions.OpenChannel) -> int | None:
+        try:
+            status = self._host_of(action.relid).open(self._request(action))
+        except (HypercallError, LookupError, ValueError, OSError) as error:
+            return self._refused(action.relid, str(error))
+        if status == STATUS_SUCCESS:
+            self._serves(action.relid)
+        return status
+
+    def _refused(self, relid: int, reason: str) -> int:
+        self._root.complain("vmbus.open_refused", self.name, relid=relid, error=reason[:200])
+        self._forget_opening(relid)
+        return STATUS_FAILURE
+
+    def _serves(self, relid: int) -> None:
+        offer = self._offers[relid]
+        offer.breaks.serves(self._root.now_ns())
+        self._root.log("vmbus.channel_opened", guest=self.name, device=offer.name, relid=relid)
+
+    def _close(self, relid: int) -> None:
+        if (opening := self._openings.get(relid)) is None:  # no flag could be had for it
+            self._root.nursery.start_soon(self._close_nothing, relid)
+        else:
+            self._host_of(relid).close(relid, opening)
+
+    async def _close_nothing(self, relid: int) -> None:
+        await self._root.sleep(0)
+        self._perform(self._server.completed(actions.ChannelClosed(relid)))
+
+    def _forget_opening(self, relid: int) -> None:
+        if (opening := self._openings.pop(relid, None)) is not None:
+            self._host_of(relid).flags.free(opening.flag)
+
+    # -- what the hosts say (ChannelListener)
+
+    def _is_current(self, relid: int, number: int) -> bool:
+        return (opening := self._openings.get(relid)) is not None and opening.number == number
+
+    def opened(self, relid: int, number: int, status: int) -> None:
+        if self._is_current(relid, number):
+            if status == STATUS_SUCCESS:
+                self._serves(relid)
+            else:
+                self._refused(relid, f"its host could not serve it (status {status:#x})")
+            self._perform(self._server.completed(actions.ChannelOpened(relid, status)))
+
+    def closed(self, relid: int, number: int) -> None:
+        if self._is_current(relid, number):
+            self._forget_opening(relid)
+            self._root.log("vmbus.channel_closed", guest=self.name, relid=relid)
+            self._perform(self._server.completed(actions.ChannelClosed(relid)))
+
+    def lost(self, relid: int, number: int, failed: bool, reason: str) -> None:
+        """The guest gets another channel after a while; not where the service failed for good."""
+        if not self._is_current(relid, number) or (offer := self._offers.get(relid)) is None:
+            return
+        if offer.name in self._withheld or self._server.channel_state(relid) is not ChannelState.OPEN:
+            return  # it is being closed already
+        now_ns = self._root.now_ns()
+        due_ns = None if failed else offer.breaks.failed(now_ns)
+        kind = "vmbus.service_failed" if failed else "vmbus.channel_broken"
+        pause_ms = None if due_ns is None else (due_ns - now_ns) / 1e6
+        self._root.log(kind, guest=self.name, relid=relid, reason=reason, offered_again_in_ms=pause_ms)
+        self._withhold(relid, Withheld(offer, reason, due_ns))
+
+    # -- for the stack
+
+    def find_stuck(self, stuck_ms: int) -> str | None:
+        """The device of a channel whose thread has not moved for so long while its ring holds work."""
+        for host in self._all_hosts():
+            if (relid := host.find_stuck(stuck_ms)) is not None:
+                return self._offers[relid].device.name
+        return None
+
+    def workers(self) -> list[ServedChannel]:
+        """The channels that this process serves."""
+        return [channel for host in self._all_hosts() for channel in host.workers()]
+
+    def _start_posting(self) -> None:
+        if len(self._outbox) > OUTBOX_MESSAGES_MAX:
+            self._root.log("vmbus.guest_does_not_read", guest=self.name, messages=len(self._outbox))
+            self._outbox.clear()
+            self._perform(self._server.disconnect())
+        else:
+            self._outbox.flush()

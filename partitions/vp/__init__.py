@@ -1,0 +1,1 @@
+"""What a virtual processor is to the program that runs on it."""

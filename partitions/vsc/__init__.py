@@ -1,0 +1,1 @@
+"""A guest's ends: its bus, its channels, its connections."""

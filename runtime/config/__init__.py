@@ -1,0 +1,1 @@
+"""Configurations: their model, their checks, their texts."""

@@ -1,0 +1,95 @@
+"""What networks and serial lines need of a config: their backends, their placement, and who has them."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from runtime.config.architecture import Architecture
+from runtime.config.model import BackendKind, DeviceKind
+from runtime.config.toml_lines import Steps
+from runtime.config.validate import Problem, quoted, spell
+from runtime.reserved_names import ROOT
+
+Table = Mapping[str, Any]
+Rows = list[tuple[Steps, Table]]
+
+KINDS: Final = (DeviceKind.NET, DeviceKind.SERIAL)
+BACKENDS: Final[Mapping[DeviceKind, tuple[BackendKind, ...]]] = {
+    DeviceKind.DISK: (BackendKind.FILE, BackendKind.MEMORY),
+    DeviceKind.NET: (BackendKind.SWITCH, BackendKind.TAP),
+    DeviceKind.SERIAL: (BackendKind.PTY, BackendKind.SOCKET, BackendKind.CONSOLE),
+}
+LINE_ENDS: Final = 1  # of a serial line, among partitions: the other one is its driver's
+_WITHOUT_RINGS: Final = (Architecture.HOSTED, Architecture.MICROKERNEL)
+
+
+def check(config: Table, devices: Rows, partitions: Rows) -> list[Problem]:
+    machine = config.get("machine")
+    architecture = machine.get("architecture") if isinstance(machine, Mapping) else None
+    problems: list[Problem] = []
+    for path, device in devices:
+        problems += _backend(path, device)
+        kind = device.get("kind")
+        if kind not in KINDS:
+            continue
+        if architecture in _WITHOUT_RINGS:
+            allowed = (
+                f'no such device with architecture = "{architecture}": there are no rings, by which its server'
+                " could send what nobody asked for"
+            )
+            problems.append(Problem((*path, "kind"), spell(kind), allowed))
+        if device.get("backend") is BackendKind.SOCKET and architecture is not Architecture.MICROKERNELIZED:
+            allowed = '"pty", "console", or a driver: outside of the root nobody may be let connect'
+            problems.append(Problem((*path, "backend"), spell(BackendKind.SOCKET), allowed))
+        if kind is DeviceKind.SERIAL:
+            problems += _one_end(path, device, partitions)
+    return problems
+
+
+def _backend(path: Steps, device: Table) -> list[Problem]:
+    kind, backend, driver = device.get("kind"), device.get("backend"), device.get("driver")
+    problems: list[Problem] = []
+    if device.get("interface") is not None and backend is not BackendKind.TAP:
+        found = spell(device["interface"])
+        problems.append(Problem((*path, "interface"), found, 'none but with backend = "tap"'))
+    if backend is BackendKind.TAP and "interface" in device and device["interface"] is None:
+        problems.append(Problem((*path, "interface"), "nothing", 'a name, as backend = "tap" needs one'))
+    if device.get("mtu") is not None and kind is not DeviceKind.NET:
+        problems.append(Problem((*path, "mtu"), spell(device["mtu"]), 'none but with kind = "net"'))
+    if not isinstance(kind, DeviceKind) or (known := BACKENDS.get(kind)) is None:
+        return problems
+    words = quoted([str(one) for one in known])
+    if backend is not None and backend not in known:
+        problems.append(Problem((*path, "backend"), spell(backend), f'{words}, with kind = "{kind}"'))
+    if kind not in KINDS or "backend" not in device or "driver" not in device:
+        return problems
+    if (backend is None) == (driver is None):
+        found = "nothing" if backend is None else f"{spell(backend)} and a driver"
+        problems.append(Problem((*path, "backend"), found, f"{words}; or a driver instead"))
+    if backend is BackendKind.SOCKET and device.get("path") is None:
+        problems.append(Problem((*path, "path"), "nothing", 'a path, as backend = "socket" needs one'))
+    has_no_file = kind is DeviceKind.NET or backend is BackendKind.CONSOLE
+    if has_no_file and backend is not None and device.get("path") is not None:
+        found = spell(str(device["path"]))
+        problems.append(Problem((*path, "path"), found, f'no path with backend = "{backend}"'))
+    if driver is None and device.get("size") is not None:
+        problems.append(Problem((*path, "size"), spell(int(device["size"])), f'none with kind = "{kind}"'))
+    return problems
+
+
+def _one_end(path: Steps, device: Table, partitions: Rows) -> list[Problem]:
+    """A line has two ends, and one of them is the driver's."""
+    name = device.get("name")
+    having = [
+        partition
+        for _, partition in partitions
+        if any(one.get("name") == name for one in _tables(partition)) and partition.get("parent") == ROOT
+    ]
+    if name is None or len(having) <= LINE_ENDS:
+        return []
+    names = quoted([partition["name"] for partition in having if "name" in partition])
+    return [Problem((*path, "name"), f"{spell(name)} in {names}", "a serial line in one partition alone")]
+
+
+def _tables(partition: Table) -> list[Table]:
+    items = partition.get("device")
+    return [item for item in items if isinstance(item, Mapping)] if isinstance(items, list | tuple) else []

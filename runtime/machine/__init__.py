@@ -1,0 +1,1 @@
+"""One running machine: its folder, its platform process, its management."""

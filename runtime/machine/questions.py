@@ -1,0 +1,43 @@
+"""Questions on a packet link: each has a number, and an answer that carries it."""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import trio
+
+from runtime.machine.firmware import LinkMessage, PacketLink
+
+
+class RequestRefused(Exception):
+    """Broker or root will not do what was asked; the text says why."""
+
+
+class Questions:
+    """To any number of links."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, trio.MemorySendChannel[LinkMessage]] = {}
+        self._last = 0
+
+    async def ask(self, link: PacketLink, verb: str, values: Mapping[str, object]) -> Mapping[str, Any]:
+        """Until it is answered. Raises RequestRefused; what `PacketLink.send` raises."""
+        self._last += 1
+        number = self._last
+        send, receive = trio.open_memory_channel[LinkMessage](1)
+        self._waiting[number] = send
+        try:
+            await link.send(verb, {"request": number, **values})
+            answer = await receive.receive()
+        finally:
+            del self._waiting[number]
+        if answer.verb == "error":
+            raise RequestRefused(str(answer.values.get("reason")))
+        return answer.values
+
+    def answered(self, message: LinkMessage) -> None:
+        """One that nobody waits for any more is dropped."""
+        waiting = self._waiting.get(message.values.get("request", 0))
+        if waiting is not None:
+            with contextlib.suppress(trio.WouldBlock):
+                waiting.send_nowait(message)
