@@ -27,9 +27,6 @@ CONFIG: Final = str(Path(__file__).parent.parent.parent / "configs" / "blast.tom
 ALWAYS: Final = {
     (Architecture.DISAGGREGATED, Fault.CRASH),
     (Architecture.DISAGGREGATED, Fault.WILD_WRITE),
-    (Architecture.DISAGGREGATED, Fault.GARBAGE_REPLIES),
-    (Architecture.DISAGGREGATED, Fault.MEMORY_LEAK),
-    (Architecture.MICROKERNELIZED, Fault.CRASH),
     (Architecture.MICROKERNELIZED, Fault.DOUBLE_REPLIES),
 }
 DEADLY: Final = {Fault.CRASH, Fault.HANG, Fault.BUSY_LOOP, Fault.WILD_WRITE}  # for whoever has the driver

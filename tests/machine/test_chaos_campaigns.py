@@ -15,7 +15,7 @@ pytestmark = pytest.mark.machine
 
 PATIENCE_S: Final = 600.0
 CAMPAIGNS: Final = sorted(path.stem for path in (ROOT / "configs/chaos").glob("*.toml"))
-CHEAPEST: Final = ("hostile",)
+CHEAPEST: Final[tuple[str, ...]] = ()  # nine seconds each, and more: all of them only with --soak
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,12 @@ def wait_for_a_machine(scratch: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("jobs", "signal_number"), [(1, signal.SIGINT), (2, signal.SIGINT), (2, signal.SIGKILL)]
+    ("jobs", "signal_number"),
+    [
+        pytest.param(1, signal.SIGINT, marks=pytest.mark.soak),
+        (2, signal.SIGINT),
+        pytest.param(2, signal.SIGKILL, marks=pytest.mark.soak),
+    ],
 )
 def test_it_can_be_left_at_any_time_and_nothing_is_left_behind(
     scratch: Path, jobs: int, signal_number: signal.Signals

@@ -187,6 +187,7 @@ def test_a_lost_workers_trials_are_done_elsewhere_and_none_is_in_the_journal_twi
     run_and_kill_a_worker(cluster, port)
 
 
+@pytest.mark.soak
 def test_the_same_over_a_network(cluster: Cluster, namespaces: list[tuple[str, str, str]]) -> None:
     port = cluster.start_scheduler()
     for name, own, ours in namespaces:

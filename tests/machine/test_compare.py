@@ -140,6 +140,7 @@ def test_two_architectures_are_run_and_what_is_said_of_them_is_so(
     assert (kept["run"], kept["bench"], len(kept["rows"])) == (result["run"], "compare", 4)
 
 
+@pytest.mark.soak
 def test_what_does_not_exist_and_what_measures_nothing_is_said_in_a_line(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:

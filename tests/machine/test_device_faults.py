@@ -145,7 +145,9 @@ def test_orders_outlive_the_root_and_a_power_cut_comes_once(start: Start) -> Non
     assert len(machine.all_of("root.restored")) == 2
 
 
-@pytest.mark.parametrize("architecture", ["hosted", pytest.param("microkernel", marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "architecture", [pytest.param(one, marks=pytest.mark.soak) for one in ("hosted", "microkernel")]
+)
 def test_orders_reach_those_who_serve_by_messages(start: Start, architecture: str) -> None:
     """Storage at the host or server, whose native path steps aside; rings at the monitors, where there are any."""
     machine = start(architecture)

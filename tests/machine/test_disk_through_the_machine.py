@@ -58,7 +58,10 @@ def test_bytes_written_by_one_child_are_read_by_another_at_the_next_boot(
     _write_and_read_back(boot, tmp_path, route, waiting, vps)
 
 
-@pytest.mark.parametrize("architecture", ["disaggregated", "monolithic", "hosted", "microkernel"])
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param("disaggregated", marks=pytest.mark.soak), "monolithic", "hosted", "microkernel"],
+)
 def test_the_same_guest_copies_whoever_serves_its_disk(boot: Boot, tmp_path: Path, architecture: str) -> None:
     _write_and_read_back(boot, tmp_path, "direct", "adaptive", 1, architecture)
 

@@ -155,7 +155,9 @@ def ready_line(machine: RunningMachine, after: int = 0) -> str:
 
 
 @pytest.mark.usefixtures("programs")
-@pytest.mark.parametrize("architecture", ["microkernelized", "disaggregated"])
+@pytest.mark.parametrize(
+    "architecture", [pytest.param("microkernelized", marks=pytest.mark.soak), "disaggregated"]
+)
 def test_guests_and_terminals_go_on_over_the_death_of_who_serves_them(
     boot: Boot, tmp_path: Path, architecture: str
 ) -> None:

@@ -58,7 +58,7 @@ class Forgetful(CustomDriver):
 @pytest.mark.parametrize(
     ("driver", "architecture", "outcome"),
     [
-        ("Honest", "microkernelized", Outcome.PASSED),
+        pytest.param("Honest", "microkernelized", Outcome.PASSED, marks=pytest.mark.soak),
         ("Swapping", "disaggregated", Outcome.VIOLATED),
         pytest.param("Forgetful", "microkernel", Outcome.VIOLATED, marks=pytest.mark.soak),
     ],

@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.config.model import ConfigError, MachineConfig, json_schema, load, read, to_tables
@@ -289,6 +289,7 @@ def test_the_schema_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(json_schema())
 
 
+@settings(max_examples=30)
 @given(machine_tables())
 def test_the_schema_accepts_what_loads(tables: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
