@@ -43,15 +43,22 @@ def what_the_last_tests_left_is_noticed() -> Iterator[None]:
     gc.collect()
 
 
-DESCRIPTORS_BETWEEN_COLLECTIONS: Final = 300
+DESCRIPTORS_BETWEEN_COLLECTIONS: Final = 200
+_descriptors_after_collection = DESCRIPTORS_BETWEEN_COLLECTIONS
 
 
 @pytest.fixture(autouse=True)
 def descriptors_in_cycles_are_let_go() -> Iterator[None]:
     """Channels and rings that nobody closes go with the collector, which counts objects and not descriptors."""
+    global _descriptors_after_collection
     yield
-    if len(os.listdir("/proc/self/fd")) > DESCRIPTORS_BETWEEN_COLLECTIONS:  # noqa: PTH208
+    if _descriptors() > _descriptors_after_collection + DESCRIPTORS_BETWEEN_COLLECTIONS:
         gc.collect()
+        _descriptors_after_collection = _descriptors()
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
 @pytest.fixture

@@ -159,6 +159,11 @@ class DescriptorBackend:
         if descriptor is not None:
             os.close(descriptor)
 
+    def __del__(self) -> None:
+        """Whoever forgets it must not keep its descriptor from the process for ever."""
+        if getattr(self, "_descriptor", None) is not None:
+            self.close()
+
     def __enter__(self) -> Self:
         return self
 

@@ -114,8 +114,9 @@ class PortIo:
         """Vectors that were asserted since this was asked last; waits for one. Empty: the time is over."""
         page = self._interrupt_page()
         while not (vectors := set(flags_take_all(page, _VECTORS))):
-            ready, _, _ = select.select([self._processor.line_fd], [], [], timeout_s)
-            if not ready:
+            poller = select.poll()  # select would know no descriptor beyond 1023
+            poller.register(self._processor.line_fd, select.POLLIN)
+            if not poller.poll(None if timeout_s is None else timeout_s * 1000):
                 return set()
             self._processor.acknowledge()
         return vectors

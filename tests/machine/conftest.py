@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -185,3 +186,10 @@ def machine_toml(*partitions: str, devices: str = "", **settings: str) -> str:
 
 def idle_partition(name: str) -> str:
     return f'[[partition]]\nname = "{name}"\nprogram = "partitions.guests.idle:main"\nmemory = "16MiB"\n'
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """Where trials write. Short, for the paths of sockets; and in the end removed."""
+    with tempfile.TemporaryDirectory(prefix="pv-") as folder:
+        yield Path(folder)

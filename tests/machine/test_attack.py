@@ -45,10 +45,10 @@ def pace(report: Report) -> float:
     return report.ratio.value
 
 
-def test_attacks_of_a_process_on_others_are_made_and_refused(tmp_path: Path) -> None:
+def test_attacks_of_a_process_on_others_are_made_and_refused(scratch: Path) -> None:
     """A few, in every run of the suite; the others with --soak."""
     only = frozenset({"signals-to-others", "files-of-others", "call-ptrace"})
-    check(attacked("host", Architecture.MICROKERNELIZED, tmp_path / "m", 0.5, only))
+    check(attacked("host", Architecture.MICROKERNELIZED, scratch / "m", 0.5, only))
 
 
 def test_attacks_on_a_ring_are_made_and_contained_and_the_command_says_so_in_json(runtime_dir: Path) -> None:
@@ -73,8 +73,8 @@ def test_attacks_on_a_ring_are_made_and_contained_and_the_command_says_so_in_jso
 @pytest.mark.soak
 @pytest.mark.parametrize(("name", "architecture"), EVERYTHING)
 def test_every_attack_on_every_service_is_made_and_contained(
-    name: str, architecture: Architecture, tmp_path: Path
+    name: str, architecture: Architecture, scratch: Path
 ) -> None:
-    report = attacked(name, architecture, tmp_path / "m", 8)
+    report = attacked(name, architecture, scratch / "m", 8)
     check(report)
     assert pace(report) > PACE_MIN, json.dumps(report.to_json(), indent=1)

@@ -50,9 +50,9 @@ def _experiment() -> Experiment:
     return msgspec.convert(tomllib.loads("\n".join(lines)), Experiment)
 
 
-def test_many_at_once_break_nothing_but_what_they_are_aimed_at(tmp_path: Path) -> None:
+def test_many_at_once_break_nothing_but_what_they_are_aimed_at(scratch: Path) -> None:
     experiment = _experiment()
-    evidence, trouble = run_trial(experiment, draw(experiment, 1, FAULTS), None, tmp_path)
+    evidence, trouble = run_trial(experiment, draw(experiment, 1, FAULTS), None, scratch)
     fired = {fault.kind: fate.fired for fault, fate in zip(experiment.faults, evidence.fates, strict=True)}
     assert [kind for kind, count in fired.items() if not count] == [], (trouble, evidence.errors)
     assert trouble == ""

@@ -4,9 +4,7 @@ import json
 import os
 import signal
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -32,13 +30,6 @@ kind = "stop"
 target = "guest1"
 for_ms = {for_ms}
 """
-
-
-@pytest.fixture
-def scratch() -> Iterator[Path]:
-    """Where trials write. Short, for the paths of sockets; and in the end empty."""
-    with tempfile.TemporaryDirectory(prefix="pv-") as folder:
-        yield Path(folder)
 
 
 def chaos(scratch: Path, *arguments: str) -> subprocess.Popen[str]:

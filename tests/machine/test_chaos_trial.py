@@ -47,10 +47,10 @@ for_ms = 200
 """
 
 
-def test_processes_are_broken_and_healed_and_no_data_is_lost(tmp_path: Path) -> None:
+def test_processes_are_broken_and_healed_and_no_data_is_lost(scratch: Path) -> None:
     experiment = msgspec.convert(tomllib.loads(PROCESSES), Experiment)
     schedule = draw(experiment, 1, FAULTS)
-    evidence, trouble = run_trial(experiment, schedule, None, tmp_path)
+    evidence, trouble = run_trial(experiment, schedule, None, scratch)
     assert trouble == ""
     assert evidence.exit_code == 0, evidence.errors
     assert evidence.left_behind == []
@@ -67,9 +67,9 @@ def test_processes_are_broken_and_healed_and_no_data_is_lost(tmp_path: Path) -> 
         assert verdict.passed, verdict.violations
 
 
-def test_what_is_not_there_is_refused_and_the_trial_is_not_green(tmp_path: Path) -> None:
+def test_what_is_not_there_is_refused_and_the_trial_is_not_green(scratch: Path) -> None:
     text = '[experiment]\nname = "nobody"\nseconds = 1\n[[fault]]\nkind = "kill"\ntarget = "nobody"\n'
     experiment = msgspec.convert(tomllib.loads(text), Experiment)
-    evidence, trouble = run_trial(experiment, draw(experiment, 1, FAULTS), None, tmp_path)
+    evidence, trouble = run_trial(experiment, draw(experiment, 1, FAULTS), None, scratch)
     assert "nobody: no process of that name runs" in trouble
     assert evidence.fates[0].fired == 0

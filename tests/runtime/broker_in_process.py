@@ -89,7 +89,9 @@ class BrokerInProcess:
     def replies(self, partition: int) -> list[Any]:
         """[status, values, descriptors] of each that has come."""
         found: list[Any] = []
-        while select.select([self.sockets[partition]], [], [], 0)[0]:
+        poller = select.poll()
+        poller.register(self.sockets[partition], select.POLLIN)
+        while poller.poll(0):
             received = codec.receive_message(self.sockets[partition])
             if received is None:
                 found.append("end of file")
