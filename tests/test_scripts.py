@@ -283,7 +283,7 @@ def test_what_lacks_is_named_with_the_one_command_that_installs_it(
     path = bare_machine(tmp_path / "bin", **machine)
     done = run(tree, "scripts/setup", PATH=path, PYTHON="")
     assert done.returncode == 1
-    assert f"this machine lacks {lacks}" in done.stderr
+    assert f"this machine lacks {lacks}. Install it with:" in done.stderr
     sudo = "" if os.geteuid() == 0 else "sudo "
     assert f"setup:     {sudo}{command}\n" in done.stderr
     assert not (tree / ".venv").exists()
