@@ -1,0 +1,203 @@
+"""hv_sock: the relay and a hostile guest, a guest's stream and a hostile host, at the two ends of real rings; and what
+a program of the host's says before it has a stream."""
+
+import mmap
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+import pytest
+import trio
+
+from bus.memory import PAGE_BYTES
+from bus.native import Channel, RingCorrupt, RingFull
+from bus.packets import PacketError, PacketType, encode_pipe
+from partitions.streams.desk import COMMAND_BYTES_MAX, _read_line
+from partitions.streams.guest import Stream, StreamReset, StreamTimeout
+from partitions.streams.relay import StreamEnd, StreamRelay
+from partitions.streams.wire import END, decode_piece, name_of, parse_service
+from tests.fuzzing.pieces import cut, join
+from tests.fuzzing.targets import Side, declare, target
+from tests.partitions.storage_pair import host_end
+from tests.partitions.test_streams import OpenedChannel
+
+_RING_BYTES: Final = 4 * PAGE_BYTES
+_MORE: Final = 0x80  # in a piece's first byte: nobody looks before the next one is there, too
+_KINDS: Final = (PacketType.INBAND, PacketType.COMPLETION, 0, 0xFFFF)
+_SERVICE_NAME: Final = re.compile(r"[0-9a-f-]{1,36}")  # of a socket's file: nothing of a path is in it
+
+declare("stream-commands", Side.SERVER)
+
+
+@contextmanager
+def _rings() -> Iterator[tuple[Channel, Channel]]:
+    """The guest's end, and the host's."""
+    memory = mmap.mmap(-1, 2 * (PAGE_BYTES + _RING_BYTES))
+    bells = os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK)
+    guest = Channel(
+        memory,
+        outgoing_offset=0,
+        outgoing_bytes=_RING_BYTES,
+        incoming_offset=PAGE_BYTES + _RING_BYTES,
+        incoming_bytes=_RING_BYTES,
+        signal_fd=bells[0],
+        wait_fd=bells[1],
+        reset=True,
+    )
+    host = host_end(memory, _RING_BYTES, *bells, "block")
+    try:
+        yield guest, host
+    finally:
+        guest.close()
+        host.close()
+        for bell in bells:
+            os.close(bell)
+
+
+@dataclass
+class _Said:
+    """Through a ring, one piece at a time, by whoever is hostile."""
+
+    channel: Channel
+    data: bytes = b""  # of good packets in front of the first that is none
+    ended: bool = False  # by a good END
+    broken: bool = False  # something came that no stream says
+
+    def say(self, piece: bytes) -> bool:
+        """A piece: which of _KINDS, with _MORE, and the payload. False: the ring has no room for it."""
+        kind = _kind(piece)
+        try:
+            self.channel.send_raw(kind, 0, b"", piece[1:], 7)
+        except (RingFull, ValueError):
+            return False
+        payload = piece[1:] + bytes(-len(piece[1:]) % 8)  # as a ring has it
+        try:
+            if kind != PacketType.INBAND or self.ended:
+                raise PacketError
+            data = decode_piece(payload)
+        except PacketError:
+            self.broken = True
+        else:
+            self.data += data if not self.broken else b""
+            self.ended |= not data and not self.broken
+        return True
+
+
+def _kind(piece: bytes) -> int:
+    return _KINDS[(piece[0] & ~_MORE) % len(_KINDS)]
+
+
+def _seeds() -> list[bytes]:
+    said = [b"\0" + encode_pipe(data) for data in (b"hello", b"x" * 4096, bytes(range(256)))]
+    end, early = b"\0" + END, bytes([_MORE]) + END
+    return [
+        join([*said, end]),
+        join(said),
+        join([end]),
+        join([end, said[0]]),
+        join([early, said[0]]),
+        join([said[1]] * 12),
+    ]
+
+
+@target("streams", Side.HOST, _seeds)
+def host(data: bytes) -> None:
+    """What comes out of the socket is what good packets had, up to the first that is none; then it is the end of it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    got, corrupt = b"", False
+    theirs.setblocking(False)
+    with theirs, _rings() as (guest, channel):
+        relay, said = StreamRelay(channel, StreamEnd(ours), lambda: None), _Said(guest)
+        for piece in cut(data):
+            if not piece or corrupt or not said.say(piece) or piece[0] & _MORE:
+                continue
+            try:
+                while relay._take_from_guest():
+                    pass
+            except RingCorrupt:
+                corrupt = True
+            with suppress(BlockingIOError):
+                got += theirs.recv(1 << 20)
+        assert said.data.startswith(
+            got
+        )  # of packets that were taken together with nonsense none is passed on
+        if not (corrupt or _is_unseen(data)):
+            assert not said.broken
+            assert said.data == got
+        if said.ended and not (corrupt or _is_unseen(data)):
+            assert theirs.recv(1) == b""
+        ours.close()
+
+
+@target("streams", Side.GUEST, _seeds)
+def guest(data: bytes) -> None:
+    """What the guest receives is what good packets had; after the end there is nothing, after nonsense a reset."""
+    got, reset = b"", False
+    with _rings() as (channel, host):
+        stream, said = Stream(OpenedChannel(channel), _RING_BYTES), _Said(host)  # type: ignore[arg-type]
+        for piece in cut(data):
+            if not piece or not said.say(piece) or piece[0] & _MORE:
+                continue
+            try:
+                while part := stream.receive_some(1000, timeout_s=0):
+                    assert len(part) <= 1000
+                    got += part
+                assert said.ended
+            except StreamTimeout:
+                pass
+            except StreamReset:
+                reset = True
+                break
+        assert said.data.startswith(got)
+        assert said.broken or not reset
+        if not (reset or _is_unseen(data)):
+            assert got == said.data
+            assert not said.broken or said.ended  # nobody looks behind an end
+        if reset:  # for good
+            with pytest.raises(StreamReset):
+                stream.receive_some(1000, timeout_s=0)
+
+
+def _is_unseen(data: bytes) -> bool:
+    """Whether its last piece was not looked at."""
+    pieces = [piece for piece in cut(data) if piece]
+    return bool(pieces) and bool(pieces[-1][0] & _MORE)
+
+
+def _command_seeds() -> list[bytes]:
+    return [
+        join([b"CONNECT 5000\n", b"and more"]),
+        join([b"CONN", b"ECT 6f6e6c79-7061-5274-a973-73747265616d\n"]),
+        join([b"x" * 70 + b"\n"]),
+    ]
+
+
+@target("stream-commands", Side.SERVER, _command_seeds)
+def command(data: bytes) -> None:
+    """One line, and no byte behind it, is read; what it names is a service whose name is safe in a path."""
+    said = b"".join(cut(data))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours, theirs:
+        theirs.sendall(said)
+        theirs.shutdown(socket.SHUT_WR)
+        ours.setblocking(False)
+        line = trio.run(_read_line, ours)
+        left = b""
+        with suppress(BlockingIOError):
+            left = ours.recv(1 << 20)
+    taken = said[: len(said) - len(left)]
+    assert len(taken) <= COMMAND_BYTES_MAX + 1
+    assert b"\n" not in taken[:-1]
+    assert not line or taken.endswith(b"\n")
+    try:
+        service = parse_service(line.partition(" ")[2].strip())
+    except ValueError:
+        return
+    assert isinstance(service, UUID)
+    assert _SERVICE_NAME.fullmatch(name_of(service))
+    assert parse_service(name_of(service)) == service
