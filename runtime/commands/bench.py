@@ -77,8 +77,34 @@ _on_two_cpus("ring", "The ring alone, as ratios to C references of the same roun
 _on_two_cpus("disk", "A disk through a whole machine, as ratios to what it is made of.")
 _on_two_cpus("intercept", "An intercepted port access, beside a blocking exchange and a bare hypercall.")
 _on_two_cpus("claim", "Whether talking between guests is orders of magnitude slower than between processes.")
+_plain("nbd", "A disk exported over NBD, beside other NBD servers under the same fio job.")
 _plain("nested", "What each level of a tree of partitions adds to a disk request.")
 _plain("sched", "Whether partitions get the processor time that they should.")
+
+
+@bench.command("devices")
+@click.argument("devices", nargs=-1, metavar="[DEVICE]...")
+@click.option(
+    "--waiting",
+    type=click.Choice(["adaptive", "spin", "block"]),
+    default="adaptive",
+    show_default=True,
+    help="How every side of the machines waits; peers sleep with block, and spin otherwise.",
+)
+@click.option("--cpus", metavar="A,B", callback=cpu_pair, help="Of the guest that asks, and of all others.")
+@_quick_option
+@_json_option
+def devices(
+    devices: tuple[str, ...], waiting: str, cpus: tuple[int, int] | None, quick: bool, as_json: bool
+) -> int:
+    """Each device class through a machine: latency, rate, processor time, where it goes, and a peer beside it.
+
+    \b
+    Example:
+      partvisor bench devices
+      partvisor bench devices net serial --waiting block
+    """
+    return _run("devices", devices=devices, waiting=waiting, cpus=cpus, quick=quick, as_json=as_json)
 
 
 @bench.command("recovery")

@@ -34,7 +34,9 @@ class Interval:
         return {name: round(number, 4) if math.isfinite(number) else None for name, number in numbers.items()}
 
     def text(self, unit: str = "") -> str:
-        """ "12.3 (11.9 to 13.1)" """
+        """ "12.3 (11.9 to 13.1)"; without an interval where too few rounds know of one."""
+        if not math.isfinite(self.low):
+            return f"{self.value:.3g}{unit}"
         return f"{self.value:.3g}{unit} ({self.low:.3g} to {self.high:.3g})"
 
 

@@ -21,6 +21,7 @@ _TRACE_COST: Final = [
 ]
 _SOURCES: Final[Mapping[str, Sequence[str | Path]]] = {
     "slot_pingpong": [_HERE / "reference" / "slot_pingpong.c"],
+    "frame_pair": [_HERE / "reference" / "frame_pair.c", _NATIVE / "histogram.c"],
     "ipc_pingpong": [_HERE / "reference" / "ipc_pingpong.c", _NATIVE / "histogram.c"],
     "trace_cost": _TRACE_COST,
     "trace_cost_without": ["-DPARTVISOR_WITHOUT_TRACE", *_TRACE_COST],

@@ -154,7 +154,7 @@ static const struct way {
     void (*get)(struct side *, uint8_t *);
 } WAYS[] = {
     {"slot", slot_put, slot_get},          {"futex", futex_put, futex_get}, {"eventfd", eventfd_put, eventfd_get},
-    {"pipe", fd_put, fd_get},              {"seqpacket", fd_put, fd_get},
+    {"pipe", fd_put, fd_get},              {"seqpacket", fd_put, fd_get}, {"stream", fd_put, fd_get},
 };
 
 static void connect_sides(const char *kind, struct side *client, struct side *server)
@@ -166,8 +166,8 @@ static void connect_sides(const char *kind, struct side *client, struct side *se
     } else if (strcmp(kind, "pipe") == 0) {
         if (pipe(there) < 0 || pipe(back) < 0)
             fail("pipe");
-    } else if (strcmp(kind, "seqpacket") == 0) {
-        if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, there) < 0)
+    } else if (strcmp(kind, "seqpacket") == 0 || strcmp(kind, "stream") == 0) {
+        if (socketpair(AF_UNIX, strcmp(kind, "stream") == 0 ? SOCK_STREAM : SOCK_SEQPACKET, 0, there) < 0)
             fail("socketpair");
         back[0] = there[1];
         back[1] = there[0];

@@ -1,0 +1,91 @@
+"""A machine that stands there while somebody outside of it measures: a child of this process, which dies with it."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from runtime.exits import CommandError
+from runtime.machine.rundir import MachineFolder, find_machines
+from runtime.measure.process_usage import Usage
+from runtime.reserved_names import ROOT
+
+BOOT_S: Final = 60.0
+STOP_S: Final = 15.0
+CLIENT: Final = "client"  # ourselves, in `usage`
+_HYPERVISOR: Final = "hypervisor"
+_LOOK_S: Final = 0.02
+_WORDS_MAX: Final = 300
+# Never executed anew, so that what ties its life to ours holds.
+_START: Final = (
+    "import sys; from runtime.machine.lifeline import die_with_parent; die_with_parent(int(sys.argv[1]));"
+    " from runtime.cli import main; sys.exit(main(['run', sys.argv[2], '--json']))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StandingMachine:
+    folder: MachineFolder
+    pids: Mapping[str, int]
+
+    def usage(self) -> dict[str, Usage]:
+        """Of its processes by their names, and of this one."""
+        pids = {**self.pids, CLIENT: os.getpid()}
+        return {name: Usage.of_process(pid) for name, pid in pids.items()}
+
+
+@contextlib.contextmanager
+def standing(config: str, place: Path, name: str, ready: str) -> Iterator[StandingMachine]:
+    """Boot it, and wait for that event. CommandError: it does not come up."""
+    path, events = place / f"{name}.toml", place / f"{name}.events"
+    path.write_text(config)
+    command = [sys.executable, "-P", "-c", _START, str(os.getpid()), str(path)]
+    with events.open("wb") as out:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, process_group=0
+        )
+    try:
+        pids = _await(process, events, ready)
+        folder = next((one for one in find_machines() if one.pid == process.pid), None)
+        if folder is None:
+            raise CommandError(f"the machine {name} has ended")
+        yield StandingMachine(folder, pids)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _await(process: "subprocess.Popen[bytes]", events: Path, ready: str) -> dict[str, int]:
+    deadline = time.monotonic() + BOOT_S
+    while time.monotonic() < deadline:
+        ended, said = process.poll() is not None, events.read_text(errors="replace")
+        pids: dict[str, int] = {}
+        for line in said.splitlines():
+            try:
+                event = json.loads(line)
+            except ValueError:  # half a line, or a word of stderr
+                continue
+            match event.get("kind"):
+                case "root.started":
+                    pids[ROOT] = int(event["fields"]["pid"])
+                case "hypervisor.started":
+                    pids[_HYPERVISOR] = int(event["fields"]["pid"])
+                case "partition.started" if event["fields"]["pid"] != pids.get(_HYPERVISOR):
+                    pids[str(event["partition"])] = int(event["fields"]["pid"])
+                case kind if kind == ready:
+                    return pids
+        if ended:
+            raise CommandError(f"the machine does not boot: {said.strip()[-_WORDS_MAX:]}")
+        time.sleep(_LOOK_S)
+    raise CommandError(f"the machine does not say {ready} within {BOOT_S:.0f} s")
