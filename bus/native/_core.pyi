@@ -203,6 +203,11 @@ class Channel:
         """Stamp a hop of a request into the channel's trace; nothing where it has none. ValueError: no such hop."""
     @property
     def is_traced(self) -> bool: ...  # whether stamp() does anything
+    def charge_to(self, budget: ServiceBudget) -> None:
+        """From here on the receiving thread pays with it for what it does between two receives, and rests when it is in
+        debt: then what the peer sent waits. The last one counts."""
+    @property
+    def is_resting(self) -> bool: ...  # whether it does so now
     def kick(self) -> None:
         """Signal the peer unconditionally (a successor does so once)."""
     def close(self) -> None:
@@ -280,22 +285,24 @@ class FastIntercepts:
         registers: bytes,
         ranges: bytes,
         access: tuple[int, int, bool] | tuple[()],
+        allowance_ns: int,
         /,
     ) -> bool:
         """A VP, and where it stands: at an access (port, size, whether it writes) that its parent knows of, or nowhere.
-        The page is held, the descriptors must stay, until it is taken back. False: there is no place for more."""
+        The page is held, the descriptors must stay, until it is taken back. When it has been served for `allowance_ns`,
+        its next access is left. False: there is no place for more."""
     def wait(self, epoll_fd: int, timeout_ms: int, recorded: int, /) -> list[tuple[int, int]]:
         """(descriptor, events) of what is not for us. -1: for ever. `recorded`: number of the last event."""
     def take_back(
         self,
     ) -> tuple[
-        list[tuple[int, int, int, bytes, tuple[int, int, bool] | tuple[()], int, int, int]],
+        list[tuple[int, int, int, bytes, tuple[int, int, bool] | tuple[()], int, int, int, int]],
         list[int],
         tuple[int, int, int, int, int],
     ]:
         """All that was lent: (child, parent, VP, registers, where it stands or (), accesses made, of these told,
-        answers); partitions that do not read their replies; number of the last event, ns that deciding took of
-        accesses and of answers, waits for the kernel, looks at calls."""
+        answers, ns that serving it took); partitions that do not read their replies; number of the last event, ns that
+        deciding took of accesses and of answers, waits for the kernel, looks at calls."""
 
 @final
 class Router:
@@ -336,6 +343,24 @@ def tsc_is_invariant() -> bool:
 
 def tsc_sample() -> tuple[int, int]:
     """The TSC, and CLOCK_MONOTONIC in ns, of one moment, as near as a few tries get. (0, now) without a TSC."""
+
+@final
+class ServiceBudget:
+    """What a server may spend on a client that has a cap: processor time of the threads that serve it.
+
+    Time that was served costs time / share, and what is not used can be had 25 ms later at most. Any thread.
+    """
+
+    def __init__(self, share: int = 0) -> None: ...
+    def charge(self, served_ns: int, now_ns: int = ...) -> int:
+        """Pay. How long to rest now, in ns; 0: go on. `now_ns`: of CLOCK_MONOTONIC; the present, if it is left out."""
+    def debt_ns(self, now_ns: int = ...) -> int: ...
+    def limit(self, share: int, now_ns: int = ...) -> None:
+        """From now on. A debt becomes as long as it would have been; 0: as much as it likes, and no debt."""
+    @property
+    def share(self) -> int: ...  # of 65536, which is a whole processor; 0: as much as it likes
+    def statistics(self) -> dict[str, int]:
+        """served_ns, rested_ns, rests; of channels and charge() together, rests of channels alone."""
 
 @final
 class Timer:

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "service_budget_type.h"
 #include "synic.h"
 #include "trace_type.h"
 #include "waiting.h"
@@ -33,6 +34,8 @@ void channel_last_leaves(struct channel *channel)
 {
     Py_CLEAR(channel->memory_view);
     Py_CLEAR(channel->aimed_pages);
+    channel->endpoint.budget = NULL;
+    Py_CLEAR(channel->budget);
     channel->endpoint.trace = NULL;
     Py_CLEAR(channel->trace);
     if (channel->flags.obj)
@@ -405,6 +408,12 @@ static PyObject *channel_has_work(struct channel *channel, void *unused)
     return PyBool_FromLong(atomic_load_explicit(&reader->header->in, memory_order_relaxed) != reader->released_out);
 }
 
+/* For a watchdog, too: it serves nobody just now, and that is as it should be. */
+static PyObject *channel_is_resting(struct channel *channel, void *unused)
+{
+    return PyBool_FromLong(atomic_load(&channel->endpoint.rests) != 0);
+}
+
 static PyObject *channel_is_traced(struct channel *channel, void *unused)
 {
     return PyBool_FromLong(channel->endpoint.trace != NULL);
@@ -439,6 +448,7 @@ static PyMethodDef channel_methods[] = {
     METHOD("disarm", channel_disarm, METH_NOARGS),
     METHOD("aim", channel_aim, METH_O),
     METHOD("kick", channel_kick, METH_NOARGS),
+    METHOD("charge_to", channel_charge_to, METH_O),
     METHOD("exact_lengths", channel_exact_lengths, METH_NOARGS),
     METHOD("stamp", channel_stamp, FAST),
     METHOD("close", channel_close, METH_NOARGS),
@@ -453,6 +463,7 @@ static PyObject *channel_is_closed(struct channel *channel, void *unused)
 
 static PyGetSetDef channel_properties[] = {
     {"is_closed", (getter)channel_is_closed, NULL, "Whether close() was called here.", NULL},
+    {"is_resting", (getter)channel_is_resting, NULL, "Whether its server pays a debt off: see ServiceBudget.", NULL},
     {"is_traced", (getter)channel_is_traced, NULL, "Whether stamp() does anything.", NULL},
     {"held", (getter)channel_held, NULL, "Packets peeked and not released.", NULL},
     {"packets_received", (getter)channel_packets_received, NULL, "As in statistics().", NULL},

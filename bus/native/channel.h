@@ -23,6 +23,7 @@ struct channel {
     struct module_state *state;
     Py_buffer memory, flags, journal, seam; /* obj is NULL when not held */
     PyObject *trace;         /* or NULL: nobody traces */
+    PyObject *budget;        /* or NULL: nobody counts */
     PyObject *aimed_pages;   /* list: the pages that aim() named; NULL before */
     PyObject *memory_view;   /* read-only, format B, of all of `memory` */
     Py_ssize_t reader_data_offset;

@@ -1,6 +1,8 @@
 /* The receiving half of Channel. A packet is held, that is, read_index stays before it, until it is released. */
 #include "channel.h"
 
+#include "service_budget_type.h"
+
 /* The next packet's descriptor, after waiting for it. 1: found; 0: the timeout passed; -1: an exception is set. */
 /* Of a channel with exact lengths: what the sender said of the packet, as far as it can be true. */
 static inline void take_said_off(const struct channel *channel, struct ring_packet *packet)
@@ -16,6 +18,8 @@ static inline void take_said_off(const struct channel *channel, struct ring_pack
 
 static int next_packet(struct channel *channel, struct ring_packet *packet, int64_t timeout_ns)
 {
+    if (__builtin_expect(channel->endpoint.budget != NULL, 0) && channel_pace(channel) < 0)
+        return -1;
     enum ring_status status = ring_peek(&channel->endpoint.reader, packet);
     if (__builtin_expect(channel->owes_signal && status != RING_EMPTY, 0)) {
         channel->owes_signal = false;

@@ -68,6 +68,8 @@ struct endpoint_journal {
     _Atomic uint32_t executing; /* the server's own: requests are being executed whose answers are not published */
 };
 
+struct service_budget;
+
 struct endpoint {
     struct ring_writer writer;
     struct ring_reader reader;
@@ -90,6 +92,10 @@ struct endpoint {
     _Atomic uint32_t sleepers;   /* threads of ours between their last look and their wake-up */
     _Atomic uint32_t has_leader; /* one of them is in epoll_wait(), the others wait for it on `generation` */
     _Atomic uint32_t generation; /* counts leaders that came back */
+    struct service_budget *budget; /* of the peer, which we serve, or NULL: it may have all it wants. service_budget.h */
+    uintptr_t served_by;           /* the thread that was charged last; 0: none yet */
+    uint64_t served_cpu_ns;        /* its processor time then */
+    _Atomic uint32_t rests;        /* it pays a debt off */
 };
 
 /* Both rings must be attached already. The descriptors are duplicated, so the caller may close its own.

@@ -179,6 +179,11 @@ static bool tell(const struct fast_vp *vp, const struct fast_access *access, con
     return synic_post_message(vp->sim_page, INTERCEPT_SINT, &message);
 }
 
+bool fast_may_tell(const struct fast_vp *vp)
+{
+    return synic_slot_is_free(vp->sim_page, INTERCEPT_SINT);
+}
+
 /* Behind the instruction. */
 static void step(struct fast_vp *vp, const struct fast_access *access)
 {

@@ -13,6 +13,7 @@
 #define FAST_REGISTERS 18u      /* from RAX to RFLAGS, as the register names count */
 #define FAST_RANGES_MAX 64u     /* INTERCEPTS_PER_PARTITION_MAX */
 #define FAST_LENT_MAX 16u       /* VPs at once */
+#define FAST_NAPS_MAX 8 /* for an access whose parent has not taken the message before it; then Python queues it */
 #define FAST_PACKET_MAX_BYTES 128u /* no call that is served here needs more */
 #define FAST_REPLY_MAX_BYTES 32u
 
@@ -60,6 +61,9 @@ enum fast_result {
     FAST_TOLD,     /* the VP is suspended, its parent has the message, and its line must be raised */
     FAST_ANSWERED, /* the access is over: *value is what was read */
 };
+
+/* Whether its parent's slot has room for a message just now. */
+bool fast_may_tell(const struct fast_vp *vp);
 
 /* ACCESS_PORT of the VP's own partition. */
 enum fast_result fast_access_port(struct fast_vp *vp, const struct fast_call *call, uint64_t *value);

@@ -276,6 +276,7 @@ static int execute(PyObject *module)
     state->waiting_type = new_type(module, &waiting_spec);
     state->histogram_type = new_type(module, &histogram_spec);
     state->trace_type = new_type(module, &trace_spec);
+    state->service_budget_type = new_type(module, &service_budget_spec);
     PyType_Spec *const others[] = {&channel_spec, &fast_intercepts_spec, &gpa_map_spec, &router_spec, &timer_spec};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
         PyTypeObject *type = new_type(module, others[i]);
@@ -284,7 +285,7 @@ static int execute(PyObject *module)
         Py_DECREF((PyObject *)type); /* the module holds it */
     }
     if (!state->ring_full || !state->ring_corrupt || !state->ring_closed || !state->waiting_type || !state->histogram_type
-        || !state->trace_type)
+        || !state->trace_type || !state->service_budget_type)
         return -1;
     if (core_api_add(module) < 0)
         return -1;
@@ -301,6 +302,7 @@ static int traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->waiting_type);
     Py_VISIT(state->histogram_type);
     Py_VISIT(state->trace_type);
+    Py_VISIT(state->service_budget_type);
     return 0;
 }
 
@@ -314,6 +316,7 @@ static int clear(PyObject *module)
     Py_CLEAR(state->waiting_type);
     Py_CLEAR(state->histogram_type);
     Py_CLEAR(state->trace_type);
+    Py_CLEAR(state->service_budget_type);
     return 0;
 }
 

@@ -11,12 +11,13 @@
 
 struct module_state {
     PyObject *ring_error, *ring_full, *ring_corrupt, *ring_closed;
-    PyTypeObject *waiting_type, *histogram_type, *trace_type;
+    PyTypeObject *waiting_type, *histogram_type, *trace_type, *service_budget_type;
     struct doorbell_ringer ringer; /* used under the GIL; opened by the first ring: see eventfd_signal() */
     bool ringer_opened;
 };
 
 extern PyType_Spec channel_spec, fast_intercepts_spec, gpa_map_spec, histogram_spec, router_spec, timer_spec, trace_spec, waiting_spec;
+extern PyType_Spec service_budget_spec;
 
 /* The state of the module that an object's type belongs to. The types are final, so this is always the right one. */
 static inline struct module_state *state_of(PyTypeObject *type)

@@ -9,6 +9,11 @@ static struct synic_slot *slot_of(void *sim_page, uint32_t sint)
     return (struct synic_slot *)sim_page + sint;
 }
 
+bool synic_slot_is_free(void *sim_page, uint32_t sint)
+{
+    return atomic_load_explicit(&slot_of(sim_page, sint)->type, memory_order_acquire) == 0;
+}
+
 /* ORDER pending: we set the flag, then look at the type again; the VP empties the slot, then looks at the flag. One fence
  *   comes first, so the VP sees the flag and writes EOM, or we see the slot empty. Without them a queued message waits for
  *   an EOM that nobody owes. */

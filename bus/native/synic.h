@@ -35,7 +35,10 @@ struct synic_message {
     uint8_t payload[SYNIC_PAYLOAD_MAX_BYTES];
 };
 
-/* The hypervisor's side. False: the slot is occupied; its pending flag is set, so its owner will write EOM. */
+/* The hypervisor's side, which alone fills slots: whether a message would find a place now. Nothing is set. */
+bool synic_slot_is_free(void *sim_page, uint32_t sint);
+
+/* False: the slot is occupied; its pending flag is set, so its owner will write EOM. */
 bool synic_post_message(void *sim_page, uint32_t sint, const struct synic_message *message);
 
 /* The VP's side. False: empty. A size beyond the slot, which only a scribbler can cause, is cut to 240 bytes. */

@@ -22,6 +22,8 @@ _DEFAULTS: Final = {
     "--trace-fd": "",  # memory that outlives us, to stamp every kick into; else nobody traces
     "--sandbox": "",  # how partitions are sandboxed: the zygote's to carry out
     "--debug-fd": "",  # a listening socket for the debug port; else there is none
+    "--zygote-fd": "",  # of a zygote that our loader has made, and
+    "--zygote-pid": "",  # its pid: a child of ours; else we make one
 }
 
 
@@ -31,15 +33,16 @@ def main(arguments: list[str]) -> int:
     if set(options) != set(_DEFAULTS) or len(arguments) % 2 or not options["--power-fd"].isdecimal():
         print(f"usage: python -m runtime.hypervisor {' '.join(f'{name} ...' for name in _DEFAULTS)}")
         return 2
-    for option in ("--power-fd", "--recorder-fd", "--trace-fd", "--debug-fd"):
+    for option in ("--power-fd", "--recorder-fd", "--trace-fd", "--debug-fd", "--zygote-fd"):
         if options[option].isdecimal():  # before any process of ours: they are the machine's, and its owner's
             os.set_inheritable(int(options[option]), False)
     die_with_parent(os.getppid())
     adopt_orphans()
     name_process("pv-hypervisor")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the platform's to handle
-    zygote = Zygote(options["--zygote-module"], options["--sandbox"])
-    # Only now: the zygote has more to import than we do, and does it meanwhile.
+    born = (int(options["--zygote-pid"]), int(options["--zygote-fd"])) if options["--zygote-fd"] else None
+    zygote = Zygote(options["--zygote-module"], options["--sandbox"], born)
+    # Only now: a new zygote has more to import than we do, and does it meanwhile.
     from runtime.hypervisor.broker import Broker
     from runtime.hypervisor.machine import RootFailurePolicy
     from runtime.hypervisor.power import STOPPED, serve
@@ -64,4 +67,8 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The kernel takes everything back at once; the interpreter would let go of it piece by piece.
+    os._exit(status)

@@ -41,6 +41,7 @@ from runtime.hypervisor.programs import granted_to_process
 from runtime.hypervisor.recorded import RecordedHypervisor
 from runtime.hypervisor.recorder import Recorder
 from runtime.hypervisor.replies import DONE, Reply
+from runtime.hypervisor.service_time import ServiceTime
 from runtime.hypervisor.sockets import PartitionSockets
 from runtime.hypervisor.standby import STANDBY_ID, Standby
 from runtime.hypervisor.zygote import Spawned, SpawnFailed, Zygote, ZygoteLost
@@ -60,9 +61,7 @@ class Broker:
 
     def __init__(self, zygote: Zygote, recorder: Recorder, on_root_failure: RootFailurePolicy) -> None:
         self._zygote: Zygote | None = zygote
-        self._zygote_module: Final = zygote.module
-        self._sandbox: Final = zygote.sandbox
-        self._zygotes_started = 1
+        self._zygote_module, self._sandbox, self._zygotes_started = zygote.module, zygote.sandbox, 1
         self.host: Final = Host()
         self.hypervisor: Final = RecordedHypervisor(recorder, self.host, native, on_root_failure)
         self.loop: Final = Loop()
@@ -70,7 +69,8 @@ class Broker:
             self.loop, self.hypervisor, self.host.clock, self._serve_last_calls, self.carry_out
         )
         self.standby: Final = Standby(self, self.loop)
-        self._sockets: Final = PartitionSockets(self.loop, self._serve)
+        self.service: Final = ServiceTime(self.hypervisor.machine)
+        self._sockets: Final = PartitionSockets(self.loop, self._serve, self.service)
         self._lent: Final = LentVps(self.loop, self._sockets, self.host, self.hypervisor, self._cut_off)
         self._processes: dict[int, WatchedProcess] = {}
         self._spawning: set[int] = set()  # partitions asked for, not answered yet

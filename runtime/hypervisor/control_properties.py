@@ -20,8 +20,8 @@ from runtime.abi import (
     PartitionState,
     Privilege,
 )
-from runtime.hypervisor import heartbeat, reference_time
-from runtime.hypervisor.effects import KillPartition, SuspendPartition
+from runtime.hypervisor import pausing, reference_time
+from runtime.hypervisor.effects import KillPartition
 from runtime.hypervisor.programs import Process
 from runtime.hypervisor.replies import Refused
 from runtime.hypervisor.vps import clock_changed
@@ -117,14 +117,7 @@ def _write_features(call: Call, value: int) -> None:
 
 def _write_suspend(call: Call, value: int) -> None:
     """Its process is stopped and continued. What it promised is not held against it meanwhile."""
-    suspend, target, machine = _switch(value), call.target, call.machine
-    if suspend is target.suspended:
-        return
-    target.suspended = suspend
-    if target.process is Process.RUNNING:
-        machine.effects.append(SuspendPartition(target.id, suspend))
-    if not suspend and target.heartbeat_within_ms and target.process in (Process.STARTING, Process.RUNNING):
-        heartbeat.promise(machine, target, target.heartbeat_within_ms)
+    pausing.suspend(call.machine, call.target, _switch(value))
 
 
 def _write_end_process(call: Call, value: int) -> None:

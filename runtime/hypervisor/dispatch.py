@@ -6,7 +6,7 @@ caller's state, target, relation and privilege, the target's state, and then the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, cast
@@ -20,6 +20,7 @@ from runtime.abi import (
     ExitStatus,
     HvStatus,
     HypercallCode,
+    PartitionProperty,
     PartitionState,
     Privilege,
 )
@@ -34,6 +35,7 @@ from runtime.hypervisor import (
     intercepts,
     interrupts,
     partitions,
+    pausing,
     pools,
     ports,
     processors,
@@ -356,6 +358,21 @@ class Hypervisor:
         timer_expiry.expire_due(self.machine)
         if self.machine.faults is not None:
             self.machine.faults.time_has_come(self)
+        return self._effects()
+
+    def set_shares(
+        self, partition_id: int, changed: Mapping[PartitionProperty, int], now_ns: int
+    ) -> list[Effect]:
+        """The platform changes what the scheduler gives. Refused: PROPERTY_VALUE_OUT_OF_RANGE; nothing has changed."""
+        self.machine.now_ns = now_ns
+        properties.set_shares(self.machine, self.machine.partitions[partition_id], changed)
+        return self._effects()
+
+    def pause(self, partition_ids: Iterable[int], paused: bool, now_ns: int) -> list[Effect]:
+        """The platform stops partitions, and lets them go on, in this order."""
+        self.machine.now_ns = now_ns
+        for each in partition_ids:
+            (pausing.pause if paused else pausing.resume)(self.machine, self.machine.partitions[each])
         return self._effects()
 
     def break_on_purpose(self, act: Callable[[], object], now_ns: int) -> list[Effect]:

@@ -33,9 +33,12 @@ def heartbeat(call: Call, *, within_ms: int) -> Reply:
 
 
 def promise(machine: Machine, partition: Partition, within_ms: int) -> None:
-    """Takes the place of what it promised before. A process may promise before we know that it was started."""
+    """Takes the place of what it promised before. A process may promise before we know that it was started.
+
+    Who lives in our own process is not held to anything: his death would be everybody's, and he is our own code.
+    """
     partition.heartbeat_within_ms = within_ms
-    if not within_ms:
+    if not within_ms or partition.is_loaded:
         partition.heartbeat_due_ns = None
         return
     due_ns = partition.heartbeat_due_ns = machine.now_ns + within_ms * 1_000_000

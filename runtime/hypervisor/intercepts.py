@@ -175,6 +175,7 @@ def resume(machine: Machine, partition: Partition, vp: VirtualProcessor) -> None
     access, registers = state.access, state.registers
     if access is None:
         return
+    machine.served_for = partition.id
     take_back(machine, partition, vp)
     state.access = None
     if registers[RIP] == access.rip:

@@ -57,6 +57,7 @@ def assert_virtual_interrupt(call: Call, *, vp: int, vector: int, type: int) -> 
         raise Refused(HvStatus.INVALID_VP_INDEX)
     if type != _FIXED or not VECTOR_MIN <= vector < VECTORS:
         raise Refused(HvStatus.INVALID_PARAMETER)
+    call.machine.served_for = call.target.id
     request_vector(call.machine, call.target, processor, vector)
     return DONE
 

@@ -25,6 +25,7 @@ from runtime.hypervisor.intercept_state import RFLAGS, RIP, Access
 from runtime.hypervisor.interrupts import is_loud
 from runtime.hypervisor.recorded import effect_bits
 from runtime.hypervisor.recorder import EVENTS_KEPT, EventKind
+from runtime.hypervisor.service_time import UNLIMITED_NS
 
 if TYPE_CHECKING:
     from runtime.hypervisor.host import Host
@@ -113,8 +114,16 @@ class LentVps:
                     if entry.type is not InterceptType.MMIO
                 ),
                 (access.address, access.size, access.write) if access is not None else (),
+                self._allowance_ns(child.id),
             )
         return lent
+
+    def _allowance_ns(self, partition: int) -> int:
+        """Of one in debt, the access that is under way still gets its answer."""
+        service = self._sockets.service
+        if service is None:
+            return UNLIMITED_NS
+        return 0 if self._sockets.rests(partition) else service.allowance_ns(partition)
 
     def _fast_intercepts(self) -> FastIntercepts:
         if self._fast is None:
@@ -138,7 +147,9 @@ class LentVps:
         rows, deaf, (self._recorder.events, access_ns, answer_ns, waits, looks) = fast.take_back()
         self._loop.turns += waits - 1
         hypervisor.looks += looks
-        for child, parent, vp, registers, at, accesses, told, answers in rows:
+        spent_ns: dict[int, int] = {}
+        for child, parent, vp, registers, at, accesses, told, answers, served_ns in rows:
+            spent_ns[child] = spent_ns.get(child, 0) + served_ns
             state = machine.partitions[child].vps[vp].intercept
             state.registers[:] = _REGISTERS.unpack(registers)
             state.access = _access(*at, state.registers[RIP]) if at else None
@@ -152,6 +163,9 @@ class LentVps:
             hypervisor.served_elsewhere(parent, _ANSWER, answers, {CompleteCall: answers})
         hypervisor.calls[HypercallCode.ACCESS_PORT].took_ns += access_ns
         hypervisor.calls[_ANSWER].took_ns += answer_ns
+        if (service := self._sockets.service) is not None:
+            for who, rest_ns in service.served_without_python(spent_ns):
+                self._sockets.rest(who, rest_ns)
         for partition in deaf:
             self._cut_off(partition)
 

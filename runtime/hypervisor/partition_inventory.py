@@ -49,7 +49,7 @@ def _row(machine: Machine, partition: Partition) -> dict[str, object]:
         "parent": partition.parent,
         "state": partition.state.name.lower(),
         "pid": partition.pid,
-        "process": partition.process.name.lower(),
+        "process": "paused" if partition.suspended else partition.process.name.lower(),
         "exit": None if status is None else {"code": status.code, "signal": status.signal},
         "pages": partition.pool.available + partition.pool.in_use,
     }

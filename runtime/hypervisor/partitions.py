@@ -74,6 +74,7 @@ class Partition:
     program: Program | None = None
     files: int = 0  # descriptors kept for its birth
     process: Process = Process.NONE
+    is_loaded: bool = False  # what stands for its process is a thread of ours: nobody ends it alone
     pid: int | None = None
     exit_status: ExitStatus | None = None
     failure: str | None = None  # why we had to kill it
@@ -90,7 +91,8 @@ class Partition:
     intercepts: Intercepts = field(default_factory=Intercepts)
     ports: dict[int, Port] = field(default_factory=dict)
     connections: dict[int, Connection] = field(default_factory=dict)
-    suspended: bool = False  # its process is stopped until the parent lets it go on
+    suspended: bool = False  # its process is stopped until the parent, or the operator, lets it go on
+    pause_froze: bool = False  # it is paused, and its time stands still because of that
     frozen_ns: int | None = None  # since when its reference time stands still
     drift: Drift | None = None  # a fault on purpose: its reference time runs wrong
     address_bits: int = ADDRESS_BITS_MAX

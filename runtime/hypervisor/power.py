@@ -14,6 +14,7 @@ kill {name, signal?} -> kill {id}; SIGKILL ends it, which is an event; others ar
 ports {name?, after?} -> ports {rows: [...], more}; what became of every interrupt, port by port
 sched {after?}     -> sched {partitions: [...], more, ...}; who has had how much of the processors
 schedule {name, weight?, reserve?, cap?} -> schedule {id}; reserve and cap in 1/0x10000 of a processor per VP
+pause {name?}, resume {name?} -> pause {names: [...]}; a partition and all below it; without a name the whole machine
 hypervisor {}      -> hypervisor {...}; what the broker says of itself
 inject {order}     -> inject {}; a fault on purpose, as runtime.chaos.faults.orders has it
 heal {number}      -> heal {}; it is undone
@@ -33,6 +34,7 @@ from typing import TYPE_CHECKING, Final
 
 from runtime import codec
 from runtime.abi import ROOT_PARTITION, PartitionProperty
+from runtime.hypervisor import pausing
 from runtime.hypervisor.broker import Broker
 from runtime.hypervisor.debug_port import DebugPort, Table
 from runtime.hypervisor.loop import now_ns
@@ -42,7 +44,6 @@ from runtime.hypervisor.outbox import Outbox
 from runtime.hypervisor.partition_inventory import list_partitions, show_partition
 from runtime.hypervisor.partitions import Partition
 from runtime.hypervisor.port_inventory import list_ports
-from runtime.hypervisor.properties import set_shares
 from runtime.hypervisor.replies import Refused
 from runtime.hypervisor.scheduler import Scheduler
 from runtime.hypervisor.scheduling_mechanisms import SchedulerKind
@@ -80,7 +81,7 @@ class PowerSocket:
         self._broker: Final = broker
         self._socket: Final = sock
         self._outbox: Final = Outbox(sock)
-        self._scheduler: Final = Scheduler(broker.loop, broker.hypervisor.machine, scheduling)
+        self._scheduler: Final = Scheduler(broker.loop, broker.hypervisor.machine, scheduling, broker.service)
         self._ending: OrderlyEnd | None = None  # of a stop, or of the first half of a reboot
         self._stopping = False
         self._faults: BrokerFaults | None = None  # made, and its modules loaded, with the first fault
@@ -179,6 +180,8 @@ class PowerSocket:
                 result = self._scheduler.report(_integer(args, "after", 0))
             elif verb == "schedule":
                 result = self._schedule(args)
+            elif verb in ("pause", "resume"):
+                result = self._pause(args, paused=verb == "pause")
             elif verb == "hypervisor":
                 result = portrait(self._broker.hypervisor, self._broker.loop)
             elif verb in FAULT_VERBS:
@@ -218,10 +221,33 @@ class PowerSocket:
             raise _Refused("the root is not scheduled: it serves everybody else")
         changed = {code: _integer(args, key) for key, code in SHARE_PROPERTIES.items() if key in args}
         try:
-            set_shares(self._broker.hypervisor.machine, partition, changed)
+            effects = self._broker.hypervisor.set_shares(partition.id, changed, now_ns())
         except Refused as refused:
             raise _Refused("weight is 1 to 10000, reserve and cap 0 to 100%, and reserve <= cap") from refused
+        self._broker.carry_out(effects)
         return {"id": partition.id}
+
+    def _pause(self, args: dict[str, object], *, paused: bool) -> dict[str, object]:
+        """Guests stop before those who serve them, and go on after them."""
+        machine = self._broker.hypervisor.machine
+        if self._ending is not None:
+            raise _Refused("the machine is ending")
+        named = self._named(args) if "name" in args else machine.partitions[ROOT_PARTITION]
+        if named.id == ROOT_PARTITION and "name" in args:
+            raise _Refused("the root serves everybody else: pause the whole machine with --all")
+        live = [each for each in pausing.tree(machine, named) if each.id in self._broker.live_partitions]
+        if not live:
+            raise _Refused(f"{named.name} does not run")
+        changed = [each for each in live if each.suspended is not paused]
+        order = [each.id for each in (reversed(changed) if paused else changed)]
+        self._broker.carry_out(self._broker.hypervisor.pause(order, paused, now_ns()))
+        return {"names": [machine.path(each) for each in changed]}
+
+    def _resume_all(self) -> None:
+        """Who is to end has to hear of it."""
+        machine = self._broker.hypervisor.machine
+        paused = [each.id for each in machine.partitions.values() if each.suspended]
+        self._broker.carry_out(self._broker.hypervisor.pause(paused, False, now_ns()))
 
     def _adopt(self, args: dict[str, object], fds: list[int]) -> dict[str, object]:
         name, root_args = args.get("name"), args.get("args", {})
@@ -254,6 +280,7 @@ class PowerSocket:
     def _stop(self, args: dict[str, object]) -> dict[str, object]:
         if not self._stopping:
             self._stopping = True
+            self._resume_all()
             self._broker.hypervisor.stop()
             self._scheduler.end()  # so that everybody hears what comes
             self._ending = OrderlyEnd(self._broker, min(_integer(args, "grace_ms", 0), GRACE_MS_MAX))
@@ -263,6 +290,7 @@ class PowerSocket:
         machine = self._broker.hypervisor.machine
         if self._ending is not None or ROOT_PARTITION not in self._broker.live_partitions:
             raise _Refused("it is ending, or starting, already")
+        self._resume_all()
         self._broker.hypervisor.begin_reboot()
         grace_ms = min(_integer(args, "grace_ms", 0), GRACE_MS_MAX)
         self._ending = OrderlyEnd(self._broker, grace_ms, lambda: not machine.rebooting)

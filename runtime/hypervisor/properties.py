@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from runtime.abi import ALL_PRIVILEGES, HvStatus, PartitionProperty, Privilege
 from runtime.hypervisor import control_properties
+from runtime.hypervisor.effects import RaiseWatch
 from runtime.hypervisor.programs import get_program, set_program
 from runtime.hypervisor.replies import DONE, Refused, Reply
 
@@ -62,6 +63,7 @@ def set_partition_property(call: Call, *, property: int, value: int) -> Reply:
             raise Refused(HvStatus.PROPERTY_VALUE_OUT_OF_RANGE)
         call.target.properties[code] = value
         call.machine.scheduling_version += 1
+        _tell_parent(call.machine, call.target, code)
     elif code is PartitionProperty.PRIVILEGE_FLAGS:
         if value & ~int(ALL_PRIVILEGES):
             raise Refused(HvStatus.PROPERTY_VALUE_OUT_OF_RANGE)
@@ -102,6 +104,16 @@ def set_shares(machine: Machine, target: Partition, changed: Mapping[PartitionPr
         raise Refused(HvStatus.PROPERTY_VALUE_OUT_OF_RANGE)
     target.properties |= changed
     machine.scheduling_version += 1
+    for code in changed:
+        _tell_parent(machine, target, code)
+
+
+def _tell_parent(machine: Machine, target: Partition, changed: PartitionProperty) -> None:
+    """Who works for it keeps to its cap, too, and looks again."""
+    if changed is not PartitionProperty.CPU_CAP or target.parent is None:
+        return
+    if machine.partitions[target.parent].watched_children:
+        machine.effects.append(RaiseWatch(target.parent))
 
 
 def _known(code: int) -> PartitionProperty:

@@ -26,6 +26,7 @@ from runtime.hypervisor.scheduling_account import Member
 from runtime.hypervisor.scheduling_cgroups import Cgroups, can_do, places
 from runtime.hypervisor.scheduling_mechanisms import Mechanism, MechanismFailed, SchedulerKind, Signals
 from runtime.hypervisor.scheduling_shares import DEFAULT_SHARES, Shares
+from runtime.hypervisor.service_time import ServiceTime
 
 BOOKS_NS: Final = 100_000_000  # between two looks where the kernel does the scheduling
 _AFFINITY_NS: Final = 1_000_000_000  # between two looks at where processes may run
@@ -39,8 +40,11 @@ _PROPERTIES: Final = (PartitionProperty.CPU_WEIGHT, PartitionProperty.CPU_RESERV
 class Scheduler:
     """Owned by the broker, which reports what changed. Costs nothing while there is nothing to schedule."""
 
-    def __init__(self, loop: Loop, machine: Machine, kind: SchedulerKind) -> None:
+    def __init__(
+        self, loop: Loop, machine: Machine, kind: SchedulerKind, service: ServiceTime | None = None
+    ) -> None:
         self._loop, self._machine, self._kind = loop, machine, kind
+        self._service = service or ServiceTime(machine)
         self._mechanism: Mechanism | None = None
         self._policy: Policy | None = None
         self._processes: dict[int, WatchedProcess] = {}  # of partitions but the root; the pidfds are ours
@@ -108,11 +112,13 @@ class Scheduler:
         for partition in list(self._processes):
             self._forget(partition)
         self._policy, self._confined = None, {}
+        self._service.count(False)
 
     def _look(self, policy: Policy) -> None:
         """Who is there, and what may each do."""
         self._looked_ns = now_ns()
         self._look_at_processes()
+        self._service.count(True)
         self._affinity = {each: self._processors_of(each, policy) for each in self._processes}
         members = self._members(policy)
         policy.set_members(members)
@@ -123,7 +129,10 @@ class Scheduler:
         pids = {
             each.id: each.pid
             for each in partitions.values()
-            if each.id != ROOT_PARTITION and each.process is Process.RUNNING and each.pid is not None
+            if each.id != ROOT_PARTITION
+            and each.process is Process.RUNNING
+            and each.pid
+            not in (None, os.getpid())  # a driver that was loaded into ourselves is not to be held
         }
         for partition, process in list(self._processes.items()):
             if pids.get(partition) != process.pid:
@@ -231,7 +240,7 @@ class Scheduler:
             for partition, meter in self._meters.items()
             if not (mechanism.needs_slices and self._is_at_rest(partition))
         }
-        decision = policy.step(elapsed_ns, samples)
+        decision = policy.step(elapsed_ns, samples, self._service.take())
         self._stepped_ns = now
         if mechanism.needs_slices:
             mechanism.carry_out(decision)
@@ -242,6 +251,7 @@ class Scheduler:
             policy.let_all()
             delay_ns = BOOKS_NS
         self._loop.alarm_at(_ALARM, now + delay_ns, self._step)
+        self._service.mark()
 
     def _has_changed(self, policy: Policy, now: int) -> bool:
         """What nobody reports: somebody is suspended or goes on, a young process has bound itself to processors."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 from runtime.hypervisor.scheduling_account import Account, Member, Sample
@@ -27,6 +28,7 @@ SLICE_NS: Final = 10_000_000
 IDLE_SLICE_NS: Final = 50_000_000  # while nobody wants a processor: how late we notice that somebody does
 CATCH_UP_NS: Final = 100_000_000  # what a cap allowed, or a reserve promised, may be had so much later
 _LAG_SLICES_MAX: Final = 32
+_NO_SERVICE: Final[Mapping[int, int]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +83,24 @@ class Policy:
         self._is_capped = any(member.shares.is_capped for member in members)
         self._domains = _domains_of(account for account in self.accounts.values() if account.member.has_work)
 
-    def step(self, elapsed_ns: int, samples: Mapping[int, Sample]) -> Decision:
+    def step(
+        self, elapsed_ns: int, samples: Mapping[int, Sample], service_ns: Mapping[int, int] = _NO_SERVICE
+    ) -> Decision:
         """Account for the time since the step before, and decide for the next.
 
         Args:
             elapsed_ns: > 0.
             samples: of partitions with own work; one that is missing used nothing.
+            service_ns: what the hypervisor spent on each; it counts as used, and says nothing of what each wants.
         """
         for each in self.accounts.values():
             each.watch(samples.get(each.member.id, _NOTHING), elapsed_ns, self.slice_ns)
-        self._charge_caps(elapsed_ns, samples)
+        used_ns = {
+            each: samples.get(each, _NOTHING).used_ns + service_ns.get(each, 0) for each in self.accounts
+        }
+        self._charge_caps(elapsed_ns, used_ns)
         for domain in self._domains:
-            self._settle(domain, elapsed_ns, samples)
+            self._settle(domain, elapsed_ns, used_ns, service_ns)
         return self._choose()
 
     def let_all(self) -> None:
@@ -102,13 +110,13 @@ class Policy:
 
     # -- accounting
 
-    def _charge_caps(self, elapsed_ns: int, samples: Mapping[int, Sample]) -> None:
+    def _charge_caps(self, elapsed_ns: int, used_ns: Mapping[int, int]) -> None:
         if not self._is_capped:
             return
         used: dict[int | None, int] = {}
         for member in reversed(self._top_down):
             account = self.accounts[member]
-            group_used = used.pop(member, 0) + samples.get(member, _NOTHING).used_ns
+            group_used = used.pop(member, 0) + used_ns[member]
             parent = account.member.parent
             used[parent] = used.get(parent, 0) + group_used
             if (cap := account.cap) is not None:
@@ -116,22 +124,29 @@ class Policy:
             else:
                 account.credit_ns = 0.0
 
-    def _settle(self, domain: _Domain, elapsed_ns: int, samples: Mapping[int, Sample]) -> None:
+    def _settle(
+        self,
+        domain: _Domain,
+        elapsed_ns: int,
+        used_ns: Mapping[int, int],
+        service_ns: Mapping[int, int],
+    ) -> None:
         """Who should have had how much of what was delivered here; the difference is lag."""
         contenders: list[Account] = []
         used: list[int] = []
         for each in domain.accounts:
-            used_ns = samples.get(each.member.id, _NOTHING).used_ns
+            mine = used_ns[each.member.id]
             if each.is_idle:  # nobody saves up while asleep; what it had too much is forgiven in time
-                each.due_ns += used_ns
+                each.due_ns += mine
                 each.lag_ns = min(each.lag_ns, 0.0) * max(1 - elapsed_ns / CATCH_UP_NS, 0.0)
             else:
                 contenders.append(each)
-                used.append(used_ns)
+                used.append(mine)
         if not contenders:
             return
         delivered = sum(used)
-        due = self._divide(delivered, contenders, elapsed_ns)
+        wants = [each.wanted * elapsed_ns + service_ns.get(each.member.id, 0) for each in contenders]
+        due = self._divide(delivered, contenders, wants, elapsed_ns)
         left = delivered - sum(due)
         if left > 0:  # nobody else could have used it: it was nobody's loss
             excess = [max(mine - should, 0.0) for mine, should in zip(used, due, strict=True)]
@@ -154,13 +169,13 @@ class Policy:
             for each in contenders:
                 each.lag_ns *= _LAG_SLICES_MAX * self.slice_ns / furthest
 
-    def _divide(self, delivered: int, contenders: list[Account], elapsed_ns: int) -> list[float]:
+    def _divide(
+        self, delivered: int, contenders: list[Account], wants: list[float], elapsed_ns: int
+    ) -> list[float]:
         """What each should have had."""
         if self._is_flat:
-            return self._among(
-                delivered, contenders, [each.wanted * elapsed_ns for each in contenders], elapsed_ns
-            )
-        most = {each.member.id: each.wanted * elapsed_ns for each in contenders}
+            return self._among(delivered, contenders, wants, elapsed_ns)
+        most = {each.member.id: want for each, want in zip(contenders, wants, strict=True)}
         groups: dict[int, float] = {}  # the most of each group that has a contender
         for member in reversed(self._top_down):
             children = self._children.get(member, ())

@@ -128,7 +128,7 @@ def start_virtual_processor(call: Call, *, vp: int) -> Reply:
             raise Refused(HvStatus.INVALID_VP_STATE)
         if target.program is None:
             raise Refused(HvStatus.OPERATION_DENIED)
-        target.process, target.exit_status = Process.STARTING, None
+        target.process, target.exit_status, target.is_loaded = Process.STARTING, None, False
         machine.effects.append(SpawnPartition(target.id, machine.path(target), target.program.module))
     elif processor.running or target.process not in (Process.STARTING, Process.RUNNING):
         raise Refused(HvStatus.INVALID_VP_STATE)
@@ -146,7 +146,7 @@ def load_driver(call: Call) -> Reply:
         raise Refused(HvStatus.INVALID_VP_STATE)
     if target.program is None or not target.outlives_process:
         raise Refused(HvStatus.OPERATION_DENIED)
-    target.process, target.exit_status = Process.STARTING, None
+    target.process, target.exit_status, target.is_loaded = Process.STARTING, None, True
     machine.effects.append(LoadDriver(target.id, machine.path(target), target.program.module))
     processor.running = True
     return DONE

@@ -41,17 +41,19 @@ class ZygoteLost(Exception):
 class Zygote:
     """Owns the process and its socket."""
 
-    def __init__(self, module: str, sandbox: str = "") -> None:
-        """`sandbox`: the platform's orders, which we only pass on (runtime.config.sandbox); empty: the zygote's own."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
+    def __init__(self, module: str, sandbox: str = "", born: tuple[int, int] | None = None) -> None:
+        """A new one, unless there is one.
+
+        Args:
+            sandbox: the platform's orders, which we only pass on (runtime.config.sandbox); empty: the zygote's own.
+            born: pid and socket of one that is there, a child of ours: who loaded us has made it. A later one, should
+                that die, is executed.
+        """
         self.module: Final = module
         self.sandbox: Final = sandbox
-        broker_pid = os.getpid()
-        self.pid: Final = os.fork()
-        if self.pid == 0:
-            _become_zygote(module, theirs, broker_pid, sandbox)
-        theirs.close()
+        pid, ours = (born[0], socket.socket(fileno=born[1])) if born else _execute(module, sandbox)
+        ours.setblocking(False)
+        self.pid: Final = pid
         self.socket: Final = ours
         self.outbox: Final = Outbox(ours)
 
@@ -86,6 +88,16 @@ class Zygote:
         self.socket.close()
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
+
+
+def _execute(module: str, sandbox: str) -> tuple[int, socket.socket]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    broker_pid = os.getpid()
+    with theirs:
+        pid = os.fork()
+        if pid == 0:
+            _become_zygote(module, theirs, broker_pid, sandbox)
+    return pid, ours
 
 
 def _become_zygote(module: str, sock: socket.socket, broker_pid: int, sandbox: str) -> NoReturn:

@@ -3,6 +3,7 @@
 import pytest
 
 from runtime.abi import GUEST_PRIVILEGES, HvStatus, HypercallCode, PartitionProperty, PortType
+from runtime.hypervisor.heartbeat import TAKE_OVER_MS_MAX
 from runtime.hypervisor.programs import Process
 from runtime.hypervisor.replies import EndpointHandle
 from tests.runtime.hypervisor_world import World
@@ -96,3 +97,24 @@ def test_a_driver_is_loaded_only_by_a_monolithic_hypervisor() -> None:
     world.do(1, _C.LOAD_DRIVER, partition=child)
     assert partition.process is Process.STARTING
     assert world.status(1, _C.LOAD_DRIVER, partition=child) == HvStatus.INVALID_VP_STATE
+
+
+def test_a_driver_in_the_hypervisor_may_be_silent_for_ever() -> None:
+    """Nobody ends it alone. So no promise is made for it, and none of its own binds it."""
+    world = World()
+    world.machine.loads_drivers = True
+    child = world.child()
+    value = {"module": "partitions.drivers.resident_driver", "name": "disk0", "args": {}}
+    world.do(
+        1, _C.SET_PARTITION_PROPERTY_EX, partition=child, property=int(PartitionProperty.PROGRAM), value=value
+    )
+    outlives = int(PartitionProperty.OUTLIVES_PROCESS)
+    world.do(1, _C.SET_PARTITION_PROPERTY, partition=child, property=outlives, value=1)
+    world.do(1, _C.LOAD_DRIVER, partition=child)
+    world.started(child)
+    world.advance(10 * TAKE_OVER_MS_MAX)
+    assert not world.doomed
+    world.do(child, _C.HEARTBEAT, within_ms=10)
+    world.advance(10 * TAKE_OVER_MS_MAX)
+    assert not world.doomed
+    world.check()
