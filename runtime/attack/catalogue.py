@@ -10,6 +10,7 @@ from typing import Final
 
 ANY_STATUS: Final = "any status"  # of the hypervisor's; each of them is an answer
 RINGS: Final = frozenset({"disk", "custom", "net", "serial"})
+CALLED: Final = frozenset(f"{name}-messages" for name in RINGS)  # the same where they have none
 
 
 class Keeping(enum.Enum):
@@ -136,7 +137,7 @@ CHANNEL_ATTACKS: Final = (
     ),
     Attack(
         "frames-in-others-names",
-        frozenset({"net"}),
+        frozenset({"net", "net-messages"}),
         Keeping.STEADY,
         "frames to everybody that come from its neighbours' addresses, as they say",
         ("taken", _NOT_AGAIN),
@@ -168,15 +169,15 @@ CHANNEL_ATTACKS: Final = (
     ),
     Attack(
         "garbage-to-a-server",
-        frozenset({"disk-messages", "custom-messages"}),
+        CALLED,
         Keeping.STEADY,
         "messages to a server that is called: random, cut, too long, with descriptors nobody asked for",
-        ("answered", "connection ended", "not taken"),
+        ("answered", "no answer", "connection ended", "not taken"),
         "messages that the socket took",
     ),
     Attack(
         "caller-that-does-not-listen",
-        frozenset({"disk-messages", "custom-messages"}),
+        CALLED,
         Keeping.STEADY,
         "calls without end whose replies it does not read",
         ("full", "connection ended"),

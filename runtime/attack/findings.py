@@ -88,6 +88,18 @@ def pace_word(ratio: Interval | None) -> str:
     return "SLOWED" if is_slowed(ratio) else "undecided"
 
 
+@dataclass(slots=True)
+class Control:
+    """What is no attack, in windows like those of attacks."""
+
+    name: str
+    windows: list[Window] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> Interval | None:
+        return ratio_of_windows(self.windows)
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """One service under one architecture."""
@@ -99,6 +111,7 @@ class Report:
     findings: tuple[Finding, ...]
     breaches: tuple[str, ...]  # of the machine as a whole: who died, whose data is wrong
     checked: str  # what was checked of the neighbour, in words
+    controls: tuple[Control, ...] = ()
 
     @property
     def ratio(self) -> Interval | None:
@@ -119,15 +132,20 @@ class Report:
             "seconds": round(self.seconds, 1),
             "contained": self.is_contained,
             "pace": pace_word(ratio),
-            "ratio": None if ratio is None else ratio.to_json(),
+            "ratio": _json_ratio(ratio),
             "breaches": list(self.breaches),
             "checked": self.checked,
+            "pairs": sum(len(each.windows) for each in self.findings),
+            "controls": {each.name: _json_ratio(each.ratio) for each in self.controls},
             "attacks": [_json_of(each) for each in self.findings],
         }
 
 
+def _json_ratio(ratio: Interval | None) -> dict[str, float | None] | None:
+    return None if ratio is None else ratio.to_json()
+
+
 def _json_of(finding: Finding) -> dict[str, Any]:
-    ratio = finding.ratio
     return {
         "attack": finding.attack.name,
         "tries": finding.attack.tries,
@@ -137,6 +155,6 @@ def _json_of(finding: Finding) -> dict[str, Any]:
         "evidence": finding.evidence,
         "breaches": finding.breaches + [f"unexpected: {each}" for each in finding.unexpected],
         "errors": finding.errors,
-        "ratio": None if ratio is None else ratio.to_json(),
+        "ratio": _json_ratio(finding.ratio),
         "verdict": str(finding.verdict),
     }

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime.attack.catalogue import KILLED, Keeping
-from runtime.attack.findings import Finding, Report, Window
+from runtime.attack.findings import Control, Finding, Report, Window
 from runtime.attack.pace import HistoryPace, Pace, SampledPace
 from runtime.attack.services import (
     ANSWERS,
@@ -24,6 +24,7 @@ from runtime.attack.services import (
     guests_for,
     machine_text,
 )
+from runtime.attack.turns import CONTROLS, SETTLE_S, WINDOW_S, lead_of, turns_of, windows_of
 from runtime.chaos.blocks import image_values
 from runtime.chaos.checker import check
 from runtime.chaos.history import HistoryError, read_history
@@ -32,11 +33,9 @@ from runtime.config.architecture import MONITOR_SUFFIX, Architecture
 from runtime.exits import CommandError
 from runtime.machine.rundir import find_machines
 
-WINDOW_S: Final = 0.25  # of an attack, and of the quiet beside it
-SETTLE_S: Final = 0.01  # between the two
-WINDOWS_MAX: Final = 400  # of one attack
 ANSWER_S: Final = 20.0  # beside the window
 DESCRIPTORS_MAX: Final = 24  # that root or hypervisor may have more of after it than before
+BURIAL_S: Final = 5.0  # for what dead guests had open
 END_S: Final = 3.0  # for the end of a process that the kernel has killed
 BOUND_S: Final = 20.0  # of one request of the neighbour's: beyond it counts as hung
 _WINDOW_NS: Final = int(WINDOW_S * 1e9)
@@ -58,11 +57,6 @@ class AttackOptions:
     only: frozenset[str] = frozenset()  # attacks; none: all
 
 
-def windows_of(attacks: int, seconds: float) -> int:
-    """How often each attack is made."""
-    return min(max(round(seconds / (attacks * 2 * WINDOW_S)), 1), WINDOWS_MAX)
-
-
 def attack(
     service: Service,
     architecture: Architecture,
@@ -73,14 +67,15 @@ def attack(
     """Nothing of the machine is left."""
     chosen = [each for each in service.attacks(architecture) if not options.only or each.name in options.only]
     repeated = [each for each in chosen if each.keeping is not Keeping.LAST]
-    windows = windows_of(len(repeated), options.seconds) if repeated else 1
+    windows = max((windows_of(each, len(repeated), options.seconds) for each in repeated), default=1)
     guests = guests_for(chosen, windows)
+    controls = tuple(Control(name) for name in CONTROLS)
     begun, findings, breaches, checked = time.monotonic(), [Finding(each) for each in chosen], [""], ""
     try:
         with contextlib.ExitStack() as stack:
             run = _Run(service, architecture, guests, folder, options, stack)
             run.wait_until_ready(progress)
-            run.carry_out(findings, windows, progress)
+            run.carry_out(findings, controls, progress)
             breaches, checked = run.judge(findings)
     except AttackFailed as error:  # it boots without hostile guests, so this is a finding, too
         breaches = [str(error)]
@@ -92,6 +87,7 @@ def attack(
         tuple(findings),
         tuple(breaches),
         checked,
+        controls,
     )
 
 
@@ -121,7 +117,8 @@ class _Run:
         length = options.seconds + 10 * len(guests)  # some windows take longer
         config.write_text(machine_text(service, architecture, guests, folder, length, {}))
         self._machine = stack.enter_context(RunningMachine(folder, config))
-        self._windows: list[tuple[Finding, tuple[int, int], tuple[int, int]]] = []
+        self._seconds = options.seconds
+        self._windows: list[tuple[Finding | Control, tuple[int, int], tuple[int, int]]] = []
         self._descriptors: dict[str, int] = {}
         self._killed: set[str] = set()
         self._unread: dict[str, bytes] = {}  # what a guest answered beyond the line that was waited for
@@ -189,39 +186,43 @@ class _Run:
 
     # -- meanwhile
 
-    def carry_out(self, findings: Sequence[Finding], windows: int, progress: Progress) -> None:
+    def carry_out(self, findings: Sequence[Finding], controls: Sequence[Control], progress: Progress) -> None:
         told = self._told()
         who = {each.name: guest.name for guest in self._guests for each in guest.attacks}
-        turns = [each for each in findings if each.attack.keeping is not Keeping.LAST] * windows
-        self._rng.shuffle(turns)
+        named: dict[str, Finding | Control] = {each.attack.name: each for each in findings}
+        for control in controls:  # by one that attacks at other times
+            named[control.name], who[control.name] = control, self._guests[0].name
+        turns = turns_of([each.attack for each in findings], self._seconds, self._rng)
         begun, said = time.monotonic(), 0.0
-        for number, one in enumerate(turns):
-            name = one.attack.name
+        for number, name in enumerate(turns):
             if time.monotonic() - said > 2:
                 said = time.monotonic()
                 left_s = (said - begun) / number * (len(turns) - number) if number else 0
                 about = f"; about {left_s:.0f} s to go" if number else ""
                 progress(f"{self._service.name}: window {number + 1} of {len(turns)}, {name}{about}")
-            self._take_turn(one, who[name], told)
+            self._take_turn(named[name], name, who[name], told)
         for one in findings:
             if one.attack.keeping is Keeping.LAST:
                 self._let_it_end(one, who[one.attack.name])
 
-    def _take_turn(self, finding: Finding, guest: str, told: Mapping[str, Any]) -> None:
+    def _take_turn(self, of: Finding | Control, name: str, guest: str, told: Mapping[str, Any]) -> None:
         """A window with the attack and one without, in either order."""
-        order = {"attack": finding.attack.name, "seconds": WINDOW_S, "args": told}
+        lead_s = lead_of(of.attack if isinstance(of, Finding) else None)
+        order = {"attack": name, "seconds": lead_s + WINDOW_S, "args": told}
         quiet_first = self._rng.random() < 0.5
         quiet = _quiet_window() if quiet_first else (0, 0)
+        time.sleep(SETTLE_S)
         self._tell(guest, {**order, "seed": self._rng.getrandbits(32)})
         answer = self._await(guest, ANSWER_S)
-        begun_ns = int(answer["begun_ns"])
+        begun_ns = int(answer["begun_ns"]) + int(lead_s * 1e9)
         ended_ns = max(int(answer["ended_ns"]), begun_ns + _WINDOW_NS)  # one that is soon done has its wake
         time.sleep(max(ended_ns - time.monotonic_ns(), 0) / 1e9 + SETTLE_S)
         if not quiet_first:
             quiet = _quiet_window()
-        finding.take(answer)
+        if isinstance(of, Finding):
+            of.take(answer)
         if answer["made"]:  # otherwise both were quiet
-            self._windows.append((finding, (begun_ns, ended_ns), quiet))
+            self._windows.append((of, (begun_ns, ended_ns), quiet))
 
     def _let_it_end(self, finding: Finding, guest: str) -> None:
         """One call, by which the process ends: the answer before it is the proof, its end the refusal."""
@@ -279,10 +280,8 @@ class _Run:
                 self._tell(guest.name, {})
         alone = {guest.name for guest in self._guests}
         machine.wait_until(lambda: alone <= self._ended(), PATIENCE_S)
-        for name, count in self._count_descriptors().items():
-            more = count - self._descriptors.get(name, count)
-            if more > DESCRIPTORS_MAX:
-                breaches.append(f"{name} has {more} descriptors more than before")
+        more = self._more_descriptors()
+        breaches += [f"{name} has {count} descriptors more than before" for name, count in more.items()]
         if dead := self._ended() - alone:
             breaches.append(f"died under the attack: {', '.join(sorted(dead))}")
         breaches += [kind for kind in _MUST_NOT_BE if machine.all_of(kind)]
@@ -292,8 +291,8 @@ class _Run:
                 os.kill(event["fields"]["pid"], signal.SIGTERM)
         machine.wait_until(lambda: {each.name for each in workers} <= self._ended(), PATIENCE_S)
         pace, checked, wrong = self._check_neighbour()
-        for finding, attacked, quiet in self._windows:
-            finding.windows.append(Window(pace.per_second(*attacked), pace.per_second(*quiet)))
+        for of, attacked, quiet in self._windows:
+            of.windows.append(Window(pace.per_second(*attacked), pace.per_second(*quiet)))
         with contextlib.suppress(CommandError):
             machine.request("stop")
             machine.wait_until(lambda: machine.is_over, PATIENCE_S)
@@ -306,6 +305,18 @@ class _Run:
             for event in self._machine.all_of("partition.exited")
             if not str(event["partition"]).endswith(MONITOR_SUFFIX)
         }
+
+    def _more_descriptors(self) -> dict[str, int]:
+        """Where there are too many more than before, even after a while: dead guests are buried by and by."""
+        ends = time.monotonic() + BURIAL_S
+        while True:
+            counts = {
+                name: n - self._descriptors.get(name, n) for name, n in self._count_descriptors().items()
+            }
+            more = {name: count for name, count in counts.items() if count > DESCRIPTORS_MAX}
+            if not more or time.monotonic() > ends:
+                return more
+            time.sleep(0.05)
 
     def _count_descriptors(self) -> dict[str, int]:
         counts = {}

@@ -10,23 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.attack.catalogue import Attack, Keeping, against
+from runtime.attack.catalogue import RINGS, Attack, Keeping, against
+from runtime.attack.turns import BREAKS_PER_GUEST
 from runtime.config.architecture import Architecture
 
 HOSTILE_CAP: Final = (
-    "10%"  # of a processor for each hostile guest: its share of those is not what is attacked
+    "5%"  # of a processor, for each hostile guest: its share of those is not what is attacked
 )
 DISK_BYTES: Final = 16 << 20
 NEIGHBOUR_BLOCKS: Final = 256  # of 4096 bytes, from the first one on
 NEIGHBOUR_SEED: Final = 1
 OPERATIONS_PER_SECOND_MAX: Final = 25_000  # that the neighbour's history has room for
-BREAKS_PER_GUEST: Final = (
-    12  # channels that a guest may lose before it gets no more: sixteen, and some in reserve
-)
 ORDERS: Final = "orders"
 ANSWERS: Final = "answers"
-_RINGS_OF: Final = tuple(each for each in Architecture if each is not Architecture.MICROKERNEL)
-_PLAIN: Final = (Architecture.MICROKERNELIZED, Architecture.DISAGGREGATED, Architecture.MONOLITHIC)
 _ONE: Final = (Architecture.MICROKERNELIZED,)
 
 
@@ -50,7 +46,7 @@ class Service:
     intercepts: str = ""  # of hostile guests and neighbours, where accesses to ports are attacked
 
     def attacks(self, architecture: Architecture) -> tuple[Attack, ...]:
-        called = architecture is Architecture.MICROKERNEL and self.device in ("disk", "custom")
+        called = architecture is Architecture.MICROKERNEL and self.device in RINGS
         return against(f"{self.name}-messages" if called and self.name == self.device else self.name)
 
 
@@ -72,8 +68,8 @@ def _alone(kind: str) -> tuple[Neighbour, ...]:
 SERVICES: Final = (
     Service("disk", tuple(Architecture), "disk", (_DISK_NEIGHBOUR,)),
     Service("custom", tuple(Architecture), "custom", _alone("custom")),
-    Service("net", _PLAIN, "net", _pair("net")),
-    Service("serial", _PLAIN, "serial", _alone("serial")),
+    Service("net", tuple(Architecture), "net", _pair("net")),
+    Service("serial", tuple(Architecture), "serial", _alone("serial")),
     Service("link", _ONE, "link", _pair("link")),
     Service("ports", _ONE, "none", _alone("ports"), "hypervisor"),
     Service("ports-direct", _ONE, "none", _alone("ports"), "direct"),

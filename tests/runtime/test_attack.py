@@ -1,6 +1,7 @@
 """What is said of attacks: names that agree, verdicts, paces, configs. Without a machine."""
 
 import itertools
+import random
 import struct
 from collections import Counter
 from pathlib import Path
@@ -10,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitions.guests.hostile.attacks import ATTACKS as FUNCTIONS
+from partitions.guests.hostile.controls import CONTROLS as CONTROL_FUNCTIONS
 from partitions.guests.hostile.last_call import CALLS
 from partitions.sandbox import rules
 from runtime.attack.catalogue import ATTACKS, DEADLY_CALLS, Keeping, against
-from runtime.attack.findings import WITHIN, Finding, Report, Verdict, Window, is_slowed, pace_word
+from runtime.attack.findings import WITHIN, Control, Finding, Report, Verdict, Window, is_slowed, pace_word
 from runtime.attack.pace import HistoryPace, SampledPace
-from runtime.attack.services import BREAKS_PER_GUEST, SERVICES, Service, guests_for, machine_text
+from runtime.attack.services import SERVICES, Service, guests_for, machine_text
+from runtime.attack.turns import BREAKS_PER_GUEST, CONTROLS, TURN_S, lead_of, turns_of
 from runtime.config.model import load
 from tests.test_docs import table_rows
 
@@ -31,6 +34,7 @@ def finding(name: str = "forged-ids", **answer: object) -> Finding:
 
 def test_the_catalogue_and_the_guest_have_the_same_attacks() -> None:
     assert set(FUNCTIONS) == {each.name for each in ATTACKS if each.keeping is not Keeping.LAST}
+    assert set(CONTROL_FUNCTIONS) == set(CONTROLS)
     assert set(DEADLY_CALLS) == CALLS <= set(rules.hostile())
     assert len(BY_NAME) == len(ATTACKS)
 
@@ -149,3 +153,35 @@ def test_every_machine_is_one_that_can_be_run(tmp_path: Path) -> None:
             config = tmp_path / "machine.toml"
             config.write_text(machine_text(service, architecture, guests, tmp_path, 1, {}))
             assert load(config).partitions
+
+
+@given(st.sampled_from(SERVICES), st.floats(0.5, 120), st.integers(0, 2**32))
+def test_turns_fill_the_time_and_no_guest_loses_more_channels_than_it_gets(
+    service: Service, seconds: float, seed: int
+) -> None:
+    attacks = against(service.name)
+    turns = turns_of(attacks, seconds, random.Random(seed))
+    assert turns == turns_of(attacks, seconds, random.Random(seed))
+    made = Counter(turns)
+    repeated = {each.name: each for each in attacks if each.keeping is not Keeping.LAST}
+    assert set(repeated) <= set(made) <= set(repeated) | set(CONTROLS)
+    for name, attack in repeated.items():
+        if attack.keeping is Keeping.BREAKS:
+            assert made[name] <= BREAKS_PER_GUEST
+            assert lead_of(attack) == 0  # all of it is in the window
+        else:
+            assert lead_of(attack) > 0
+    assert made["idle"] == made["share"]
+    assert len(turns) * TURN_S <= seconds + (len(repeated) + len(CONTROLS)) * TURN_S  # each at least once
+
+
+def test_a_control_is_told_and_changes_no_verdict() -> None:
+    slow = Control("share", [Window(10, 100)] * 8)
+    one = finding()
+    one.windows = [Window(99, 100)] * 8
+    report = Report("disk", "hosted", 1, 1.0, (one,), (), "", (slow, Control("idle")))
+    assert report.is_contained
+    told = report.to_json()
+    assert told["controls"]["share"]["value"] == 0.1
+    assert told["controls"]["idle"] is None
+    assert told["pairs"] == 8

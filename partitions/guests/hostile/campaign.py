@@ -5,6 +5,7 @@ from typing import Any
 
 from partitions.child import Partition
 from partitions.guests.hostile.attacks import ATTACKS
+from partitions.guests.hostile.controls import CONTROLS
 from partitions.guests.hostile.orders import Orders
 from partitions.guests.hostile.scene import Scene
 from partitions.guests.hostile.tally import Tally
@@ -30,7 +31,7 @@ def perform(scene: Scene, order: dict[str, Any]) -> dict[str, Any]:
     scene.begin(int(order["seed"]), float(order["seconds"]))
     begun_ns = time.monotonic_ns()
     try:
-        ATTACKS[str(order["attack"])](scene, tally)
+        {**ATTACKS, **CONTROLS}[str(order["attack"])](scene, tally)
     except Exception as failure:  # whatever it is, the one who ordered it wants to know
         error = f"{type(failure).__name__}: {failure}"[:300]
     return {

@@ -16,8 +16,9 @@ from partitions.vp.direct_access import DirectAccess
 from runtime.abi import HypercallCode, HypercallError
 
 _KNOWN: Final = (0x3F8, 0x3F9, 0x3FA, 0x3FB, 0x3FC, 0x3FD, 0x3FF, 0x60, 0x64, 0x70, 0x71, 0x1F0, 0x1F7)
-_KEYBOARD_COMMAND, _PULSES = 0x64, 0xF0
-_EXTREMES: Final = (0, 1, 2, 3, 4, 8, 255, 4096, 2**16, 2**32 - 1, 2**63, 2**64 - 1)
+_KEYBOARD_COMMAND, _PULSES, _WRITE_OUTPUT_PORT = 0x64, 0xF0, 0xD1
+_LONG: Final = 2**16
+_EXTREMES: Final = (0, 1, 2, 3, 4, 8, 255, 4096, _LONG, 2**32 - 1, 2**63, 2**64 - 1)
 
 
 def accesses_to_any_port(scene: Scene, tally: Tally) -> None:
@@ -32,7 +33,10 @@ def accesses_to_any_port(scene: Scene, tally: Tally) -> None:
         if rng.random() < 0.5:
             arguments |= {"write": 1, "value": rng.choice((0, 0x5A, 2**32, 2**64 - 1))}
         if rng.random() < 0.3:
-            arguments |= {"count": rng.choice(_EXTREMES), "gpa": rng.choice((*_EXTREMES, 0x1_0000_0000))}
+            count = rng.choice(_EXTREMES)
+            if count == _LONG and rng.random() < 0.95:  # it takes its whole share of its parent for seconds
+                count = 255
+            arguments |= {"count": count, "gpa": rng.choice((*_EXTREMES, 0x1_0000_0000))}
         try:
             call.call(HypercallCode.ACCESS_PORT, (), **arguments)
         except HypercallError as error:
@@ -52,8 +56,8 @@ def interrupted_accesses(scene: Scene, tally: Tally) -> None:
                 accesses.access_port(0, port, 1)
             else:
                 value = rng.randrange(256)
-                if port == _KEYBOARD_COMMAND and value >= _PULSES:
-                    continue  # which would be its own reset
+                if port == _KEYBOARD_COMMAND and (value >= _PULSES or value == _WRITE_OUTPUT_PORT):
+                    continue  # which would be its own reset, or lead to it
                 accesses.access_port(0, port, 1, write=True, value=value)
         except HypercallError as error:
             tally.met(error.status.name)

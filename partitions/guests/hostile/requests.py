@@ -6,6 +6,7 @@ import fcntl
 import os
 import random
 import struct
+from collections.abc import Iterator
 from typing import Final
 
 from bus.native import RingError, RingFull
@@ -14,7 +15,8 @@ from partitions.guests.hostile.doors import Door
 from partitions.guests.hostile.scene import Scene
 from partitions.guests.hostile.tally import Tally
 from partitions.guests.neighbour import FORGED
-from partitions.net.device import address_of
+from partitions.net.adapter import NetAdapter
+from partitions.net.address import address_of
 from partitions.serial.wire import encode_piece
 from partitions.storage.protocol import (
     COMPLETION_REQUESTED,
@@ -256,16 +258,29 @@ def false_lengths(scene: Scene, tally: Tally) -> None:
 
 
 def frames_in_others_names(scene: Scene, tally: Tally) -> None:
-    if (door := _kept(scene, tally)) is None:
-        return
-    assert door.nic is not None
-    own, others = door.nic.mac, scene.args["neighbours"]
-    while scene.goes_on():
-        source = address_of(str(scene.args["device"]), scene.rng.choice(others))
-        frames = [b"\xff" * 6 + source + b"\x88\xb5" + FORGED * 8] * _BATCH
-        tally.met("taken", door.nic.send(frames, 0.05))
-        tally.evidence = f"{_BATCH} frames from {source.hex(':')}, and it is {own.hex(':')}"
-        door.nic.receive(64, 0)
+    with _adapter(scene, tally) as nic:
+        if nic is None:
+            return
+        own, others = nic.mac, scene.args["neighbours"]
+        while scene.goes_on():
+            source = address_of(str(scene.args["device"]), scene.rng.choice(others))
+            frames = [b"\xff" * 6 + source + b"\x88\xb5" + FORGED * 8] * _BATCH
+            tally.met("taken", nic.send(frames, 0.05))
+            tally.evidence = f"{_BATCH} frames from {source.hex(':')}, and it is {own.hex(':')}"
+            nic.receive(64, 0)
+
+
+@contextlib.contextmanager
+def _adapter(scene: Scene, tally: Tally) -> Iterator[NetAdapter | None]:
+    """As an honest guest has it: behind rings, or behind a server that is called."""
+    name = str(scene.args["device"])
+    if scene.partition.devices[name].get("messages"):
+        with scene.partition.open_net(name) as nic:
+            scene.begin_now()
+            yield nic
+    else:
+        door = _kept(scene, tally)
+        yield None if door is None else door.nic
 
 
 def unread_answers(scene: Scene, tally: Tally) -> None:

@@ -26,22 +26,23 @@ class Scene:
         """The same seed attacks in the same way, as far as the other side's pace lets it."""
         self.rng = random.Random(seed)
         self._length_ns = int(seconds * _NS_PER_S)
-        self._begin()
+        self.begin_now()
 
-    def _begin(self) -> None:
+    def begin_now(self) -> None:
+        """The window: what came before was preparation."""
         self._ends_ns = time.monotonic_ns() + self._length_ns
 
     def kept_door(self) -> Door | None:
         """See `Doors.kept`. What it took to open one is no part of the window; so with `fresh_door`."""
         door = self.doors.kept()
-        self._begin()
+        self.begin_now()
         return door
 
     @contextlib.contextmanager
     def fresh_door(self) -> Iterator[Door | None]:
         """See `Doors.fresh`."""
         with self.doors.fresh() as door:
-            self._begin()
+            self.begin_now()
             yield door
 
     def goes_on(self) -> bool:
