@@ -11,6 +11,13 @@ MAX_CALLS: Final[int]
 NOTHING: Final[int]
 GONE: Final[int]
 BROKEN: Final[int]
+NBD_CONNECTIONS_MAX: Final[int]
+NBD_REQUESTS_MAX: Final[int]  # of one connection
+NBD_PAYLOAD_BYTES_MAX: Final[int]  # of one READ or WRITE
+NBD_DROPPED_PAYLOAD_BYTES_MAX: Final[int]  # of a refused WRITE; beyond it the connection ends
+NBD_ENDED_IN_ORDER: Final[int]
+NBD_ENDED_LOST: Final[int]
+NBD_ENDED_BROKEN: Final[int]
 
 @final
 class DeviceLock:
@@ -115,7 +122,8 @@ class MessageServer:
     def serve(self, socket: int, /) -> tuple[int, bool] | None:
         """Serve until a message comes that is not plain: (its bytes, was it longer than head, packet and area?).
 
-        (0, False): the client is gone, or our side of the socket is shut down; None: a signal arrived.
+        (0, False): the client is gone, or our side of the socket is shut down; None: a signal arrived, or a turn is
+        over: MESSAGE_TURN_REQUESTS were served, or MESSAGE_TURN_BYTES.
         """
 
     @property
@@ -253,3 +261,55 @@ class Queue:
     def sequence(self) -> int: ...
     @property
     def troubled(self) -> bool: ...
+
+@final
+class NbdEngine:
+    """NBD's transmission phase on a disk's channel: see nbd_engine.h. One thread, but for `wake`."""
+
+    def __new__(
+        cls,
+        channel: Channel,
+        data: memoryview,
+        first_pfn: int,
+        block_bytes: int,
+        disk_blocks: int,
+        max_fragment_bytes: int,
+        unmap_bytes_max: int,
+        read_only: bool,
+        can_discard: bool,
+        sequence: int,
+    ) -> NbdEngine:
+        """`data`: the pages that requests use, the first of them guest page `first_pfn`. It stays zero.
+
+        max_fragment_bytes: of one SCSI READ or WRITE, whole pages. sequence: as of `Queue`.
+        """
+
+    def attach(self, socket: int, /) -> int:
+        """Serve a connected stream socket whose negotiation is done, by a duplicate. Its number; -1: no room."""
+
+    def run(self, timeout_ns: int, /) -> bool:
+        """Serve without the GIL until something is left to the caller (`take_ended`, `take_failed`, a `wake`): True.
+
+        False: the time is over, or a signal arrived. Raises RingClosed, RingCorrupt.
+        """
+
+    def leave(self) -> None:
+        """No client is read from any more; each goes once what it asked for is answered."""
+
+    def wake(self) -> None:
+        """Make `run` return. Any thread."""
+
+    def settle(self, fragment: int, error: int, /) -> None:
+        """What a failed request of the ring means to its client: one of NBD's errors."""
+
+    def take_ended(self) -> list[tuple[int, int]]:
+        """(number, NBD_ENDED_...) of each connection that is closed."""
+
+    def take_failed(self) -> list[tuple[int, bytes]]:
+        """(fragment, the server's 64-byte packet) of each request of the ring that did not end well."""
+
+    def statistics(self) -> dict[str, int]: ...
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def max_payload_bytes(self) -> int: ...

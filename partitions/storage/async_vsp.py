@@ -19,6 +19,7 @@ from partitions.sdk.pump import AsyncPump, RawPacket, Reply
 from partitions.storage._blockio import DeviceLock
 from partitions.storage.backends import BackendError, BlockBackend
 from partitions.storage.executor import BadPages, Executor, Work
+from partitions.storage.queues import ONLY_QUEUE, Queue, SubChannelRequests
 from partitions.storage.session import load_session, save_session
 from partitions.storage.target import Discard, Flush, Outcome, Read, Refuse, Write
 
@@ -39,12 +40,14 @@ class AsyncStorageVsp:
         lock: DeviceLock,
         record: memoryview,
         seam: Seam,
+        queue: Queue = ONLY_QUEUE,
     ) -> None:
         """As StorageVsp."""
         self._driver, self._lock, self._record, self._seam = driver, lock, record, seam
         self._executor = Executor(
-            Called(driver), gpa_map.views, serial=serial, saved=load_session(record[_SESSION])
+            Called(driver), gpa_map.views, serial=serial, saved=load_session(record[_SESSION]), queue=queue
         )
+        self.sub_channel_requests = SubChannelRequests(self._executor.session)
         self._channel = channel
         self._pump = AsyncPump(channel, self._execute, self._hold, self._all_replied, _too_large)
         self._holds_device = self._replays = False
@@ -88,6 +91,7 @@ class AsyncStorageVsp:
         self._executor.session.replaying = False
         self._seam.passing(Step.EXECUTE)
         save_session(self._record[_SESSION], self._executor.session)
+        self.sub_channel_requests.look()
         return Reply(answer if flags & PacketFlags.COMPLETION_REQUESTED else None)
 
     async def _carry_out(self, extra: bytes, payload: bytes) -> bytes:

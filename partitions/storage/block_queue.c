@@ -6,21 +6,35 @@
 
 enum ring_status block_queue_stage(struct block_queue *queue, uint32_t slot, bool write, uint64_t lba, uint32_t blocks)
 {
-    struct endpoint *endpoint = queue->endpoint;
     const uint32_t bytes = blocks * queue->block_bytes;
     const uint32_t pages = (bytes + RING_PAGE_BYTES - 1) / RING_PAGE_BYTES;
     const uint64_t first_pfn = queue->first_pfn + (uint64_t)slot * (queue->slot_bytes / RING_PAGE_BYTES);
-    const uint64_t transaction_id = (queue->sequence + 1) << BLOCK_QUEUE_SLOT_BITS | slot;
     struct storvsp_packet packet;
     block_request_build(&packet, write, lba, blocks, bytes);
+    uint64_t *pfns = block_queue_pfns(queue);
+    for (uint32_t i = 0; i < pages; i++)
+        pfns[i] = first_pfn + i;
+    return block_queue_stage_packet(queue, slot, &packet, bytes);
+}
+
+uint64_t *block_queue_pfns(struct block_queue *queue)
+{
+    return queue->extra + sizeof(struct gpa_direct_head) / 8;
+}
+
+enum ring_status block_queue_stage_packet(struct block_queue *queue, uint32_t slot, const struct storvsp_packet *packet,
+                                          uint32_t bytes)
+{
+    struct endpoint *endpoint = queue->endpoint;
+    const uint32_t pages = (bytes + RING_PAGE_BYTES - 1) / RING_PAGE_BYTES;
+    const uint64_t transaction_id = (queue->sequence + 1) << BLOCK_QUEUE_SLOT_BITS | slot;
     const struct gpa_direct_head head = {.range_count = 1, .byte_count = bytes};
     memcpy(queue->extra, &head, sizeof head);
-    for (uint32_t i = 0; i < pages; i++)
-        queue->extra[sizeof head / 8 + i] = first_pfn + i;
     endpoint_stamp_write(endpoint, TRACE_WRITE, transaction_id);
     const enum ring_status status =
-        ring_write(&endpoint->writer, RING_PACKET_GPA_DIRECT, RING_FLAG_COMPLETION, transaction_id, queue->extra,
-                   (uint32_t)sizeof head + pages * PFN_BYTES, &packet, STORVSP_PACKET_BYTES);
+        ring_write(&endpoint->writer, bytes ? RING_PACKET_GPA_DIRECT : RING_PACKET_IN_BAND, RING_FLAG_COMPLETION,
+                   transaction_id, queue->extra, bytes ? (uint32_t)sizeof head + pages * PFN_BYTES : 0, packet,
+                   STORVSP_PACKET_BYTES);
     if (status != RING_OK)
         return status;
     queue->sequence++;

@@ -40,6 +40,12 @@ enum block_completion {
  * RING_FULL, RING_CORRUPT: nothing was staged. */
 enum ring_status block_queue_stage(struct block_queue *queue, uint32_t slot, bool write, uint64_t lba, uint32_t blocks);
 
+/* The same with a packet of the caller's making and `bytes` of data, 0 for none, in the pages whose numbers he has put at
+ * block_queue_pfns() before. */
+uint64_t *block_queue_pfns(struct block_queue *queue);
+enum ring_status block_queue_stage_packet(struct block_queue *queue, uint32_t slot, const struct storvsp_packet *packet,
+                                          uint32_t bytes);
+
 /* Publish what is staged; true: endpoint_signal() is owed. */
 bool block_queue_flush(struct block_queue *queue);
 

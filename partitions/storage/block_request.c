@@ -73,17 +73,25 @@ static void build_cdb(struct storvsp_packet *packet, bool write, uint64_t lba, u
     }
 }
 
-void block_request_build(struct storvsp_packet *packet, bool write, uint64_t lba, uint32_t blocks, uint32_t bytes)
+void block_request_build_command(struct storvsp_packet *packet, uint8_t cdb_bytes, uint8_t direction, uint32_t bytes)
 {
     *packet = (struct storvsp_packet){
         .operation = STORVSP_EXECUTE_SRB,
         .flags = STORVSP_COMPLETION_REQUESTED,
         .srb_length = SRB_BYTES,
+        .cdb_length = cdb_bytes,
         .sense_length = SRB_SENSE_AREA_BYTES,
-        .direction = write ? SRB_DIRECTION_WRITE : SRB_DIRECTION_READ,
+        .direction = direction,
         .transfer_bytes = bytes,
-        .srb_flags = write ? SRB_FLAGS_DATA_OUT : SRB_FLAGS_DATA_IN,
+        .srb_flags = direction == SRB_DIRECTION_WRITE  ? SRB_FLAGS_DATA_OUT
+                     : direction == SRB_DIRECTION_READ ? SRB_FLAGS_DATA_IN
+                                                       : SRB_FLAGS_NO_TRANSFER,
     };
+}
+
+void block_request_build(struct storvsp_packet *packet, bool write, uint64_t lba, uint32_t blocks, uint32_t bytes)
+{
+    block_request_build_command(packet, 0, write ? SRB_DIRECTION_WRITE : SRB_DIRECTION_READ, bytes);
     build_cdb(packet, write, lba, blocks);
 }
 

@@ -35,6 +35,9 @@ void block_request_make_answer(struct storvsp_packet *packet, const struct block
 /* An ordinary request, as a client builds it: byte for byte what handshake.py builds. */
 void block_request_build(struct storvsp_packet *packet, bool write, uint64_t lba, uint32_t blocks, uint32_t bytes);
 
+/* Any other command, whose CDB of so many bytes the caller fills in; direction: SRB_DIRECTION_*. */
+void block_request_build_command(struct storvsp_packet *packet, uint8_t cdb_bytes, uint8_t direction, uint32_t bytes);
+
 /* Whether this is the answer of one that went well, as a whole. */
 bool block_request_went_well(const struct storvsp_packet *answer, uint32_t bytes);
 

@@ -5,6 +5,7 @@
 #include "block_forward.h"
 #include "block_relay.h"
 #include "clock.h"
+#include "service_budget.h"
 
 /* Find the host memory behind the packet's one range. The number of vectors; 0: not one range of mapped pages. */
 static size_t resolve_pages(struct block_server *server, const struct storvsp_packet *packet,
@@ -232,6 +233,8 @@ enum block_server_result block_server_run(struct block_server *server, uint64_t 
     }
     for (;;) {
         if (atomic_load_explicit(&endpoint->closed, memory_order_relaxed))
+            return BLOCK_SERVER_CLOSED;
+        if (!endpoint_pace(endpoint))
             return BLOCK_SERVER_CLOSED;
         switch (server->relay ? block_relay_batch(server, &for_python) : serve_batch(server, &for_python)) {
         case RING_OK:

@@ -8,6 +8,7 @@
 
 #include "block_queue.h"
 #include "message_client.h"
+#include "nbd_engine.h"
 
 static const struct {
     PyType_Spec *spec;
@@ -21,6 +22,7 @@ static const struct {
     {&forward_spec, offsetof(struct module_state, forward_type)},
     {&message_queue_spec, offsetof(struct module_state, message_queue_type)},
     {&message_server_spec, offsetof(struct module_state, message_server_type)},
+    {&nbd_spec, offsetof(struct module_state, nbd_type)},
 };
 #define TYPES (sizeof types / sizeof *types)
 
@@ -34,6 +36,13 @@ static const struct {
     {"NOTHING", RECEIVED_NOTHING},
     {"GONE", RECEIVED_GONE},
     {"BROKEN", RECEIVED_BROKEN},
+    {"NBD_CONNECTIONS_MAX", NBD_CONNECTIONS_MAX},
+    {"NBD_REQUESTS_MAX", NBD_REQUESTS_MAX},
+    {"NBD_PAYLOAD_BYTES_MAX", NBD_PAYLOAD_BYTES_MAX},
+    {"NBD_DROPPED_PAYLOAD_BYTES_MAX", NBD_DROPPED_PAYLOAD_BYTES_MAX},
+    {"NBD_ENDED_IN_ORDER", NBD_ENDED_IN_ORDER},
+    {"NBD_ENDED_LOST", NBD_ENDED_LOST},
+    {"NBD_ENDED_BROKEN", NBD_ENDED_BROKEN},
 };
 #define NUMBERS (sizeof numbers / sizeof *numbers)
 

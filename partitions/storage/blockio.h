@@ -11,11 +11,11 @@
 struct module_state {
     const struct core_api *core;
     PyTypeObject *server_type, *queue_type, *lock_type, *relay_type;
-    PyTypeObject *calls_type, *forward_type, *message_queue_type, *message_server_type;
+    PyTypeObject *calls_type, *forward_type, *message_queue_type, *message_server_type, *nbd_type;
 };
 
 extern PyType_Spec server_spec, queue_spec, lock_spec, relay_spec;
-extern PyType_Spec calls_spec, forward_spec, message_queue_spec, message_server_spec;
+extern PyType_Spec calls_spec, forward_spec, message_queue_spec, message_server_spec, nbd_spec;
 
 struct device_lock *device_lock_of(PyObject *object); /* a DeviceLock */
 struct block_relay *block_relay_of(PyObject *object);  /* a Relay */

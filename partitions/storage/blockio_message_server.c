@@ -94,7 +94,7 @@ static void message_server_dealloc(PyObject *object)
     Py_DECREF(type);
 }
 
-/* (bytes received, longer?) of a message for Python; (0, False): the client is gone; None: a signal was looked at. */
+/* (bytes received, longer?) of a message for Python; (0, False): the client is gone; None: a turn is over. */
 static PyObject *message_server_serve(PyObject *object, PyObject *argument)
 {
     struct message_server *server = &((struct message_server_object *)object)->server;

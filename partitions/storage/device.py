@@ -10,6 +10,8 @@ from bus import guids
 from bus.native import Channel, GpaMap
 from bus.seam import Seam
 from partitions.faults.faulty_medium import FaultyMedium
+from partitions.hardware.watch import HardwareWatch
+from partitions.hardware.watched_backend import WatchedBackend
 from partitions.machine_plan import DevicePlan
 from partitions.sdk.block import AsyncBlockDriver, BlockDriver
 from partitions.sdk.loading import DriverLoadError
@@ -26,6 +28,9 @@ from partitions.storage.backends import (
     open_error,
 )
 from partitions.storage.message_service import MessageService
+from partitions.storage.opened_overlay import adopt_overlay, open_overlay, seal_overlay
+from partitions.storage.overlay import OverlayBackend
+from partitions.storage.queues import Queue
 from partitions.storage.vsp import StorageVsp
 
 BLOCK_SIZES: Final = (512, 4096)
@@ -59,11 +64,20 @@ class DiskDevice:
         opened = _open(plan, memory_fd, backing_fd)
         self._asynchronous = opened if isinstance(opened, AsyncBlockDriver) else None
         self.backend: BlockBackend = Called(opened) if isinstance(opened, AsyncBlockDriver) else opened
+        self.watch = HardwareWatch(plan.name, "storage", plan.on_error, plan.error_threshold)
         self.medium: Final = FaultyMedium(self.backend)  # in the place of `backend` while a fault is armed
         self._lock = DeviceLock()
+        self._queues = plan.queues
 
     def open(self, channel: Channel, gpa_map: GpaMap, record: memoryview, seam: Seam) -> Service:
         """Serve a channel. `record`: where a predecessor stood with it, or zeros; see StorageVsp."""
+        return self.open_queue(0, channel, gpa_map, record, seam)
+
+    def open_queue(
+        self, index: int, channel: Channel, gpa_map: GpaMap, record: memoryview, seam: Seam
+    ) -> Service:
+        """A sub-channel, or, with index 0, the channel that it belongs to."""
+        queue = Queue(self._queues, index)
         is_well = self.medium.is_idle
         if self._asynchronous is not None:
             return AsyncStorageVsp(
@@ -74,15 +88,17 @@ class DiskDevice:
                 lock=self._lock,
                 record=record,
                 seam=seam,
+                queue=queue,
             )
         return StorageVsp(
             channel,
             gpa_map,
-            self.backend if is_well else self.medium,
+            WatchedBackend(self.backend if is_well else self.medium, self.watch),
             serial=self.name,
             lock=self._lock,
             record=record,
             seam=seam,
+            queue=queue,
         )
 
     def open_messages(self, record: memoryview, seam: Seam) -> MessageService:
@@ -117,6 +133,8 @@ def _open(plan: DevicePlan, memory_fd: int | None, backing_fd: int | None) -> Bl
         )
         _check(plan, driver)
         return driver
+    if plan.backend == "overlay" and plan.path is None and backing_fd is not None:
+        return adopt_overlay(plan, backing_fd, memory_fd)
     return open_backend(plan, memory_fd) if backing_fd is None else adopt_backend(plan, backing_fd)
 
 
@@ -130,7 +148,13 @@ def _check(plan: DevicePlan, driver: BlockDriver | AsyncBlockDriver) -> None:
         raise DriverLoadError(f"{plan.driver}: {error}: set size, or override size_bytes") from error
 
 
-def open_backend(plan: DevicePlan, memory_fd: int | None) -> DescriptorBackend:
+def open_backend(plan: DevicePlan, memory_fd: int | None) -> DescriptorBackend | OverlayBackend:
+    if plan.backend == "overlay":
+        return open_overlay(plan, memory_fd)
+    return open_file_or_memory(plan, memory_fd)
+
+
+def open_file_or_memory(plan: DevicePlan, memory_fd: int | None) -> DescriptorBackend:
     if plan.backend == "memory":
         assert plan.size_bytes is not None  # the config's validation sees to it
         return MemoryBackend(plan.size_bytes, block_bytes=plan.block_bytes, descriptor=memory_fd)
@@ -149,6 +173,8 @@ def open_backend(plan: DevicePlan, memory_fd: int | None) -> DescriptorBackend:
 
 def adopt_backend(plan: DevicePlan, backing_fd: int) -> BlockBackend:
     """On a descriptor that `open_backing` made, which the backend then owns. Raises BackendOpenError."""
+    if plan.backend == "overlay":
+        return adopt_overlay(plan, backing_fd)
     return FileBackend.adopt(
         backing_fd, plan.size_bytes, read_only=plan.read_only, block_bytes=plan.block_bytes, name=plan.name
     )
@@ -158,7 +184,9 @@ def open_backing(plan: DevicePlan) -> int:
     """The backing file of a device, to be handed over: checked, claimed, open. Raises BackendOpenError."""
     if plan.driver is not None:
         return _open_for_driver(plan)
-    with open_backend(plan, None) as backend:
+    if plan.backend == "overlay":
+        return seal_overlay(plan)
+    with open_file_or_memory(plan, None) as backend:
         assert backend.descriptor is not None
         return os.dup(backend.descriptor)
 

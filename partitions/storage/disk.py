@@ -14,11 +14,18 @@ from typing import Final, Self
 
 from bus.native import RingClosed, RingCorrupt, RingFull
 from partitions.storage.buffers import Buffer, BufferPool, BufferSpaceError
-from partitions.storage.errors import DiskClosedError, DiskNotSentError, DiskTimeoutError
+from partitions.storage.errors import DiskClosedError, DiskNotSentError, DiskProtocolError, DiskTimeoutError
 from partitions.storage.handshake import ANSWER_BYTES, Answer, Ask, DiskDescription, set_up
 from partitions.storage.identity import UNMAP_BYTES_MAX
 from partitions.storage.io_queue import IoQueue, check_shape, slot_bytes_for
-from partitions.storage.protocol import Direction
+from partitions.storage.protocol import (
+    COMPLETION_REQUESTED,
+    Direction,
+    NtStatus,
+    Operation,
+    Packet,
+    build_sub_channel_count,
+)
 from partitions.storage.requests import (
     Requests,
     Segment,
@@ -76,6 +83,8 @@ class Disk:
         self.timeout_s: float | None = set_up_timeout_s
         self.description: Final = self._set_up() if description is None else description
         self.timeout_s = timeout_s
+        self.queues: tuple[Disk, ...] = (self,)
+        """The same disk by each of its channels, this one first: one thread each. There is no order between them."""
 
     @property
     def size_bytes(self) -> int:
@@ -221,6 +230,14 @@ class Disk:
         counters = self.requests.counters
         return {name: getattr(counters, name) for name in counters.__slots__} | {"in_flight": self.in_flight}
 
+    def ask_for_sub_channels(self, count: int) -> None:
+        """Have so many offered, in all. DiskProtocolError: there are not as many; nothing was offered."""
+        body = build_sub_channel_count(count)
+        reply = self._send(Packet(Operation.CREATE_SUB_CHANNELS, COMPLETION_REQUESTED, 0, body), None)
+        if reply.status != NtStatus.SUCCESS:
+            most = self.description.max_sub_channels
+            raise DiskProtocolError(f"{count} sub-channels: NTSTATUS {reply.status:#010x}; there are {most}")
+
     # -- inside
 
     def _queue_closed(self) -> None:
@@ -363,16 +380,19 @@ class Disk:
                 buffer.release()
 
     def _ask(self, ask: Ask, buffer: Buffer) -> Answer:
-        segment = Segment(buffer, 0, ask.data_bytes) if ask.data_bytes else None
+        reply = self._send(ask.packet, Segment(buffer, 0, ask.data_bytes) if ask.data_bytes else None)
+        return Answer(reply, bytes(buffer.view[: ask.data_bytes]))
+
+    def _send(self, packet: Packet, segment: Segment | None) -> Packet:
         try:
-            ticket = self.requests.start_packet(ask.packet, segment)
+            ticket = self.requests.start_packet(packet, segment)
         except (RingClosed, RingCorrupt) as error:
             raise self._gone(error) from error
         self._wait_all((ticket,))
         if ticket.reply is None:
             ticket.result()
             raise AssertionError("a request ended without reply and without error")
-        return Answer(ticket.reply, bytes(buffer.view[: ask.data_bytes]))
+        return ticket.reply
 
 
 def _release_when_done(ticket: Ticket | None, buffer: Buffer) -> None:

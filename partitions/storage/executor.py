@@ -13,14 +13,14 @@ from partitions.storage.backends import BackendError, BlockBackend
 from partitions.storage.identity import DiskIdentity
 from partitions.storage.protocol import (
     SENSE_AREA_BYTES,
-    ChannelProperties,
     MalformedPacket,
     NtStatus,
     Packet,
     ScsiRequest,
     SrbStatus,
 )
-from partitions.storage.session import Execute, Session
+from partitions.storage.queues import ONLY_QUEUE, Queue
+from partitions.storage.session import Execute
 from partitions.storage.target import (
     Action,
     Data,
@@ -105,6 +105,7 @@ class Executor:
         serial: str,
         max_transfer_bytes: int = MAX_TRANSFER_BYTES,
         saved: Mapping[str, object] | None = None,
+        queue: Queue = ONLY_QUEUE,
     ) -> None:
         """`saved`: a predecessor's `session.snapshot()`, to go on where it stopped. Raises SnapshotError."""
         self.backend: Final = backend
@@ -120,8 +121,7 @@ class Executor:
                 can_discard=backend.can_discard,
             )
         )
-        properties = ChannelProperties(max_transfer_bytes=max_transfer_bytes)
-        self.session: Final = Session(properties) if saved is None else Session.restore(properties, saved)
+        self.session: Final = queue.begin(max_transfer_bytes, saved)
 
     def execute(self, extra_header: bytes, payload: bytes) -> bytes:
         """Carry one packet out; the completion's payload. Never raises for what a guest wrote.

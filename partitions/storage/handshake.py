@@ -67,6 +67,7 @@ class DiskDescription:
     read_only: bool
     serial: str
     version: int
+    max_sub_channels: int = 0
 
     @property
     def can_discard(self) -> bool:
@@ -121,6 +122,7 @@ def set_up() -> Steps:
         read_only=bool(protected),
         serial=serial[4 : 4 + serial[3]].decode("ascii", "replace"),
         version=version,
+        max_sub_channels=properties.max_sub_channels if properties.multi_channel else 0,
     )
 
 

@@ -89,8 +89,9 @@ static bool reply(struct message_server *server, int socket, const struct block_
 enum message_server_result message_server_run(struct message_server *server, int socket)
 {
     struct block_transfer transfer;
+    uint32_t moved_bytes = 0;
     server->holds_device = false;
-    for (;;) {
+    for (uint32_t requests = 0; requests < MESSAGE_TURN_REQUESTS && moved_bytes < MESSAGE_TURN_BYTES; requests++) {
         struct iovec parts[3] = {
             {.iov_base = server->head, .iov_len = sizeof *server->head},
             {.iov_base = server->packet, .iov_len = STORVSP_PACKET_BYTES},
@@ -99,7 +100,7 @@ enum message_server_result message_server_run(struct message_server *server, int
         struct msghdr message = {.msg_iov = parts, .msg_iovlen = 3};
         const ssize_t received = recvmsg(socket, &message, 0);
         if (received <= 0)
-            return received < 0 && errno == EINTR ? MESSAGE_SERVER_INTERRUPTED : MESSAGE_SERVER_GONE;
+            return received < 0 && errno == EINTR ? MESSAGE_SERVER_PAUSED : MESSAGE_SERVER_GONE;
         server->received_bytes = (size_t)received;
         server->truncated = message.msg_flags & MSG_TRUNC;
         if (__builtin_expect(atomic_load_explicit(server->armed, memory_order_relaxed) != 0, 0) || !is_plain(server, &transfer))
@@ -111,5 +112,7 @@ enum message_server_result message_server_run(struct message_server *server, int
             return MESSAGE_SERVER_LEFT;
         if (!reply(server, socket, &transfer))
             return MESSAGE_SERVER_GONE;
+        moved_bytes += transfer.bytes; /* neither is more than 2^31, so this does not wrap */
     }
+    return MESSAGE_SERVER_PAUSED;
 }

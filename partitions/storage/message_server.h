@@ -24,6 +24,9 @@ _Static_assert(offsetof(struct message_record, phase) == 8, "record layout");
 _Static_assert(offsetof(struct message_record, transaction_id) == 40, "record layout");
 _Static_assert(offsetof(struct message_record, done) == 48, "record layout");
 
+#define MESSAGE_TURN_REQUESTS 64u   /* that are served without looking at what the client may have of us */
+#define MESSAGE_TURN_BYTES 1048576u /* and so many bytes moved; one request more goes beyond it */
+
 enum message_phase { MESSAGE_IDLE, MESSAGE_BEGUN, MESSAGE_DONE };
 
 /* One client's. One thread runs it; numbers may be read by any. */
@@ -47,11 +50,11 @@ struct message_server {
 enum message_server_result {
     MESSAGE_SERVER_LEFT, /* a message for Python: in head, packet and area */
     MESSAGE_SERVER_GONE, /* the client, or our side of the socket */
-    MESSAGE_SERVER_INTERRUPTED, /* by a signal */
+    MESSAGE_SERVER_PAUSED, /* by a signal, or this turn is over */
 };
 
-/* Serve until something for Python comes. With holds_device the lock is the caller's to give back, and the mark BEGUN
- * stands; not to be called before that. */
+/* Serve for one turn, or until something for Python comes. With holds_device the lock is the caller's to give back, and the
+ * mark BEGUN stands; not to be called before that. */
 enum message_server_result message_server_run(struct message_server *server, int socket);
 
 #endif

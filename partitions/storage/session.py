@@ -4,7 +4,8 @@
 
 A version that we do not speak is refused with REVISION_MISMATCH and leaves the state: the guest asks again
 with an older one. Whatever comes out of order is answered INVALID_DEVICE_STATE, and changes nothing. Each
-opening of the channel begins a new session. Source: openvmm vm/devices/storage/storvsp, ProtocolState.
+opening of the channel begins a new session. A sub-channel is READY when it is opened: what was agreed upon on its
+primary holds for it, and it has no sub-channels of its own. Source: openvmm vm/devices/storage/storvsp, ProtocolState.
 """
 
 import struct
@@ -80,6 +81,8 @@ class Session:
     properties: ChannelProperties
     state: SessionState = SessionState.CREATED
     version: int = 0  # as negotiated; 0 before
+    sub_channels: int = 0  # the most that the guest has asked for, and was granted
+    is_sub_channel: bool = False
     replaying: bool = False  # a predecessor may have dealt with the packet: we may be a step ahead of it
 
     def receive(self, packet: Packet) -> Packet | Execute:
@@ -87,6 +90,8 @@ class Session:
         if packet.operation not in _KNOWN:
             return packet.reply(NtStatus.INVALID_DEVICE_REQUEST)
         following = _NEXT.get((self.state, packet.operation))
+        if self.is_sub_channel and packet.operation == Operation.CREATE_SUB_CHANNELS:
+            following = None
         if following is None and self.replaying and packet.operation == _LED_TO.get(self.state):
             following = self.state  # each step of the set-up can be done twice
         if following is None:
@@ -106,8 +111,10 @@ class Session:
             case Operation.QUERY_PROPERTIES:
                 reply = packet.reply(NtStatus.SUCCESS, self.properties.build())
             case Operation.CREATE_SUB_CHANNELS:
-                too_many = parse_sub_channel_count(packet.body) > self.properties.max_sub_channels
-                reply = packet.reply(NtStatus.INVALID_PARAMETER if too_many else NtStatus.SUCCESS)
+                if (count := parse_sub_channel_count(packet.body)) > self.properties.max_sub_channels:
+                    return packet.reply(NtStatus.INVALID_PARAMETER)
+                self.sub_channels = max(self.sub_channels, count)
+                reply = packet.reply(NtStatus.SUCCESS)
             case _:  # BEGIN, END; and resets: requests run in order, so none is in flight when one is read
                 reply = packet.reply(NtStatus.SUCCESS)
         self.state = following
@@ -115,12 +122,18 @@ class Session:
 
     def snapshot(self) -> dict[str, int | str]:
         """What a successor needs to go on serving the channel."""
-        return {"snapshot": SNAPSHOT_VERSION, "state": self.state.value, "version": self.version}
+        word: dict[str, int | str] = {"sub_channels": self.sub_channels} if self.sub_channels else {}
+        return {"snapshot": SNAPSHOT_VERSION, "state": self.state.value, "version": self.version} | word
+
+    @classmethod
+    def of_sub_channel(cls, properties: ChannelProperties) -> "Session":
+        return cls(properties, SessionState.READY, max(SUPPORTED_VERSIONS), is_sub_channel=True)
 
     @classmethod
     def restore(cls, properties: ChannelProperties, saved: Mapping[str, object]) -> "Session":
         """Raises SnapshotError unless `saved` is exactly what `snapshot` makes."""
-        if set(saved) != {"snapshot", "state", "version"} or saved["snapshot"] != SNAPSHOT_VERSION:
+        keys = set(saved) - {"sub_channels"}
+        if keys != {"snapshot", "state", "version"} or saved["snapshot"] != SNAPSHOT_VERSION:
             raise SnapshotError(f"not a version {SNAPSHOT_VERSION} storage session: {dict(saved)!r}")
         version = saved["version"]
         try:
@@ -130,23 +143,29 @@ class Session:
         negotiated = state not in (SessionState.CREATED, SessionState.BEGUN)
         if not isinstance(version, int) or negotiated != (version in SUPPORTED_VERSIONS):
             raise SnapshotError(f"version {version!r} while {state.name}")
-        return cls(properties, state, version)
+        described = state in (SessionState.DESCRIBED, SessionState.READY)
+        count = saved.get("sub_channels", 0)
+        if not isinstance(count, int) or not 0 <= count <= (properties.max_sub_channels if described else 0):
+            raise SnapshotError(f"{count!r} sub-channels while {state.name}")
+        return cls(properties, state, version, count)
 
 
-_WORD: Final = struct.Struct("<HH")  # 1 + the state's place in SessionState, the version: one aligned store
+# 1 + the state's place in SessionState, the sub-channels that were asked for, the version: one aligned store.
+_WORD: Final = struct.Struct("<BBH")
 _STATES: Final = tuple(SessionState)
 
 
 def save_session(word: memoryview, session: Session) -> None:
     """Put it into 4 bytes of memory that outlives this process, before the guest hears of what it says."""
-    word[:] = _WORD.pack(1 + _STATES.index(session.state), session.version)
+    word[:] = _WORD.pack(1 + _STATES.index(session.state), session.sub_channels, session.version)
 
 
 def load_session(word: memoryview) -> dict[str, int | str] | None:
     """A snapshot of what `save_session` wrote; None: nothing. Raises SnapshotError: nothing that it writes."""
-    place, version = _WORD.unpack(word)
+    place, sub_channels, version = _WORD.unpack(word)
     if place == 0:
         return None
     if place > len(_STATES):
         raise SnapshotError(f"storage session in state {place}")
-    return {"snapshot": SNAPSHOT_VERSION, "state": _STATES[place - 1].value, "version": version}
+    more = {"sub_channels": sub_channels} if sub_channels else {}
+    return {"snapshot": SNAPSHOT_VERSION, "state": _STATES[place - 1].value, "version": version} | more

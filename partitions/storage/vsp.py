@@ -19,6 +19,7 @@ from partitions.storage._blockio import DeviceLock, Forward, Relay, Server
 from partitions.storage.backends import BlockBackend
 from partitions.storage.executor import MAX_TRANSFER_BYTES, Executor
 from partitions.storage.protocol import PACKET_BYTES
+from partitions.storage.queues import ONLY_QUEUE, Queue, SubChannelRequests
 from partitions.storage.session import SessionState, load_session, save_session
 
 _EXECUTING_AT: Final = 8  # bus/native/endpoint.h, struct endpoint_journal
@@ -49,6 +50,7 @@ class StorageVsp:
         seam: Seam | None = None,
         relay: Relay | Forward | None = None,
         turns: memoryview | None = None,
+        queue: Queue = ONLY_QUEUE,
     ) -> None:
         """One opening of one channel.
 
@@ -61,6 +63,7 @@ class StorageVsp:
             seam: where the process may be made to die; `channel` has the same.
             turns: of the record, where there is a Forward: what its requests are numbered by.
             relay: by which C reaches the backend's disk, where that is another server's.
+            queue: which of the disk's channels this is.
 
         Raises:
             SnapshotError: `saved` is none of ours.
@@ -73,8 +76,14 @@ class StorageVsp:
         if saved is None and record is not None:
             saved = load_session(record[_SESSION_AT:_RECORD_BYTES])
         self._executor = Executor(
-            backend, gpa_map.views, serial=serial, max_transfer_bytes=max_transfer_bytes, saved=saved
+            backend,
+            gpa_map.views,
+            serial=serial,
+            max_transfer_bytes=max_transfer_bytes,
+            saved=saved,
+            queue=queue,
         )
+        self.sub_channel_requests = SubChannelRequests(self._executor.session)
         self._fast: Server | None = None
         self._stays_here = beneath(channel) is not channel  # whoever wraps it wants to see each request
         if fast and (backend.descriptor is not None or relay is not None):
@@ -145,6 +154,7 @@ class StorageVsp:
             save_session(self._record[_SESSION_AT:_RECORD_BYTES], self._executor.session)
             if answer is not None:
                 self._channel.send_completion(answer, identity, ring=False)  # a guest can make ringing block
+            self.sub_channel_requests.look()
             if not self._owes_replay:
                 self._record[_EXECUTING_AT] = 0
         except RingClosed:  # by us: a successor may execute this again

@@ -11,6 +11,7 @@ from bus.memory import PAGE_BYTES
 from bus.native import Channel, GpaMap, RingError, Waiting
 from partitions.storage._blockio import DeviceLock, Forward, Relay
 from partitions.storage.backends import BlockBackend
+from partitions.storage.queues import ONLY_QUEUE, Queue
 from partitions.storage.vsp import StorageVsp
 
 FIRST_GPFN = 0x1000
@@ -90,6 +91,7 @@ def connected(
     relay: Relay | Forward | None = None,
     record: memoryview | None = None,
     turns: memoryview | None = None,
+    queue: Queue = ONLY_QUEUE,
 ) -> Iterator[Pair]:
     """Guest page FIRST_GPFN is the first of the rings; the data area follows them, all in one piece of memory."""
     ring_bytes = ring_pages * PAGE_BYTES
@@ -123,6 +125,7 @@ def connected(
         relay=relay,
         record=record,
         turns=turns,
+        queue=queue,
     )
     stop = threading.Event()
     failure: list[RingError] = []

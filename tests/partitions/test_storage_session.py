@@ -1,5 +1,7 @@
 """storvsp's packets and the server's negotiation, against the order that the protocol fixes."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,15 @@ from partitions.storage.protocol import (
     build_version,
     parse_version,
 )
-from partitions.storage.session import SUPPORTED_VERSIONS, Execute, Session, SessionState, SnapshotError
+from partitions.storage.session import (
+    SUPPORTED_VERSIONS,
+    Execute,
+    Session,
+    SessionState,
+    SnapshotError,
+    load_session,
+    save_session,
+)
 
 u8, u16, u32 = (st.integers(0, 2**bits - 1) for bits in (8, 16, 32))
 PROPERTIES = ChannelProperties(max_transfer_bytes=65536)
@@ -151,12 +161,62 @@ def test_what_comes_in_the_wrong_order_changes_nothing(state: SessionState, oper
 def test_no_sequence_of_packets_breaks_the_session_and_each_state_can_be_taken_over(
     packets: list[Packet],
 ) -> None:
-    session = Session(PROPERTIES)
+    session = Session(QUEUES)
     for packet in packets:
         step = session.receive(packet)
         assert isinstance(step, Packet | Execute)
         assert not isinstance(step, Execute) or session.state is SessionState.READY
-        assert Session.restore(PROPERTIES, session.snapshot()) == session
+        assert Session.restore(QUEUES, session.snapshot()) == session
+
+
+QUEUES = ChannelProperties(max_sub_channels=3, multi_channel=True, max_transfer_bytes=65536)
+
+
+@given(
+    st.sampled_from(list(SessionState)), st.lists(st.integers(0, 5), min_size=1), st.booleans(), st.booleans()
+)
+def test_sub_channels_are_granted_up_to_the_disks_once_it_is_described(
+    state: SessionState, counts: list[int], is_sub_channel: bool, replaying: bool
+) -> None:
+    """In each state, on a primary and on one of them; a refusal changes nothing."""
+    version = 0 if state in (SessionState.CREATED, SessionState.BEGUN) else 0x0600
+    session = Session(QUEUES, state, version, is_sub_channel=is_sub_channel, replaying=replaying)
+    granted = 0
+    for count in counts:
+        before = replace(session)
+        reply = session.receive(
+            Packet(Operation.CREATE_SUB_CHANNELS, 1, 0, build_sub_channel_count(count).ljust(52, b"\0"))
+        )
+        assert isinstance(reply, Packet)
+        if is_sub_channel or state not in (SessionState.DESCRIBED, SessionState.READY):
+            assert reply.status == int(NtStatus.INVALID_DEVICE_STATE) == 0xC0000184
+        elif count > QUEUES.max_sub_channels:
+            assert reply.status == int(NtStatus.INVALID_PARAMETER) == 0xC000000D
+        else:
+            assert reply.status == NtStatus.SUCCESS
+            granted = max(granted, count)
+        if reply.status != NtStatus.SUCCESS:
+            assert session == before
+    assert (session.state, session.version, session.sub_channels) == (state, version, granted)
+    word = memoryview(bytearray(4))
+    save_session(word, session)
+    saved = load_session(word)
+    assert saved == session.snapshot()
+    successor = Session.restore(QUEUES, saved)
+    assert (successor.state, successor.sub_channels) == (state, granted)
+
+
+def test_a_sub_channel_executes_from_its_first_packet_and_takes_no_set_up() -> None:
+    session = Session.of_sub_channel(QUEUES)
+    for operation in Operation:
+        step = session.receive(Packet(operation, 1, 0, ScsiRequest().build().ljust(52, b"\0")))
+        allowed = _LEGAL[SessionState.READY] - {Operation.CREATE_SUB_CHANNELS}
+        if operation in allowed:
+            assert isinstance(step, Execute) or step.status == NtStatus.SUCCESS
+        else:
+            assert isinstance(step, Packet)
+            assert step.status in (NtStatus.INVALID_DEVICE_STATE, NtStatus.INVALID_DEVICE_REQUEST)
+    assert session == Session.of_sub_channel(QUEUES)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +229,7 @@ def test_no_sequence_of_packets_breaks_the_session_and_each_state_can_be_taken_o
         {"snapshot": 1, "state": "ready", "version": "6.0"},
         {"snapshot": 1, "state": "created", "version": 0x0600},
         {"snapshot": 1, "state": "ready", "version": 0x0600, "more": 1},
+        {"snapshot": 1, "state": "ready", "version": 0x0600, "sub_channels": 1},
     ],
 )
 def test_a_snapshot_that_is_none_is_refused(saved: dict[str, object]) -> None:
