@@ -442,6 +442,24 @@ def test_sub_channels_are_rescinded_before_their_primary() -> None:
     assert rescinds == [messages.RescindChannelOffer(2), messages.RescindChannelOffer(1)]
 
 
+def test_a_sub_channel_is_opened_by_whoever_was_offered_it_with_pages_of_its_own() -> None:
+    host = connected(NIC, NIC_SUB, DISK)
+    stranger = connected(NIC)
+    assert stranger.refuses(messages.OpenChannel(2, 5, RING, 0, 4)), "of another guest"
+    host.map(1)
+    refused = host.receive(messages.OpenChannel(2, 5, RING, 0, 4))  # pages that were lent for the primary
+    assert refused == [messages.OpenChannelResult(2, 5, STATUS_FAILURE)]
+    host.map(2, RING + 1)
+    host.open(1)
+    host.open(2, RING + 1)
+    assert host.server.sub_channels(1) == {1: 2}
+    assert host.server.sub_channels(3) == host.server.sub_channels(2) == {}
+    assert [host.server.primary_of(relid) for relid in (1, 2, 3)] == [1, 1, 3]
+    host.server.revoke(2)
+    assert host.server.sub_channels(1) == {}
+    assert host.receive(messages.OpenChannel(2, 6, RING + 1, 0, 4)) == [], "one that is being withdrawn"
+
+
 def test_a_guest_may_let_go_of_a_closed_channel_unasked() -> None:
     host = connected(DISK)
     host.map(1)
@@ -496,11 +514,15 @@ def test_a_contact_during_a_disconnect_takes_the_place_of_the_first() -> None:
     assert made == actions.ConnectionMade(Version.V5_3, FeatureFlags.NONE, 1)
 
 
-def test_hv_sock_is_refused_where_a_refusal_can_be_said() -> None:
+def test_hv_sock_is_asked_for_and_refused_where_a_refusal_can_be_said() -> None:
     request = messages.TlConnectRequest(UUID(int=1), UUID(int=2))
     refusal = messages.TlConnectResult(UUID(int=1), UUID(int=2), STATUS_CONNECTION_REFUSED)
-    assert connected().receive(request) == [refusal]
-    assert connected(version=Version.V4_0).receive(request) == []
+    for version, refused in ((Version.V6_0, [refusal]), (Version.V4_0, [])):
+        host = connected(version=version)
+        assert host.receive(request) == [actions.ConnectStream(request.endpoint, request.service, None)]
+        before = host.server.to_state()
+        assert host.heard(host.server.refuse_stream(request.endpoint, request.service)) == refused
+        assert host.server.to_state() == before
     assert connected(version=Version.V3_0).refuses(request)
 
 

@@ -1,0 +1,190 @@
+"""One stream's channel joined to a socket, from one thread: bytes of the guest's into the socket, its to the guest.
+
+A packet of the guest's is released when all of it is in the socket: a guest whose ring is empty knows that nothing is
+left here. The other end of the socket is a program's of the host, or that of another guest's stream.
+"""
+
+import contextlib
+import select
+import socket
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from bus.native import Channel, RingClosed, RingCorrupt, RingFull
+from bus.packets import PacketError, PacketType
+from partitions.streams.wire import END, LINGER_S, PIECE_BYTES_MAX, decode_piece, encode_pipe, ring_bytes_of
+
+BATCH_PACKETS: Final = 16  # of the guest's, in hand at a time
+STOP_POLL_MS: Final = 100  # how late `stop` may be seen
+_FULL_POLL_MS: Final = 1  # while the guest leaves no room
+_PIECE_BYTES_MIN: Final = 256
+_INBAND: Final = int(PacketType.INBAND)
+
+
+class StreamEnd:
+    """A socket, and whether the other one of its pair was left in the middle. Owned by a relay once there is one."""
+
+    def __init__(self, sock: socket.socket, greeting: bytes = b"") -> None:
+        """`greeting`: said into the socket first."""
+        sock.setblocking(False)
+        self.socket, self.greeting = sock, greeting
+        self.other: StreamEnd | None = None
+        self.was_left = False  # the other side went away without an end of its direction
+
+    def close(self, *, finished: bool) -> None:
+        if self.other is not None and not finished:
+            self.other.was_left = True
+        self.socket.close()
+
+
+def pair() -> tuple[StreamEnd, StreamEnd]:
+    """Two ends, for two guests."""
+    first, second = (StreamEnd(sock) for sock in socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM))
+    first.other, second.other = second, first
+    return first, second
+
+
+class StreamRelay:
+    """A Service."""
+
+    def __init__(self, channel: Channel, end: StreamEnd, ended: Callable[[], None]) -> None:
+        """`ended`: called once, by the thread that serves, when the stream is over."""
+        self._channel, self._end, self._ended = channel, end, ended
+        self._pending = bytearray(end.greeting)  # that the socket has no room for yet
+        self._piece_bytes = PIECE_BYTES_MAX
+        self._guest_ended = self._socket_ended = self._told_socket = False
+        self.waits_for_guest = False  # also: for whoever is to read what it writes
+        self.bytes_read = self.bytes_written = self.requests = 0
+
+    def replay(self) -> None:
+        """A stream does not outlive who serves it: there is nothing of a predecessor's."""
+
+    def serve(self, stop: threading.Event) -> None:
+        """Until the stream is over. RingCorrupt: the guest said what no stream says."""
+        try:
+            self._relay(stop)
+            if not stop.is_set() and self._is_over:
+                stop.wait(LINGER_S)  # the guest has all that we wrote only when it lets go
+        except (RingClosed, OSError):
+            pass
+        finally:
+            self._end.close(finished=self._guest_ended and not self._pending)
+            self._ended()
+
+    @property
+    def _is_over(self) -> bool:
+        return self._told_socket and self._socket_ended
+
+    def _relay(self, stop: threading.Event) -> None:
+        poller, channel, sock = select.poll(), self._channel, self._end.socket
+        poller.register(channel.fileno(), select.POLLIN)
+        while not stop.is_set() and not self._is_over:
+            moved = self._take_from_guest()
+            has_room = self._socket_ended or self._has_room()
+            if has_room and not self._socket_ended:
+                moved |= self._give_to_guest()
+            if moved:
+                continue
+            wanted = select.POLLOUT if self._pending else 0
+            if not self._socket_ended and has_room:
+                wanted |= select.POLLIN
+            if wanted:
+                poller.register(sock, wanted)
+            self.waits_for_guest = bool(self._pending) or not has_room
+            if self._pending or channel.arm():  # what waits in the ring then stays there
+                poller.poll(STOP_POLL_MS if has_room else _FULL_POLL_MS)
+            channel.disarm()
+            self.waits_for_guest = False
+            if wanted:
+                poller.unregister(sock)
+
+    def _take_from_guest(self) -> bool:
+        if self._pending:
+            return self._flush()
+        if self._guest_ended:
+            if self._channel.receive_batch(1, 0):
+                raise RingCorrupt("bytes behind the end of the stream")
+            return False
+        packets = self._channel.receive_batch(BATCH_PACKETS, 0)
+        for kind, _, _, _, payload in packets:
+            self.requests += 1
+            try:
+                if kind != _INBAND:
+                    raise PacketError(f"packet type {kind}")
+                data = decode_piece(payload)
+            except PacketError as error:
+                raise RingCorrupt(str(error)) from error
+            if self._guest_ended:
+                raise RingCorrupt("bytes behind the end of the stream")
+            self._pending += data
+            self._guest_ended = not data
+        if packets:
+            self._flush()
+        return bool(packets)
+
+    def _flush(self) -> bool:
+        """Into the socket, as far as there is room; then the packets are released, and an end passed on."""
+        sent = 0
+        if self._pending:
+            try:
+                sent = self._end.socket.send(self._pending, socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                return False
+            del self._pending[:sent]
+            self.bytes_read += sent
+        if not self._pending:
+            self._channel.release()
+            if self._guest_ended and not self._told_socket:
+                self._told_socket = True
+                with contextlib.suppress(OSError):  # it has gone away: that is its end, too
+                    self._end.socket.shutdown(socket.SHUT_WR)
+        return True
+
+    def _has_room(self) -> bool:
+        while True:
+            try:
+                return self._channel.wait_writable(ring_bytes_of(self._piece_bytes), 0)
+            except ValueError:  # no ring of this size ever has
+                if self._piece_bytes <= _PIECE_BYTES_MIN:
+                    raise RingCorrupt("rings that are too small for a stream") from None
+                self._piece_bytes //= 2
+
+    def _give_to_guest(self) -> bool:
+        try:
+            data = self._end.socket.recv(self._piece_bytes)
+        except BlockingIOError:
+            return False
+        if not data and self._end.was_left:
+            raise ConnectionResetError("the other side went away")
+        try:
+            self._channel.send(encode_pipe(data) if data else END)
+        except RingFull as full:
+            raise RingCorrupt("the guest took back the room that there was") from full
+        self._socket_ended = not data
+        self.bytes_written += len(data)
+        return True
+
+    def statistics(self) -> dict[str, int]:
+        return {
+            "requests": self.requests,
+            "bytes_read": self.bytes_read,
+            "bytes_written": self.bytes_written,
+        }
+
+
+class NoStream:
+    """A Service of a stream that is over, or was a predecessor's."""
+
+    waits_for_guest = True
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def replay(self) -> None: ...
+    def serve(self, stop: threading.Event) -> None:
+        while not stop.wait(STOP_POLL_MS / 1000) and not self._channel.is_closed:
+            pass
+
+    def statistics(self) -> dict[str, int]:
+        return {}
