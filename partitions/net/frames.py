@@ -7,6 +7,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
+from partitions.net.packet_information import apply_information, information_of
 from partitions.net.rndis import (
     ALIGN_BYTES,
     HEAD_BYTES,
@@ -22,7 +23,8 @@ ADDRESS_BYTES: Final = 6
 MTU_MIN: Final = 576
 MTU_MAX: Final = 65_521  # with its Ethernet header a u16 holds it
 _HEADER: Final = struct.Struct("<11I")
-_START: Final = struct.Struct("<IIII")  # type, length, data offset, data length: all that a receiver looks at
+# Type, length, data offset, data length; behind three fields that say nothing of a frame: where its information is.
+_START: Final = struct.Struct("<IIII12xII")
 _PACKET: Final = int(Type.PACKET)
 
 assert _HEADER.size == PACKET_HEADER_BYTES
@@ -97,7 +99,7 @@ def unpack_frames(data: memoryview, frame_bytes_max: int, frames: list[memoryvie
             if at and end - at < ALIGN_BYTES:
                 return  # padding
             raise MalformedRndis(f"{end - at} bytes behind the last packet", Status.INVALID_LENGTH)
-        kind, length, offset, size = unpack(data, at)
+        kind, length, offset, size, info_at, info_bytes = unpack(data, at)
         if kind != _PACKET or not PACKET_HEADER_BYTES <= length <= end - at:
             raise MalformedRndis(f"message type {kind:#x} of {length} bytes in {end - at}")
         first = at + HEAD_BYTES + offset
@@ -105,5 +107,8 @@ def unpack_frames(data: memoryview, frame_bytes_max: int, frames: list[memoryvie
             raise MalformedRndis(f"a frame of {size} bytes at {offset} of {length}", Status.INVALID_LENGTH)
         if not ETHERNET_HEADER_BYTES <= size <= frame_bytes_max:
             raise MalformedRndis(f"a frame of {size} bytes", Status.INVALID_LENGTH)
-        frames.append(data[first : first + size])
+        frame = data[first : first + size]
+        if info_bytes:
+            frame = apply_information(frame, information_of(data[at : at + length], info_at, info_bytes))
+        frames.append(frame)
         at += length

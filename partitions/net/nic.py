@@ -20,6 +20,7 @@ from partitions.net import nvsp, rndis
 from partitions.net.errors import NetClosedError, NetProtocolError, NetTimeoutError
 from partitions.net.frames import MTU_MAX, Frame, FramePacker
 from partitions.net.handshake import AdapterDescription, Begin, Control, Lent, Say, set_up
+from partitions.net.packet_information import received_with
 
 REAP_PACKETS: Final = 64  # taken in at a time
 RECEIVED_FRAMES_MAX: Final = 8192  # kept while nobody asks for them; the next ones are dropped and counted
@@ -32,7 +33,7 @@ _PACKET: Final = int(rndis.Type.PACKET)
 _SEND_RNDIS_PACKET: Final = int(nvsp.Type.SEND_RNDIS_PACKET)
 _TRANSFER_HEAD: Final = struct.Struct("<HBxI")
 _RANGE: Final = struct.Struct("<II")
-_START: Final = struct.Struct("<IIII")
+_START: Final = struct.Struct("<IIII12xII")
 _COMPLETION_PACKET_BYTES: Final = DESCRIPTOR_BYTES + nvsp.MESSAGE_BYTES + TRAILER_BYTES
 
 
@@ -282,7 +283,7 @@ class Nic:
             if offset + size > limit or size < 44:
                 self.malformed += 1
                 continue
-            kind, length, data_offset, data_bytes = unpack(memory, offset)
+            kind, length, data_offset, data_bytes, info_at, info_bytes = unpack(memory, offset)
             if kind != _PACKET or length > size or data_offset < 36 or data_offset + data_bytes > length - 8:
                 self.malformed += 1
                 continue
@@ -290,7 +291,14 @@ class Nic:
                 self.dropped += 1
                 continue
             first = offset + 8 + data_offset
-            received.append(bytes(memory[first : first + data_bytes]))
+            frame = memory[first : first + data_bytes]
+            if info_bytes:
+                try:
+                    frame = received_with(memory[offset : offset + length], frame, info_at, info_bytes)
+                except rndis.MalformedRndis:
+                    self.malformed += 1
+                    continue
+            received.append(bytes(frame))
             count += 1
             total += data_bytes
         self.frames_received += count

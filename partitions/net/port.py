@@ -14,8 +14,9 @@ from typing import Final
 
 from bus.native import Channel, RingClosed, RingError, RingFull
 from partitions.net import nvsp, rndis
+from partitions.net.filtering import accepts
 from partitions.net.frames import packet_header
-from partitions.net.rndis import PACKET_HEADER_BYTES, PacketFilter
+from partitions.net.rndis import PACKET_HEADER_BYTES
 from partitions.net.server_session import RESERVED_PIECES, ServerSession
 from partitions.net.shared_buffer import SharedBuffer
 
@@ -27,8 +28,6 @@ CONTROL_MESSAGES_MAX: Final = (
 )
 _GENERATION_SHIFT: Final = 32
 _SEQUENCE: Final = (1 << _GENERATION_SHIFT) - 1
-_MULTICAST: Final = PacketFilter.MULTICAST | PacketFilter.ALL_MULTICAST
-_BROADCAST_ADDRESS: Final = b"\xff" * 6
 
 
 class GuestDoesNotRead(RingError):
@@ -101,16 +100,14 @@ class Port:
 
     # -- frames
 
+    @property
+    def packet_filter(self) -> int:
+        """The guest's; 0 while it takes no frames."""
+        return self._session.packet_filter if self._session.takes_frames else 0
+
     def accepts(self, address: bytes) -> bool:
         """By the guest's packet filter."""
-        packet_filter = self._session.packet_filter
-        if address == self.mac:
-            return bool(packet_filter & (PacketFilter.DIRECTED | PacketFilter.PROMISCUOUS))
-        if address == _BROADCAST_ADDRESS:
-            return bool(packet_filter & (PacketFilter.BROADCAST | PacketFilter.PROMISCUOUS))
-        if address[0] & 1:
-            return bool(packet_filter & (_MULTICAST | PacketFilter.PROMISCUOUS))
-        return bool(packet_filter & PacketFilter.PROMISCUOUS)
+        return accepts(self._session.packet_filter, self.mac, address)
 
     def deliver(self, frames: Sequence[memoryview], *, patient: bool) -> None:
         """Copy frames to the guest. `patient`: wait a little where it reads, and has no piece free at the moment."""

@@ -9,9 +9,11 @@ import threading
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from partitions.net.capture import Capture
 from partitions.net.frames import ADDRESS_BYTES
 
 LEARNED_MAX: Final = 1024  # addresses beside the ports' own; what is not learned is flooded
+CAPTURES_MAX: Final = 8  # of one switch at a time
 _HEADS: Final = 2 * ADDRESS_BYTES  # destination and source
 
 
@@ -27,6 +29,10 @@ class SwitchPort(Protocol):
         """Of a broadcast nobody waits for anybody."""
 
 
+class TooManyCaptures(Exception):
+    """The text says how many there are."""
+
+
 class LearningSwitch:
     """`forward` may be called by several threads at a time, each for its own port."""
 
@@ -36,6 +42,7 @@ class LearningSwitch:
         self._own: dict[bytes, SwitchPort] = {}
         self._learned: dict[bytes, SwitchPort] = {}
         self._stuck: threading.Event | None = None
+        self._captures: tuple[Capture, ...] = ()
         self.forwarded = self.flooded = self.spoofed = 0  # about: threads count at the same time
 
     def join(self, port: SwitchPort) -> None:
@@ -60,6 +67,9 @@ class LearningSwitch:
         """Frames that came in at `source`, each with an Ethernet header."""
         if self._stuck is not None:
             self._stuck.wait()
+        captures = self._captures
+        for capture in captures:
+            capture.came_in(source.mac, frames)
         waiting: dict[SwitchPort, list[memoryview]] = {}  # of ports that are worth waiting for
         others: dict[SwitchPort, list[memoryview]] = {}
         head, targets = b"", list[list[memoryview]]()
@@ -69,11 +79,25 @@ class LearningSwitch:
                 targets = self._targets(source, head, waiting, others)
             for target in targets:
                 target.append(frame)
+        for capture in captures:
+            for port, batch in (*waiting.items(), *others.items()):
+                capture.goes_out(port.mac, batch)
         for port, batch in waiting.items():
             port.deliver(batch, patient=True)
         for port, batch in others.items():
             port.deliver(batch, patient=False)
         self.forwarded += len(frames)
+
+    def watch(self, capture: Capture) -> None:
+        """TooManyCaptures."""
+        with self._lock:
+            if len(self._captures) >= CAPTURES_MAX:
+                raise TooManyCaptures(f"{CAPTURES_MAX} captures run on this network already")
+            self._captures = (*self._captures, capture)
+
+    def unwatch(self, capture: Capture) -> None:
+        with self._lock:
+            self._captures = tuple(one for one in self._captures if one is not capture)
 
     def _targets(
         self,

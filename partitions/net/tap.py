@@ -30,6 +30,7 @@ _NAME_AND_FLAGS: Final = struct.Struct("16sH22x")  # struct ifreq, of linux/if.h
 _NAME_AND_NUMBER: Final = struct.Struct("16si20x")
 _VANISHED: Final = (errno.EBADFD, errno.ENODEV)
 _kept: dict[str, int] = {}  # descriptors of this process's interfaces, by device
+_spare: dict[str, int] = {}  # of none yet: their interfaces are in use
 
 assert _NAME_AND_FLAGS.size == _NAME_AND_NUMBER.size == 40
 
@@ -88,7 +89,7 @@ def open_tap(plan: DevicePlan, log: Callable[..., None]) -> int:
     if plan.name not in _kept:
         assert plan.interface is not None
         try:
-            _kept[plan.name] = _attach(plan.interface)
+            _kept[plan.name] = _attach(plan.interface, _spare.get(plan.name))
         except OSError as error:
             remedy = f"ip tuntap add dev {plan.interface} mode tap user $USER"
             raise BackendOpenError(
@@ -99,8 +100,28 @@ def open_tap(plan: DevicePlan, log: Callable[..., None]) -> int:
     return os.dup(_kept[plan.name])
 
 
-def _attach(interface: str) -> int:
-    descriptor = os.open(_TUN, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+def let_go(device: str) -> None:
+    """This process keeps the interface no longer: somebody else has a descriptor of it, or it goes."""
+    if (descriptor := _kept.pop(device, None)) is not None:
+        os.close(descriptor)
+
+
+def open_when_free(plan: DevicePlan) -> None:
+    """For a root that takes over, while a driver partition that outlived its predecessor has the interface: who opens
+    it later, once that partition has ended, needs no more than what is taken here. OSError: there is no /dev/net/tun.
+
+    The interface must have been made for good: the other kind goes with its last descriptor, and only who may make
+    interfaces makes it anew.
+    """
+    _spare[plan.name] = _open_tun()
+
+
+def _open_tun() -> int:
+    return os.open(_TUN, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def _attach(interface: str, spare: int | None) -> int:
+    descriptor = _open_tun() if spare is None else os.dup(spare)
     try:
         fcntl.ioctl(descriptor, _TUNSETIFF, _NAME_AND_FLAGS.pack(interface.encode(), _IFF_TAP | _IFF_NO_PI))
     except OSError:

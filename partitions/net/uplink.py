@@ -12,6 +12,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from partitions.hardware.gone import DeviceGone
+from partitions.hardware.watch import Condition, HardwareWatch
 from partitions.net.frames import ETHERNET_HEADER_BYTES
 from partitions.net.switch import LearningSwitch
 from partitions.sdk.net import NetDriver
@@ -31,9 +33,13 @@ class Uplink:
     mac: Final = None
 
     def __init__(
-        self, driver: NetDriver, switch: LearningSwitch, link_changed: Callable[[bool], None]
+        self,
+        driver: NetDriver,
+        switch: LearningSwitch,
+        link_changed: Callable[[bool], None],
+        watch: HardwareWatch | None = None,
     ) -> None:
-        self._driver, self._switch, self._link_changed = driver, switch, link_changed
+        self._driver, self._switch, self._link_changed, self._watch = driver, switch, link_changed, watch
         self._lock = threading.Lock()  # of `transmit`: every guest's thread comes here
         self._failure: str | None = None
         self._link_up = driver.link_up
@@ -54,9 +60,10 @@ class Uplink:
         with self._lock:
             try:
                 taken = self._driver.transmit(frames)
-            except BackendError:
+            except BackendError as error:
                 self.errors += 1
                 taken = 0
+                self._failed("transmit", error)
         if not 0 <= taken <= len(frames):
             raise DriverFailed(f"transmit took {taken} of {len(frames)} frames")
         self.frames_out += taken
@@ -95,8 +102,9 @@ class Uplink:
         """False: there was less than it could have been."""
         try:
             frames = self._driver.receive(RECEIVE_FRAMES_MAX)
-        except BackendError:
+        except BackendError as error:
             self.errors += 1
+            self._failed("receive", error)
             return False
         good = [memoryview(frame) for frame in frames if len(frame) >= ETHERNET_HEADER_BYTES]
         self.errors += len(frames) - len(good)
@@ -105,8 +113,15 @@ class Uplink:
             self._switch.forward(self, good)
         return len(frames) >= RECEIVE_FRAMES_MAX
 
+    def _failed(self, operation: str, error: BackendError) -> None:
+        """Frames are not sent again: whoever wants them does that. A device that is removed says so to its guests."""
+        if self._watch is not None:
+            with contextlib.suppress(DeviceGone):
+                self._watch.failed(operation, error.errno)
+
     def _look_at_link(self) -> None:
-        if (up := self._driver.link_up) != self._link_up:
+        is_well = self._watch is None or self._watch.condition is Condition.WELL
+        if (up := is_well and self._driver.link_up) != self._link_up:
             self._link_up = up
             self._link_changed(up)
 

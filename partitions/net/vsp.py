@@ -13,13 +13,13 @@ from bus.native import Channel, GpaMap, RingClosed, RingFull
 from bus.packets import PacketError, PacketFlags, PacketType, decode_gpa_direct_header
 from bus.seam import Seam, Step
 from partitions.net import nvsp, rndis
+from partitions.net.frame_switch import FrameSwitch
 from partitions.net.frames import unpack_frames
 from partitions.net.nvsp import MalformedNvsp
 from partitions.net.port import Port
 from partitions.net.rndis import MalformedRndis
 from partitions.net.server_session import RECORD_AT, RECORD_BYTES, Adapter, ServerSession
 from partitions.net.shared_buffer import SharedBuffer
-from partitions.net.switch import LearningSwitch
 from partitions.stack.channel_client import ChannelClient
 
 STOP_POLL_NS: Final = 100_000_000  # how late `stop` may be seen where nobody closes the channel
@@ -48,7 +48,7 @@ class NetVsp:
         channel: Channel,
         gpa_map: GpaMap,
         client: ChannelClient,
-        switch: LearningSwitch,
+        switch: FrameSwitch,
         adapter: Adapter,
         record: memoryview,
         seam: Seam | None = None,
@@ -59,7 +59,7 @@ class NetVsp:
         self._lock = threading.Lock()  # of whoever sends on the channel
         self.port = Port(channel, self.session, self._lock, client.ring)
         self._send_buffer: SharedBuffer | None = None
-        self._is_joined = False
+        self._joined_with = 0  # the packet filter that the switch knows of; 0: it does not know us
         self._link_news: bool | None = None
         self.waits_for_guest = False
         self.requests = self.errors = self.dropped = self.frames_in = 0
@@ -110,7 +110,7 @@ class NetVsp:
             pass
         finally:
             self._switch.leave(self.port)
-            self._is_joined = False
+            self._joined_with = 0
             self.port.close()
 
     def _follow_switch(self) -> None:
@@ -120,9 +120,10 @@ class NetVsp:
             status = self.session.link(up=up)
             if self.session.phase is self.session.phase.READY:
                 self.port.say(status)
-        if self.session.takes_frames != self._is_joined:
-            self._is_joined = self.session.takes_frames
-            (self._switch.join if self._is_joined else self._switch.leave)(self.port)
+        wanted = self.port.packet_filter
+        if wanted != self._joined_with:
+            self._joined_with = wanted
+            (self._switch.join if wanted else self._switch.leave)(self.port)
 
     def link_changed(self, *, up: bool) -> None:
         """From any thread; the guest hears of it within STOP_POLL_NS."""

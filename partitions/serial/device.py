@@ -6,19 +6,20 @@ from uuid import UUID
 
 from bus.native import Channel, GpaMap
 from bus.seam import Seam
-from partitions.drivers.driven_device import EndpointService, PassedOnDevice
+from partitions.calls.serving import Caller
+from partitions.drivers.driven_device import EndpointService
 from partitions.machine_plan import DevicePlan
 from partitions.sdk.opening import open_driver
 from partitions.sdk.serial import SerialDriver
 from partitions.serial.backends import make_backend
+from partitions.serial.message_service import ReadAhead, ReadService, WriteService
 from partitions.serial.vsp import SerialVsp
 from partitions.serial.wire import SERIAL_INTERFACE
 from partitions.stack.channel_client import ChannelClient
-from partitions.storage.message_channel import Connect
 
 
 class SerialDevice:
-    """A DrivenDevice and a ClientDevice."""
+    """A DrivenDevice, a ClientDevice and a CalledBothWays."""
 
     interface: Final[UUID] = SERIAL_INTERFACE
     shares_channels = False
@@ -26,6 +27,7 @@ class SerialDevice:
     def __init__(self, name: str, driver: SerialDriver) -> None:
         self.name, self._driver = name, driver
         self._lock = threading.Lock()
+        self._ahead = ReadAhead()
 
     def open(self, channel: Channel, gpa_map: GpaMap, record: memoryview, seam: Seam) -> SerialVsp:
         return SerialVsp(channel, self._driver, self._lock, record, seam)
@@ -36,7 +38,12 @@ class SerialDevice:
         return self.open(channel, gpa_map, record, seam)
 
     def open_messages(self, record: memoryview, seam: Seam) -> EndpointService:
-        raise TypeError(f"{self.name} is served through rings alone")
+        raise TypeError(f"{self.name} has to know on which connection it is called")
+
+    def open_calls(self, caller: Caller, record: memoryview, seam: Seam) -> EndpointService:
+        if caller.receives:
+            return ReadService(self._driver, self._ahead)
+        return WriteService(self._driver, self._lock, record, seam)
 
     def stick(self) -> None:
         self._lock.acquire()
@@ -50,8 +57,3 @@ def open_serial(plan: DevicePlan, memory_fd: int | None, backing_fd: int | None)
     if plan.driver is None:
         return SerialDevice(plan.name, make_backend(plan, backing_fd))
     return SerialDevice(plan.name, open_driver(plan, memory_fd, backing_fd, (SerialDriver,)))
-
-
-def pass_on_nothing(connect: Connect) -> PassedOnDevice:
-    """No monitor can: `validate` says so first."""
-    raise ConnectionError("a serial line is not passed on: it is there with rings alone")

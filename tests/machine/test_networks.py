@@ -16,7 +16,7 @@ from typing import Any, Final
 import pytest
 
 from runtime.config.model import ConfigError, load
-from tests.machine.conftest import Boot, RunningMachine, machine_toml
+from tests.machine.conftest import Boot, RunningMachine, idle_partition, machine_toml
 
 pytestmark = pytest.mark.machine
 _CLONE_NEWNET: Final = 0x4000_0000
@@ -156,7 +156,14 @@ def ready_line(machine: RunningMachine, after: int = 0) -> str:
 
 @pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize(
-    "architecture", [pytest.param("microkernelized", marks=pytest.mark.soak), "disaggregated"]
+    "architecture",
+    [
+        "disaggregated",
+        *(
+            pytest.param(name, marks=pytest.mark.soak)
+            for name in ("microkernelized", "hosted", "microkernel")
+        ),
+    ],
 )
 def test_guests_and_terminals_go_on_over_the_death_of_who_serves_them(
     boot: Boot, tmp_path: Path, architecture: str
@@ -168,13 +175,14 @@ def test_guests_and_terminals_go_on_over_the_death_of_who_serves_them(
     printer = (
         f'[[root.device]]\nname = "serial1"\nkind = "serial"\ndriver = "nets:Printer"\npath = "{paper}"\n'
     )
+    has_rings = architecture != "microkernel"
     machine = boot(
         machine_toml(
             guest("rx", "partitions.guests.net_load:receive", "net0", {"device": "net0"}),
             guest("tx", "partitions.guests.net_load:send", "net0", load_args),
             guest("echo", "nets:echo", "serial0 serial1", {}),
             guest("mirrored", "nets:mirrored", "net1", {}),
-            guest("late", "nets:late", "net0", {}),
+            *([guest("late", "nets:late", "net0", {})] if has_rings else []),
             devices=NETWORK + LINE + printer + MIRROR,
             architecture=architecture,
             on_root_failure="restart",
@@ -201,8 +209,9 @@ def test_guests_and_terminals_go_on_over_the_death_of_who_serves_them(
     found = machine.wait_for("guest.net_received")["fields"]
     mirrored = machine.wait_for("guest.mirrored")["fields"]
     assert mirrored == {"mac": "020000000099", "mtu": 4000, "link": True}
-    late = machine.wait_for("guest.late")["fields"]
-    assert ("mac" if root else "error") in late  # a driver partition knows what was lent before
+    if has_rings:
+        late = machine.wait_for("guest.late")["fields"]
+        assert ("mac" if root else "error") in late  # a driver partition knows what was lent before
     assert machine.wait() == 0, machine.errors
     assert (found["wrong"], found["twice"], found["malformed"]) == (0, 0, 0)
     assert sent["frames"] * 0.2 < found["frames"] <= sent["frames"]
@@ -235,8 +244,14 @@ def in_a_network_of_its_own(work: Callable[[], None]) -> None:
         raise outcome[0]
 
 
-def test_the_hosts_own_ping_reaches_a_guest_through_a_tap_that_may_vanish(boot: Boot) -> None:
-    """With the switch in the hypervisor. What is damaged on the way is answered by nobody, on either side."""
+@pytest.mark.parametrize(
+    "architecture",
+    ["monolithic", *(pytest.param(name, marks=pytest.mark.soak) for name in ("hosted", "microkernel"))],
+)
+def test_the_hosts_own_ping_reaches_a_guest_through_a_tap_that_may_vanish(
+    boot: Boot, architecture: str
+) -> None:
+    """With the switch where the driver is. What is damaged on the way is answered by nobody, on either side."""
 
     def work() -> None:
         device = '[[root.device]]\nname = "net0"\nkind = "net"\nbackend = "tap"\ninterface = "pvtest0"\n'
@@ -245,7 +260,7 @@ def test_the_hosts_own_ping_reaches_a_guest_through_a_tap_that_may_vanish(boot: 
             machine_toml(
                 guest("p", "partitions.guests.pingable:main", "net0", args),
                 devices=device,
-                architecture="monolithic",
+                architecture=architecture,
             )
         )
         machine.wait_for("guest.pingable")
@@ -265,17 +280,20 @@ def test_the_hosts_own_ping_reaches_a_guest_through_a_tap_that_may_vanish(boot: 
 @pytest.mark.parametrize(
     ("device", "machine", "ends", "wanted"),
     [
-        ('kind = "net"', "", 1, '"switch", "tap"; or a driver instead'),
+        ('kind = "net"', "", 1, '"switch", "tap", "user"; or a driver instead'),
         ('kind = "net"\nbackend = "tap"', "", 1, "a name"),
         ('kind = "net"\nbackend = "switch"\ninterface = "tap0"', "", 1, 'none but with backend = "tap"'),
-        ('kind = "net"\nbackend = "memory"\nsize = "1MiB"', "", 1, '"switch", "tap", with kind = "net"'),
-        ('kind = "disk"\nbackend = "switch"', "", 1, '"file", "memory", with kind = "disk"'),
+        (
+            'kind = "net"\nbackend = "memory"\nsize = "1MiB"',
+            "",
+            1,
+            '"switch", "tap", "user", with kind = "net"',
+        ),
+        ('kind = "disk"\nbackend = "switch"', "", 1, '"file", "memory", "overlay", with kind = "disk"'),
         ('kind = "serial"\nbackend = "switch"', "", 1, '"pty", "socket", "console", with kind = "serial"'),
         ('kind = "serial"\nbackend = "socket"', "", 1, "a path"),
         ('kind = "serial"\nbackend = "pty"\nmtu = 1500', "", 1, 'none but with kind = "net"'),
         ('kind = "serial"\nbackend = "pty"', "", 2, "a serial line in one partition alone"),
-        ('kind = "net"\nbackend = "switch"', "hosted", 1, "there are no rings"),
-        ('kind = "serial"\nbackend = "pty"', "microkernel", 1, "there are no rings"),
         (
             'kind = "serial"\nbackend = "socket"\npath = "line"',
             "disaggregated",
@@ -293,4 +311,19 @@ def test_what_cannot_be_is_refused_with_what_can(
     guests = [guest(f"p{number}", "partitions.guests.idle:main", "x", {}) for number in range(ends)]
     config.write_text(machine_toml(*guests, devices=f'[[root.device]]\nname = "x"\n{device}\n', **more))
     with pytest.raises(ConfigError, match=re.escape(wanted)):
+        load(config)
+
+
+@pytest.mark.parametrize(("architecture", "is_refused"), [("microkernel", True), ("disaggregated", False)])
+def test_a_tap_of_a_guest_is_refused_where_it_has_no_rings(
+    tmp_path: Path, architecture: str, is_refused: bool
+) -> None:
+    config = tmp_path / "machine.toml"
+    attached = '[[partition.device]]\nname = "net0"\nring_bytes = "64KiB"\n[partition.tap]\ndevice = "net0"\n'
+    net = '[[root.device]]\nname = "net0"\nkind = "net"\nbackend = "switch"\n'
+    config.write_text(machine_toml(idle_partition("one") + attached, devices=net, architecture=architecture))
+    if not is_refused:
+        load(config)
+        return
+    with pytest.raises(ConfigError, match=r"partition\[0\].tap: found a TAP; allowed: none with arch"):
         load(config)

@@ -1,0 +1,1 @@
+"""Ordinary programs beside a guest's own: in its network namespace, behind walls of their own, without its memory."""
