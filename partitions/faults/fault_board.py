@@ -18,7 +18,6 @@ from typing import Final
 import msgpack  # type: ignore[import-untyped]
 
 from bus.native import crc32c
-from runtime.chaos.faults.catalogue import FAULTS
 from runtime.chaos.faults.kinds import ParameterError
 from runtime.chaos.faults.knobs import Trigger
 from runtime.chaos.faults.orders import ARMED_MAX, Counts, FaultRefused, Order, OrderError
@@ -160,6 +159,10 @@ class _KeptTrigger(Trigger):
 
 def _entry(row: object) -> tuple[int, Order] | None:
     """What is no order, or none that we know, is left out."""
+    from runtime.chaos.faults.catalogue import (
+        FAULTS,  # only a process that is ordered any needs to know the kinds
+    )
+
     match row:
         case [int(slot), table] if 0 <= slot < ARMED_MAX:
             try:

@@ -36,6 +36,7 @@ _REQUEST_KINDS: Final = frozenset(
 _GARBAGE_BYTES: Final = 64
 _ID_BITS: Final = 55  # an id that no client gives: they count upwards from small numbers
 _U32: Final = 1 << 32
+_NEVER_FREE_BYTES: Final = 8  # of a ring: a full one would look like an empty one
 
 _Send = Callable[[bytes, int], None]
 
@@ -213,9 +214,15 @@ class FaultyChannel:
             case "ring-unsolicited":
                 channel.send(bytes(armed.trigger.draw(256) for _ in range(_GARBAGE_BYTES)))
             case "ring-pending-size":
-                self._words.store("completions", PENDING_SEND, armed.trigger.draw(_U32))
+                self._words.store("completions", PENDING_SEND, self._wanted_room(armed))
             case "ring-index-storm":
                 self._storm(armed)
+
+    def _wanted_room(self, armed: Armed) -> int:
+        """Every other time anything; in between just what the guest makes when it takes this answer, so it rings."""
+        if armed.trigger.draw(2):
+            return armed.trigger.draw(_U32)
+        return self._words.size("completions") - _NEVER_FREE_BYTES
 
     def _storm(self, armed: Armed) -> None:
         """Through the two words that are ours and that the guest reads. They end as they were."""

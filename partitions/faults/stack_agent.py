@@ -119,10 +119,10 @@ class StackAgent:
 
     def _offer_again(self, order: Order) -> None:
         guest = self._guest(order.target)
-        for withheld in list(guest._withheld.values()) if guest is not None else ():
+        for withheld in guest._withheld if guest is not None else ():
             if withheld.reason == f"{order.kind}, on purpose":
                 assert guest is not None
-                guest._reoffer(withheld)
+                guest._withheld.offer_again(withheld)
 
     # -- messages that are held
 

@@ -294,5 +294,8 @@ class DriverRings:
     def workers(self) -> Iterable[ServedChannel]:
         return ()
 
+    def is_busy(self, relid: int) -> bool:
+        return False
+
     def statistics(self, relid: int) -> dict[str, Any]:
         return {}

@@ -1,20 +1,29 @@
 """Carries out orders on a simulated machine: the kinds, knobs and triggers of all others, done to simulated things."""
 
+import contextlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
 from bus.seam import Step
 from partitions.simulated.armed import Armed
+from partitions.simulated.clock import NS_PER_MS
 from partitions.simulated.interrupt_faults import INTERRUPT_FAULTS
 from partitions.simulated.machine import SimulatedMachine
 from partitions.simulated.process import Process
+from partitions.simulated.real_agents import HYPERVISOR_FAULTS, STACK_FAULTS, RealAgents
+from partitions.simulated.ring_faults import RING_FAULTS
 from runtime.chaos.faults.catalogue import FAULTS
+from runtime.chaos.faults.compounds import BY_NAME as COMPOUNDS
 from runtime.chaos.faults.kinds import Group
 from runtime.chaos.faults.knobs import Trigger
 from runtime.chaos.faults.orders import Counts, FaultRefused, Order
 from runtime.chaos.faults.step_kinds import KILL_AT_STEP
 from runtime.simulation.actions import ROOT_LABEL
+
+_PARTS_FROM: Final = 1 << 20  # numbers of compounds' parts: above any of a schedule
+_PARTS_MAX: Final = 16
 
 
 class SimulatedDesk:
@@ -25,6 +34,8 @@ class SimulatedDesk:
         self._armed: dict[int, Armed] = {}
         self._counts: dict[int, Counts] = {}  # of those that were healed
         self._seen: set[int] = set()
+        self._agents: Final = RealAgents(machine, self.fired)
+        self._parts: dict[int, list[int]] = {}  # by compound
 
     def inject(self, order: Order) -> None:
         """Raises FaultRefused."""
@@ -35,6 +46,12 @@ class SimulatedDesk:
         try:
             if FAULTS[order.kind].group is Group.STORAGE:
                 _storage(self, armed)
+            elif order.kind in HYPERVISOR_FAULTS:
+                self._agents.hypervisor(armed)
+            elif order.kind in STACK_FAULTS:
+                self._agents.stack(armed)
+            elif order.kind in COMPOUNDS:
+                self._compound(armed)
             elif (carry := _CARRIED.get(order.kind)) is not None:
                 carry(self, armed)
             else:
@@ -64,10 +81,38 @@ class SimulatedDesk:
         counts = dict(self._counts)
         for medium in self.machine.media.values():
             counts |= medium.counts()
+        counts |= self._agents.counts()
+        for number, parts in self._parts.items():
+            counts[number] = Counts(len(parts), int(number in self._seen))
         for number, armed in self._armed.items():
             if number not in counts:
                 counts[number] = Counts(armed.trigger.passes, armed.trigger.fired)
         return counts
+
+    def _compound(self, armed: Armed) -> None:
+        """Its parts, each an order of its own. One that is refused never strikes, and so does the compound."""
+        order = armed.order
+        parts = self._parts[order.number] = []
+        for after_ms, part in COMPOUNDS[order.kind].orders(order):
+            if part.kind not in simulated_kinds():
+                raise FaultRefused(f"{order.kind} has {part.kind}, which is not in the simulated mode")
+            number = _PARTS_FROM + order.number * _PARTS_MAX + len(parts)
+            parts.append(number)
+            settled = FAULTS[part.kind].settle(part.parameters)
+            self.machine.clock.after(
+                after_ms * NS_PER_MS, self._part, armed, replace(part, number=number, parameters=settled)
+            )
+
+        def heal() -> None:
+            for number in parts:
+                self.heal(number)
+
+        armed.undo.append(heal)
+
+    def _part(self, armed: Armed, order: Order) -> None:
+        if not armed.is_healed:
+            with contextlib.suppress(FaultRefused):
+                self.inject(order)
 
     @property
     def has_armed(self) -> bool:
@@ -85,6 +130,9 @@ class SimulatedDesk:
         if order.number not in self._seen:
             self._seen.add(order.number)
             self.machine.log("fault.fired", number=order.number)
+            for compound, parts in self._parts.items():
+                if compound in self._armed and self._seen.issuperset(parts):
+                    self.fired(self._armed[compound].order)
 
 
 # -- one function a kind
@@ -199,6 +247,11 @@ def _kill_at_starts(desk: SimulatedDesk, armed: Armed) -> None:
     _at_starts(desk, armed, kill)
 
 
+def _kill_standby(desk: SimulatedDesk, armed: Armed) -> None:
+    desk.machine.kill_standby()
+    desk.strikes(armed)
+
+
 _Carry = Callable[[SimulatedDesk, Armed], None]
 _OF_PROCESSES: Final[Mapping[str, _Carry]] = MappingProxyType(
     {
@@ -211,13 +264,17 @@ _OF_PROCESSES: Final[Mapping[str, _Carry]] = MappingProxyType(
         "slow-start": _slow_start,
         "crash-loop": _kill_at_starts,
         "kill-in-recovery": _kill_at_starts,
+        "kill-standby": _kill_standby,
     }
 )
 
 
-_CARRIED: Final[Mapping[str, _Carry]] = MappingProxyType({**_OF_PROCESSES, **INTERRUPT_FAULTS})
+_CARRIED: Final[Mapping[str, _Carry]] = MappingProxyType({**_OF_PROCESSES, **INTERRUPT_FAULTS, **RING_FAULTS})
 
 
 def simulated_kinds() -> tuple[str, ...]:
     """Names of the catalogue that this mode has."""
-    return tuple(name for name, kind in FAULTS.items() if kind.group is Group.STORAGE or name in _CARRIED)
+    own = {*_CARRIED, *HYPERVISOR_FAULTS, *STACK_FAULTS}
+    own |= {name for name, kind in FAULTS.items() if kind.group is Group.STORAGE}
+    own |= {name for name, one in COMPOUNDS.items() if all(part.kind in own for part in one.parts)}
+    return tuple(name for name in FAULTS if name in own)

@@ -136,5 +136,8 @@ class RingHost:
     def workers(self) -> Iterable[ServedChannel]:
         return ()
 
+    def is_busy(self, relid: int) -> bool:
+        return False
+
     def statistics(self, relid: int) -> dict[str, Any]:
         return {}

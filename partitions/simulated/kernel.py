@@ -51,12 +51,14 @@ class Kernel:
         self.on_spawn: Callable[[int], None] = lambda partition: None
         self.on_doom: Callable[[int], None] = lambda partition: None
         self.on_timer: Callable[[], None] = lambda: None  # whoever works is to call in time
+        self.on_event: Callable[[], None] = lambda: None
         self.is_anybody_stopped: Callable[[], bool] = lambda: False
         self._memory: Final[dict[int, int]] = {}  # descriptors, by slot
         self._bells: Final[dict[tuple[int, int], int]] = {}  # by partition and port
         self._bells_max = _BELLS_MORE  # then those of ports that are gone are closed
         self._spawned: set[int] = set()
         self._timers_due_ns: int | None = None
+        self._faults_due_ns: int | None = None
 
     def close(self) -> None:
         for fd in (*self._memory.values(), *self._bells.values()):
@@ -124,6 +126,20 @@ class Kernel:
         world.now_ns = self._clock.now_ns
         world.delivered.clear()
         reply = self.simulation.perform(action)
+        self._tell()
+        return reply
+
+    def break_on_purpose(self, act: Callable[[], object]) -> None:
+        """Arm, or heal, a fault of the hypervisor's own."""
+        world = self.world
+        world.now_ns = self._clock.now_ns
+        world.delivered.clear()
+        self.simulation.break_on_purpose(act)
+        self._tell()
+
+    def _tell(self) -> None:
+        """What has been decided, to those whom it concerns."""
+        world = self.world
         if world.delivered:
             for partition, _, _, message_type, sender, payload in world.delivered:
                 self.inboxes.setdefault(partition, deque()).append((message_type, sender, payload))
@@ -138,7 +154,8 @@ class Kernel:
         for partition in list(world.doomed):
             self.on_doom(partition)
         self._look_at_timers()
-        return reply
+        self._look_at_faults()
+        self.on_event()
 
     def check(self) -> None:
         """The invariants of the whole state machine. Raises Violation."""
@@ -160,6 +177,18 @@ class Kernel:
         if due_ns is not None and (self._timers_due_ns is None or due_ns < self._timers_due_ns):
             self._timers_due_ns = due_ns
             self._clock.after(due_ns - self._clock.now_ns, self._timer, due_ns)
+
+    def _look_at_faults(self) -> None:
+        """What an armed fault holds, or does by itself, has its time: the same alarm as a VP's timers have."""
+        due_ns = self.world.vp_timer_ns
+        if due_ns is not None and (self._faults_due_ns is None or due_ns < self._faults_due_ns):
+            self._faults_due_ns = due_ns
+            self._clock.after(max(due_ns - self._clock.now_ns, 0), self._fault, due_ns)
+
+    def _fault(self, due_ns: int) -> None:
+        if self._faults_due_ns == due_ns and self.halted is None:
+            self._faults_due_ns = None
+            self._perform(Action(ActionKind.ADVANCE))
 
     def _timer(self, due_ns: int) -> None:
         if self._timers_due_ns != due_ns or self.halted is not None:

@@ -74,6 +74,9 @@ class SimulatedMachine:
         self.deaths: Final[list[Callable[[Process, str], None]]] = []  # and of each end, with its reason
         # Asked of each interrupt, with whom it is for: True, and it is theirs to deliver.
         self.filters: Final[list[Callable[[str, Callable[[], None]], bool]]] = []
+        # Asked at each request of a ring to that device: how many ns it is held up; None: until it is healed.
+        self.ring_faults: Final[list[Callable[[str], float | None]]] = []
+        self._no_standby_until_ns = 0
         self._generation = 0
         self.kernel.on_spawn = self._spawn
         self.kernel.on_doom = self._doom
@@ -174,7 +177,20 @@ class SimulatedMachine:
             wake_guest=wake_guest,
             on_broken=on_broken,
             on_hang=hangs,
+            held_up=lambda: self._held_up(device),
         )
+
+    def _held_up(self, device: str) -> float | None:
+        """By all faults of its rings that are armed. None: for good, or until it is healed."""
+        waits = [waits(device) for waits in self.ring_faults]
+        return None if None in waits else float(sum(filter(None, waits)))
+
+    def let_rings_go(self) -> None:
+        for ring in [
+            *self.lives[-1].rings,
+            *(one for driver in self.drivers.values() for one in driver.rings),
+        ]:
+            ring.let_go()
 
     def medium_is_back(self, device: str) -> None:
         """Whoever hangs in it goes on, and makes its call again."""
@@ -214,7 +230,8 @@ class SimulatedMachine:
     def _spawn(self, partition: int) -> None:
         label = self.kernel.simulation.label_of(partition)
         if label == ROOT_LABEL:
-            delay = self.costs.take_over if self.plan.policy == "standby" else self.costs.restart
+            stands = self.plan.policy == "standby" and self.clock.now_ns >= self._no_standby_until_ns
+            delay = self.costs.take_over if stands else self.costs.restart
         else:
             delay = self.costs.restart if self._is_driver(label) else self.costs.spawn
         self.clock.after(delay, self._spawned, partition, label)
@@ -262,6 +279,12 @@ class SimulatedMachine:
     def kill(self, name: str) -> None:
         """From outside. LookupError: there is no such process."""
         self.process(name).kill(self.rng)
+
+    def kill_standby(self) -> None:
+        """The next one is not ready before it has booted. LookupError: none stands by."""
+        if self.plan.policy != "standby" or self.clock.now_ns < self._no_standby_until_ns:
+            raise LookupError("no root stands by")
+        self._no_standby_until_ns = self.clock.now_ns + self.costs.boot
 
     def process(self, name: str) -> Process:
         """LookupError: it does not run."""

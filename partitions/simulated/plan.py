@@ -12,13 +12,14 @@ from partitions.guests.verified import Plan
 from partitions.machine_plan import PartitionPlan
 from partitions.simulated.guest import RING_BYTES
 from runtime.chaos.experiment.loading import experiment_of
-from runtime.chaos.experiment.machine_files import VERIFYING, VerifyingGuest, machine_tables
+from runtime.chaos.experiment.machine_files import ECHO, VERIFYING, VerifyingGuest, machine_tables
 from runtime.chaos.experiment.model import Experiment
 from runtime.config.architecture import Architecture
 from runtime.config.model import DeviceKind, MachineConfig, convert
 from runtime.exits import CommandError
 
 REOPENING: Final = "partitions.guests.reopening:main"
+SEQUENCED_GUEST: Final = "sequenced"  # as a workload names it
 ARCHITECTURES: Final = (Architecture.MICROKERNELIZED, Architecture.DISAGGREGATED)
 CACHED: Final = 64  # experiments, with an architecture
 
@@ -87,8 +88,13 @@ def machine_plan(
     config = convert(machine_tables(experiment, architecture, machine_text))
     if config.machine.architecture not in ARCHITECTURES:
         raise NotSimulated(f"the {config.machine.architecture} architecture is not in the simulated mode")
-    disks = tuple(_disk(config, device.name) for device in config.root.devices)
-    every = [_guest(config, index) for index in range(len(config.partitions))]
+    left_out = left_out_of(experiment)
+    disks = tuple(_disk(config, device.name) for device in config.root.devices if device.name not in left_out)
+    every = [
+        _guest(config, index)
+        for index, partition in enumerate(config.partitions)
+        if partition.name not in left_out
+    ]
     others = tuple(guest for guest in every if guest.verifying.seed == 0)
     guests = tuple(guest for guest in every if guest.verifying.seed)
     if not guests:
@@ -104,6 +110,12 @@ def machine_plan(
         others,
         tuple(PartitionPlan.from_table(_table(guest), machine, []) for guest in every),
     )
+
+
+def left_out_of(experiment: Experiment) -> frozenset[str]:
+    """Of a workload, what is simulated without: the guest that numbers its messages, and its echo."""
+    sequenced = experiment.experiment.machine is None and experiment.workload.sequenced
+    return frozenset({SEQUENCED_GUEST, ECHO}) if sequenced else frozenset()
 
 
 def _disk(config: MachineConfig, name: str) -> DiskPlan:

@@ -80,11 +80,14 @@ class ServedRing:
         wake_guest: Callable[[], None],
         on_broken: Callable[[str], None],
         on_hang: Callable[[], None],
+        held_up: Callable[[], float | None] = lambda: 0.0,
     ) -> None:
+        """`held_up`: asked at each request, for how many ns more it takes; None: until `let_go`."""
         self._process, self._turns, self._parts, self._seam = process, turns, parts, seam
         self._costs, self._rng = costs, rng
         self._medium = medium
         self._wake_guest, self._on_broken, self._on_hang = wake_guest, on_broken, on_hang
+        self._held_up, self._is_held = held_up, False
         self.was_executing: Final = parts.record[_EXECUTING_AT] != 0
         bells, rings = parts.doorbells, parts.rings
         offset = rings.downstream_page_offset * PAGE_BYTES
@@ -155,8 +158,12 @@ class ServedRing:
             return
         if self.native.has_work or not self.native.arm():
             self.native.disarm()
+            if (more_ns := self._held_up()) is None:
+                self._is_held, self._hangs_since_ns = True, self._process.clock.now_ns
+                self._on_hang()
+                return
             self._is_serving = True
-            self._process.after(self._costs.serving(self._rng), self._serve)
+            self._process.after(self._costs.serving(self._rng) + more_ns, self._serve)
 
     def _serve(self) -> None:
         self._is_serving = False
@@ -200,6 +207,12 @@ class ServedRing:
             self._hangs_since_ns = None
             self._is_serving, self._is_live = True, True
             self._serve()
+
+    def let_go(self) -> None:
+        """What held its requests up is healed."""
+        if self._is_held and not self.is_closed:
+            self._is_held, self._hangs_since_ns = False, None
+            self._process.after(0, self.look)
 
     def hangs_in(self, medium: SimulatedMedium) -> bool:
         """Until the medium comes back, that is; not for a time."""

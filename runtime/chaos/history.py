@@ -49,6 +49,8 @@ _RECORD: Final = struct.Struct("<IBBHQQQ")
 _HEAD_AFTER_CRC: Final = struct.Struct("<BBHQQQ")
 _CRC_BYTES: Final = 4
 
+_ZEROS: Final = bytes(1 << 20)
+
 assert _HEADER.size == 64
 assert _RECORD.size == 32 == _HEAD_AFTER_CRC.size + _CRC_BYTES
 
@@ -81,6 +83,10 @@ class Ending(IntEnum):
     NONE = -1  # the guest was killed, or still runs
     FINISHED = 0
     GAVE_UP = 1  # something did not complete while the guest was willing to wait
+
+
+_KINDS: Final = {int(kind): kind for kind in OperationKind}  # a look-up costs less than the enum's own
+_OUTCOMES: Final = {int(outcome): outcome for outcome in Outcome}
 
 
 @dataclass(slots=True)
@@ -265,9 +271,17 @@ def _records(
             break
         yield kind, detail, count, number, now, first, tuple(values)
         at += size
-    history.torn = content[at : at + size].strip(b"\0") != b""
-    if content[at + size :].strip(b"\0"):
+    history.torn = not are_zeros(content, at, at + size)
+    if not are_zeros(content, at + size, len(content)):
         raise HistoryError(f"damaged at byte {at}, and more follows")
+
+
+def are_zeros(content: bytes, start: int, stop: int) -> bool:
+    """A file has room for far more than most runs note, so this looks at most of it: many bytes at a time."""
+    stop = min(stop, len(content))
+    whole = range(start, stop - len(_ZEROS), len(_ZEROS))
+    rest = whole[-1] + len(_ZEROS) if whole else start
+    return all(content.startswith(_ZEROS, at) for at in whole) and not content[rest:stop].strip(b"\0")
 
 
 def _take(
@@ -289,17 +303,17 @@ def _take(
             case _Record.INVOKED:
                 if number != len(operations) + 1:
                     raise HistoryError(f"invocation {number} follows {len(operations)}")
-                operations.append(Operation(history.seed, number, OperationKind(detail), first, count, now))
+                operations.append(Operation(history.seed, number, _KINDS[detail], first, count, now))
             case _Record.COMPLETED:
                 if not 0 < number <= len(operations) or operations[number - 1].completed_ns is not None:
                     raise HistoryError(f"completion of {number}, which is not in flight")
                 operation = operations[number - 1]
-                operation.completed_ns, operation.outcome, operation.error = now, Outcome(detail), count
+                operation.completed_ns, operation.outcome, operation.error = now, _OUTCOMES[detail], count
                 if operation.kind == OperationKind.READ and detail == Outcome.DONE:
                     operation.values = tuple(values[: operation.blocks])
             case _Record.ENDED:
                 history.ending = Ending(detail)
             case _:
                 raise HistoryError(f"a record of kind {kind}")
-    except ValueError as error:
-        raise HistoryError(str(error)) from error
+    except (ValueError, KeyError) as error:
+        raise HistoryError(f"a record of kind {kind} with {error}") from error

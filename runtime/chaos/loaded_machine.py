@@ -38,6 +38,7 @@ class Load:
     policy: str = "standby"
     seed: int = 1  # the first guest's; the others count up
     guests: int = 1  # on one disk, all on the same blocks
+    queues: int = 1  # of each guest to it
     reopening: bool = False  # one more, that opens and closes its channel all the time
     seconds: float = 5.0  # at the most, and so many operations of each guest:
     operations: int = 400_000
@@ -48,7 +49,8 @@ class Load:
 
     @property
     def seeds(self) -> range:
-        return range(self.seed, self.seed + self.guests)
+        """One for each history: of a guest, or of each of its queues."""
+        return range(self.seed, self.seed + self.guests * self.queues)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +83,24 @@ class LoadedMachine(RunningMachine):
             lines += ["[root]", f"cpus = {list(load.root_cpus)}"]
         lines += ["[[root.device]]", 'name = "disk0"', 'kind = "disk"', 'backend = "file"']
         lines += [f'path = "{self.image}"', f"size = {DISK_BYTES}"]
-        for seed in load.seeds:
-            self.history_path(seed).touch()
+        if load.queues > 1:
+            lines.append(f"queues = {load.queues}")
+        for seed in load.seeds[:: load.queues]:
             arguments = (
                 f'device = "disk0", seed = {seed}, blocks = {load.blocks}, depth = {load.depth}, '
                 f"seconds = {load.seconds}, operations = {load.operations}, "
                 f"patience_s = {2 * BOUND_S}"
             )
-            lines += _partition(f"guest{seed}", "verified", arguments)
-            lines += ["[[partition.file]]", 'name = "history"', 'mode = "read-write"']
-            lines.append(f'path = "{self.history_path(seed)}"')
+            if load.queues > 1:
+                arguments += f", queues = {load.queues}"
+                lines += _partition(f"guest{seed}", "verified_queues", arguments)
+            else:
+                lines += _partition(f"guest{seed}", "verified", arguments)
+            for own in range(seed, seed + load.queues):
+                self.history_path(own).touch()
+                name = f"history{own}" if load.queues > 1 else "history"
+                lines += ["[[partition.file]]", f'name = "{name}"', 'mode = "read-write"']
+                lines.append(f'path = "{self.history_path(own)}"')
         if load.reopening:
             arguments = f'device = "disk0", seconds = {load.seconds}, first_block = {REOPENED_BLOCK}'
             lines += _partition("reopening", "reopening", arguments)

@@ -1,4 +1,5 @@
-"""A machine as whoever breaks it sees it: `partvisor run --json` in a process of its own, and what it says.
+"""A machine as whoever breaks it sees it: `partvisor run --json` in a process of its own, and what it says. It comes
+from an incubator, as those who break machines need many.
 
     with RunningMachine(folder, config) as machine:
         machine.wait_for("machine.ready")
@@ -19,15 +20,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from runtime.machine.incubator import incubator_for
 from runtime.machine.rundir import BASE_VARIABLE, MachineNotFound, find_machines
 
 PATIENCE_S: Final = 60.0  # for anything that must happen; a busy host is no finding
-
-# `partvisor`, which is killed with whoever started it: a machine that is broken on purpose is left to nobody.
-_TIED: Final = (
-    "import sys; from runtime.machine.lifeline import die_with_parent; die_with_parent(int(sys.argv.pop(1)));"
-    " from runtime.cli import main; sys.exit(main())"
-)
 
 Event = Mapping[str, Any]
 
@@ -44,15 +40,8 @@ class RunningMachine:
         self.folder: Final = folder
         self.runtime_dir: Final = runtime_dir or folder / "run"
         self._environment = os.environ | {BASE_VARIABLE: str(self.runtime_dir)}
-        self.process: Final = subprocess.Popen(
-            [sys.executable, "-c", _TIED, str(os.getpid()), "run", str(config), "--json"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=self._environment,
-            start_new_session=True,
-        )
+        incubator = incubator_for(self._environment)  # so it goes with us: it is left to nobody
+        self.process: Final = incubator.run(["run", str(config), "--json"], self._environment)
         self.events: Final[list[Event]] = []
         self.errors = ""
         self._over = False
@@ -76,13 +65,11 @@ class RunningMachine:
         for thread in self._threads:
             thread.join()
         for stream in (self.process.stdout, self.process.stderr):
-            assert stream is not None
             stream.close()
 
     # -- what happens
 
     def _read_events(self) -> None:
-        assert self.process.stdout is not None
         with (self.folder / "events.jsonl").open("w", buffering=1) as log:
             for line in self.process.stdout:
                 log.write(line)
@@ -94,7 +81,6 @@ class RunningMachine:
             self._changed.notify_all()
 
     def _read_errors(self) -> None:
-        assert self.process.stderr is not None
         self.errors = self.process.stderr.read()
 
     def all_of(self, kind: str) -> list[Event]:

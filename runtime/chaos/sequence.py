@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from bus.native import crc32c
+from runtime.chaos.history import are_zeros
 
 MESSAGES_MAX: Final = 1 << 22
 _HEADER: Final = struct.Struct("<8sHHIQQ28xI")
@@ -157,7 +158,7 @@ def read_sequence(path: Path) -> Sequence:
                 break
             case _:
                 raise SequenceError(f"{path}: a record of kind {kind}")
-    sequence.torn = sequence.ending is Ending.NONE and content[at : at + _RECORD.size].strip(b"\0") != b""
-    if content[at + _RECORD.size :].strip(b"\0"):
+    sequence.torn = sequence.ending is Ending.NONE and not are_zeros(content, at, at + _RECORD.size)
+    if not are_zeros(content, at + _RECORD.size, len(content)):
         raise SequenceError(f"{path}: damaged at byte {at}, and more follows")
     return sequence

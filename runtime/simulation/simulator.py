@@ -271,6 +271,13 @@ class Simulation:
 
         return others_ns, EVERYBODY, statistics
 
+    def break_on_purpose(self, act: Callable[[], object]) -> None:
+        """Arm or heal faults of the state machine's own. Raises whatever `act` raises; then nothing is different."""
+        action = Action(ActionKind.ADVANCE)
+        self._begin()
+        act()
+        self._report(action, EVERYBODY, lambda: self.hypervisor.break_on_purpose(_nothing, self.world.now_ns))
+
     def _take_down(self, action: Action) -> None:
         """The root finalizes and deletes whoever is left. Then it has every page back, and nothing else is there."""
         world, root = self.world, dict.__getitem__(self.table, ROOT_PARTITION)
@@ -355,6 +362,10 @@ class Simulation:
     def _tell(self) -> None:
         self._digest.update("".join(self._told).encode())
         self._told.clear()
+
+
+def _nothing() -> None:
+    """Only what has come due, and what follows."""
 
 
 _PERFORM: Final[Mapping[ActionKind, Callable[[Simulation, Action], Reply | None]]] = MappingProxyType(

@@ -15,7 +15,7 @@ from runtime.chaos.experiment.trial import run_trial
 from runtime.chaos.faults.catalogue import FAULTS
 from runtime.chaos.history import Ending
 
-pytestmark = pytest.mark.machine
+pytestmark = [pytest.mark.machine, pytest.mark.soak]  # each kind by itself: test_every_fault.py
 
 _SECONDS: Final = 2
 # (kind, target, more): all at once, as long as the load.

@@ -66,3 +66,52 @@ def test_a_planted_defect_is_shrunk_from_the_journal(
 def test_a_defect_that_does_not_exist_or_cannot_be_is_a_wrong_command(experiment: Path) -> None:
     assert main(["chaos", "run", str(experiment), "--simulated", "--planted", "gremlins"]) == 2
     assert main(["chaos", "run", str(experiment), "--planted", "drops-replayed"]) == 2
+
+
+_NOT_SIMULATED = """
+[[fault]]
+kind = "signal-storm"
+target = "root"
+[[fault]]
+kind = "busy-neighbours"
+target = "root"
+at_ms = [0, 500]
+chance = 50
+"""
+
+
+def test_what_cannot_be_simulated_is_left_out_and_said_once(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other faults are drawn as without them, so the trials are the same."""
+    plain, mixed = tmp_path / "plain.jsonl", tmp_path / "mixed.jsonl"
+    more = tmp_path / "more.toml"
+    more.write_text(experiment.read_text() + _NOT_SIMULATED)
+    command = ["chaos", "run", "--simulated", "--trials", "3", "--json"]
+    assert main([*command, str(experiment), "--journal", str(plain)]) == 0
+    assert json.loads(capsys.readouterr().out)["left_out"] == []
+    page, xml = tmp_path / "page.html", tmp_path / "trials.xml"
+    reports = ["--html", str(page), "--junit", str(xml)]
+    assert main([*command, str(more), "--journal", str(mixed), *reports]) == 0
+    assert json.loads(capsys.readouterr().out)["left_out"] == ["busy-neighbours", "signal-storm"]
+    header, trials = read_journal(mixed)
+    assert header.left_out == ("busy-neighbours", "signal-storm")
+    assert [trial.to_table() for trial in trials] == [trial.to_table() for trial in read_journal(plain)[1]]
+    assert main(["chaos", "report", str(mixed)]) == 0
+    for told in (capsys.readouterr().out, page.read_text(), xml.read_text()):
+        assert told.count("busy-neighbours, signal-storm") == 1
+    assert main(["chaos", "run", str(more), "--dry", "--trials", "1"]) == 0
+    assert "signal-storm" in capsys.readouterr().out, "of real processes nothing is left out"
+    assert main(["chaos", "run", str(more), "--dry", "--trials", "1", "--simulated"]) == 0
+    assert capsys.readouterr().out.count("signal-storm") == 1
+
+
+def test_an_experiment_of_nothing_that_can_be_simulated_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its trials would all pass, and show nothing."""
+    path, journal = tmp_path / "none.toml", tmp_path / "none.jsonl"
+    path.write_text('[experiment]\nname = "none"\n' + _NOT_SIMULATED)
+    assert main(["chaos", "run", str(path), "--simulated", "--journal", str(journal)]) == 2
+    assert "signal-storm" in capsys.readouterr().err
+    assert not journal.exists()

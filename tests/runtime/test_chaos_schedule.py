@@ -153,6 +153,8 @@ def test_numbers_have_no_gaps_and_seeds_stay() -> None:
     [
         ("kill", -1, 0, False),
         ("kill", -1, 1, True),  # there is nothing left to kill
+        ("kill-at-step", -1, 0, False),
+        ("kill-at-step", -1, 1, True),  # one death, if its parameters do not say more
         ("stop", -1, 1, False),  # it stays stopped until it is healed
         ("storage-error", 3, 2, False),
         ("storage-error", 3, 3, True),

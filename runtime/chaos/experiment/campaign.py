@@ -1,5 +1,6 @@
 """A campaign: many trials of one experiment, each with a seed of its own, and their journal."""
 
+import importlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from runtime.chaos.experiment.workers import Workers
 from runtime.chaos.faults.catalogue import FAULTS
 
 TRIALS_MAX: Final = 1_000_000
+_SIMULATED_FAULTS: Final = "partitions.simulated.faults"  # by name: the runtime imports nothing of partitions
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +50,34 @@ class Campaign:
             self.simulated,
             self.planted,
             machine_text(self.experiment),
+            self.left_out,
         )
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Kinds of the experiment that the simulated mode has not, in order: they are never drawn.
+
+        Raises ExperimentError: nothing would be left, so its trials would pass and show nothing.
+        """
+        if not self.simulated:
+            return ()
+        own = {plan.kind for plan in self.experiment.faults}
+        known = own.intersection(importlib.import_module(_SIMULATED_FAULTS).simulated_kinds())
+        if own and not known:
+            raise ExperimentError(
+                f"{self.source}: none of its faults can be simulated ({', '.join(sorted(own))});"
+                " run it without --simulated"
+            )
+        return tuple(sorted(own - known))
 
     def tasks(self) -> Iterator[Task]:
         """In order; with several architectures each seed once under each of them."""
         number = 0
         machine = machine_text(self.experiment)
+        left_out = self.left_out
         for index in range(self.trials):
             seed = self.seed + index
-            schedule = draw(self.experiment, seed, FAULTS)
+            schedule = draw(self.experiment, seed, FAULTS, left_out)
             for architecture in self.experiment.experiment.architectures or ("",):
                 number += 1
                 keep = str((self.keep / f"trial{number}").absolute()) if self.keep else ""
@@ -98,8 +119,9 @@ def thresholds_of(header: Header) -> tuple[Threshold, ...]:
 
 def run_campaign(campaign: Campaign, workers: Workers, journal: Path) -> Iterator[Trial]:
     """Perform it, write its journal, and yield each trial as it ends."""
+    header = json.dumps(campaign.header.to_table())  # what is refused here leaves an earlier journal alone
     with _opened(journal) as file:
-        file.write(json.dumps(campaign.header.to_table()) + "\n")
+        file.write(header + "\n")
         file.flush()
         for table in workers.perform(task.to_table() for task in campaign.tasks()):
             file.write(json.dumps(table) + "\n")

@@ -155,6 +155,7 @@ class Header:
     simulated: bool = False  # in the deterministic mode
     planted: str = ""  # with this defect
     machine: str = ""  # the text of the configuration that the experiment names; "": it names none
+    left_out: tuple[str, ...] = ()  # kinds of faults that the experiment has and the simulated mode has not
 
     @property
     def count(self) -> int:
@@ -178,6 +179,7 @@ def read_journal(path: Path) -> tuple[Header, list[Trial]]:
         first, *others = tables
         if first.pop("what") != "campaign" or first.pop("format") != FORMAT:
             raise ValueError(f"its first line is not that of a campaign of format {FORMAT}")
+        first["left_out"] = tuple(first.get("left_out", ()))
         return Header(**first), [Trial.from_table(table) for table in others]
     except (ValueError, TypeError, KeyError) as error:
         raise JournalError(f"{path}: not a journal: {error!r}") from None

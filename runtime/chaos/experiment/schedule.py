@@ -5,7 +5,7 @@ nothing of the experiment but its machine and its checks.
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -55,10 +55,18 @@ class Injection:
 Schedule = tuple[Injection, ...]
 
 
-def draw(experiment: Experiment, seed: int, catalogue: Mapping[str, FaultKind]) -> Schedule:
-    """The schedule of the trial with that seed. Raises ScheduleError."""
+def draw(
+    experiment: Experiment, seed: int, catalogue: Mapping[str, FaultKind], left_out: Collection[str] = ()
+) -> Schedule:
+    """The schedule of the trial with that seed. Raises ScheduleError.
+
+    Args:
+        left_out: kinds that are not drawn; the others are, just as they would be beside them.
+    """
     drawn: list[Injection] = []
     for index, plan in enumerate(experiment.faults):
+        if plan.kind in left_out:
+            continue
         rng = random.Random(f"{seed}/{index}")  # a fault that is added or left out changes no other one
         if rng.randrange(100) >= plan.chance:
             continue

@@ -1,6 +1,6 @@
 """One trial: boot, steady state, faults at their moments, healing whatever happens, the end, and what it leaves.
 
-    boot --> steady --> inject, heal at their moments --> heal all --> calm --> finish the load --> gather
+    boot --> steady --> inject, heal at their moments --> heal all --> settle --> finish the load --> gather
 
 Undo is unconditional: all that is armed is healed before the load is told to end, and the machine is ended however this
 is left. A trial in which something did not come about as planned is told so in `trouble`; it is never green.
@@ -30,9 +30,11 @@ from runtime.chaos.sequence import SequenceError, read_sequence
 from runtime.config.architecture import Architecture
 from runtime.exits import CommandError
 
-CALM_S: Final = 0.3  # under load, between the last healing and the second count of resources
+SETTLE_S_MIN: Final = 0.3  # under load, between the last healing and the second count of resources
 _END_PATIENCE_S: Final = 30.0
 _LOOK_S: Final = 0.25  # how often the fired faults are asked for
+_BALANCE_PAUSE_S: Final = 0.03
+_BALANCE_S_MAX: Final = 1.0
 
 
 class TrialTrouble(Exception):
@@ -74,16 +76,17 @@ def run_trial(
     with RunningMachine(folder, prepared.config) as machine:
         try:
             _reach_steady_state(machine, prepared, experiment)
-            progress.before = Balance.take([machine.process.pid])
+            progress.before = _balance(machine)
             progress.began_ns = time.monotonic_ns()
             _carry_out(machine, experiment, schedule, progress)
         except (TrialTrouble, MachineEnded, TimeoutError) as error:
             progress.trouble.append(str(error).splitlines()[0] + _last_words(machine))
         finally:
             _heal_all(machine, progress)
+        settle_s = max(SETTLE_S_MIN, experiment.experiment.settle_ms / 1000)
+        machine.wait_until(lambda: _load_is_over(machine), settle_s)
         if not machine.is_over:
-            time.sleep(CALM_S)
-            progress.after = Balance.take([machine.process.pid])
+            progress.after = _balance(machine)
         exit_code = _end(machine, prepared, experiment, progress)
         return _gather(machine, prepared, schedule, progress, exit_code, began), "; ".join(progress.trouble)
 
@@ -115,6 +118,18 @@ def _reach_steady_state(machine: RunningMachine, prepared: TrialMachine, experim
 
     if not machine.wait_until(steady, patience_s):
         raise TrialTrouble(f"no steady state within {patience_s:g} s")
+
+
+def _balance(machine: RunningMachine) -> Balance:
+    """What it has when two looks agree: a process on its way, such as the next standby, has its parent's files, too."""
+    deadline = time.monotonic() + _BALANCE_S_MAX
+    balance = Balance.take([machine.process.pid])
+    while time.monotonic() < deadline:
+        machine.wait_until(lambda: False, _BALANCE_PAUSE_S)
+        before, balance = balance, Balance.take([machine.process.pid])
+        if (before.processes, before.descriptors) == (balance.processes, balance.descriptors):
+            break
+    return balance
 
 
 # -- the faults
@@ -161,37 +176,37 @@ def _carry_out(
         patience = min(due[0][0] if due else ends_s, ends_s, now + _LOOK_S) - time.monotonic()
         if patience > 0:
             machine.wait_for_news(patience)
-    _wait_for_the_load(machine, schedule, experiment.experiment.settle_ms / 1000, ends_s, progress)
+    _wait_for_the_last_strike(machine, schedule, ends_s, progress)
     late = [injection.order.number for injection in awaited]
     late += [number for number in (one.order.number for one in schedule) if number not in progress.given]
     for number in sorted(set(late) - set(progress.refused)):
         progress.refused[number] = "its moment did not come"
 
 
-def _wait_for_the_load(
-    machine: RunningMachine, schedule: Schedule, settle_s: float, ends_s: float, progress: _Progress
+def _wait_for_the_last_strike(
+    machine: RunningMachine, schedule: Schedule, ends_s: float, progress: _Progress
 ) -> None:
-    """Faults without a duration stay for as long as there is load, or until they have struck for the last time."""
+    """Faults without a duration stay until they have struck for the last time, or for as long as there is load."""
     lasting = [one for one in schedule if one.for_ms is None and one.order.number not in progress.refused]
     lasting = [one for one in lasting if one.order.number in progress.given]
-    settled_s: float | None = None
-    while not _load_is_over(machine):
+    while lasting and not _load_is_over(machine) and (left := ends_s - time.monotonic()) > 0:
         _count(machine, progress)
-        now = time.monotonic()
-        if settled_s is None and all(is_spent(one, progress.counts) for one in lasting):
-            settled_s = now + settle_s
-        left = (ends_s if settled_s is None else min(ends_s, settled_s)) - now
-        if left <= 0:
-            return
-        machine.wait_until(lambda: _load_is_over(machine), min(left, _LOOK_S))
+        lasting = [one for one in lasting if not is_spent(one, progress.counts)]
+        if lasting:
+            machine.wait_for_news(min(left, _LOOK_S))
 
 
 def is_spent(injection: Injection, counts: Mapping[int, tuple[int, int]]) -> bool:
     """It cannot strike any more."""
     order = injection.order
-    once = order.kind in FAULTS and FAULTS[order.kind].strikes_once
+    kind = FAULTS.get(order.kind)
+    most = order.knobs.times
+    if kind is not None and kind.strikes_once:
+        most = 1
+    elif kind is not None and kind.strikes:
+        most = int(kind.settle(order.parameters)[kind.strikes])
     _, fired = counts.get(order.number, (0, 0))
-    return fired >= (1 if once else order.knobs.times) > 0
+    return fired >= most > 0
 
 
 def _event_instant(machine: RunningMachine, injection: Injection, progress: _Progress) -> float | None:

@@ -116,11 +116,15 @@ class FaultDesk:
     async def _inject_later(
         self, compound: int, later: list[tuple[int, Order]], scope: trio.CancelScope
     ) -> None:
-        """A part that is refused never strikes, and so does the compound."""
+        """A part that is refused never strikes, and so does the compound.
+
+        What the parts before it have struck is asked for first: it may end whoever counts that.
+        """
         began = trio.current_time()
         with scope:
             for after_ms, order in later:
                 await trio.sleep_until(began + after_ms / 1000)
+                await self._refresh()
                 with contextlib.suppress(FaultRefused):
                     await self._inject(order, compound)
 

@@ -119,6 +119,7 @@ class FaultKind:
     parameters: tuple[Parameter, ...] = ()
     needs: tuple[Need, ...] = ()
     strikes_once: bool = False  # whatever its knobs say: afterwards it is over by itself
+    strikes: str = ""  # the parameter that says how often it strikes at most, whatever its knobs say
 
     def settle(self, given: Mapping[str, object]) -> dict[str, Value]:
         """Every parameter, checked, with its default where nothing is given. Raises ParameterError."""

@@ -18,5 +18,6 @@ STEP_KINDS: Final = (
             Parameter("deaths", 1, "of this process and of its successors", "", 1, DEATHS_MAX),
         ),
         (Need.SUCCESSOR,),
+        strikes="deaths",
     ),
 )

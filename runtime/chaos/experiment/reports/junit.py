@@ -17,6 +17,11 @@ def junit_xml(header: Header, trials: Sequence[Trial]) -> str:
         errors=str(sum(trial.outcome is Outcome.INCONCLUSIVE for trial in trials)),
         time=f"{sum(trial.seconds for trial in trials):.3f}",
     )
+    if header.left_out:
+        properties = ElementTree.SubElement(suite, "properties")
+        ElementTree.SubElement(
+            properties, "property", name="cannot be simulated, left out", value=", ".join(header.left_out)
+        )
     for trial in trials:
         where = f".{trial.architecture}" if trial.architecture else ""
         case = ElementTree.SubElement(

@@ -25,7 +25,7 @@ def campaign_page(header: Header, trials: Sequence[Trial], shrunk: Sequence[Tria
     subtitle = f"{worst.value}: {len(trials)} trials, seeds from {header.seed}"
     sections = [
         _verdict(settings, trials),
-        _faults(trials),
+        _faults(trials, header.left_out),
         _architectures(trials),
         _pictures(
             "Shrunk", "What was left after everything that the failure does not need was left out.", shrunk
@@ -68,12 +68,14 @@ def _verdict(settings: dict[str, Any], trials: Sequence[Trial]) -> Markup:
     return section("Verdict", str(settings.get("description", "")), content)
 
 
-def _faults(trials: Sequence[Trial]) -> Markup:
+def _faults(trials: Sequence[Trial], left_out: Sequence[str]) -> Markup:
     tallies = by_fault(trials)
     note = (
         "Injected, struck, noticed by the machine; then: its guests went on and every check was content, a check of its"
         " trial was violated, or no request completed any more. Times are from the strike to the next answer."
     )
+    if left_out:
+        note += f" Cannot be simulated, left out of every trial: {', '.join(left_out)}."
     bars = []
     for tally in tallies:
         row = tally.row()
