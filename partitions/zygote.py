@@ -18,7 +18,9 @@ import gc
 import os
 import socket
 import sys
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, NoReturn
 
 import bus.native
@@ -31,6 +33,7 @@ from partitions.sandbox.profiles import profile_of
 from partitions.sandbox.readable import of_this_interpreter
 from runtime.codec import DecodeError, close_all, receive_message, send_message
 from runtime.config.sandbox import SandboxMode, SandboxOrders
+from runtime.config.tap_order import TapOrder
 from runtime.machine.lifeline import die_with_parent, name_process
 
 ROOT_MODULE: Final = "partitions.root"  # a new root, where the machine goes on without the old one
@@ -47,6 +50,8 @@ class Birth:
     console_fd: int
     mode: SandboxMode
     grant: Grant
+    tap: TapOrder | None = None
+    partition_id: int = 0
 
 
 def main() -> int:
@@ -56,10 +61,14 @@ def main() -> int:
         "--sandbox", type=SandboxOrders.parse, default=SandboxOrders(), help="on, strict or off"
     )
     arguments = parser.parse_args()
+    return serve(socket.socket(fileno=arguments.fd), arguments.sandbox)
+
+
+def serve(control: socket.socket, sandbox: SandboxOrders) -> int:
+    """A zygote's life, in a child of the broker that has one thread. Returns the exit code."""
     broker_pid = os.getppid()
     die_with_parent(broker_pid)
     name_process("pv-zygote")
-    control = socket.socket(fileno=arguments.fd)
     partitions.guest_modules.preload()
     apply.prepare()
     gc.collect()
@@ -76,8 +85,9 @@ def main() -> int:
             case ["spawn", {"id": int(partition_id), "name": str(name), "module": str(module), **more}] if (
                 len(fds) == 2
             ):
-                mode, grant = arguments.sandbox.mode_of(name), _grant(more.get("grant"))
-                birth = Birth(name, module, fds[0], fds[1], mode, grant)
+                mode, grant = sandbox.mode_of(name), _grant(more.get("grant"))
+                tap = sandbox.taps.get(name)
+                birth = Birth(name, module, fds[0], fds[1], mode, grant, tap, partition_id)
                 pid = _fork_partition(control, broker_pid, birth)
                 close_all(fds)
                 send_message(control, ["spawned", {"id": partition_id, "pid": pid}])
@@ -150,10 +160,17 @@ def _grant(value: object) -> Grant:
 def _put_up_walls(birth: Birth) -> None:
     """What this host does not allow, the root has said at boot: there, nobody waits for it. SandboxError: strict."""
     kept = (birth.hypercall_fd, birth.console_fd)
+    inside: Callable[[], Collection[int]] = tuple
+    if birth.tap is not None:
+        from partitions.net import guest_tap_birth
+
+        inside = partial(guest_tap_birth.make, birth.tap, birth.partition_id, kept)
+        if birth.mode is SandboxMode.OFF:
+            inside = partial(tuple, guest_tap_birth.in_own_namespaces(inside))
     if birth.mode is SandboxMode.OFF:
-        descriptors.keep_only(kept)
+        descriptors.keep_only([*kept, *inside()])
         return
-    apply.enter(profile_of(birth.module), of_this_interpreter(), kept, birth.grant, birth.mode)
+    apply.enter(profile_of(birth.module), of_this_interpreter(), kept, birth.grant, birth.mode, inside)
 
 
 if __name__ == "__main__":

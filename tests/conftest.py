@@ -29,7 +29,12 @@ def pytest_configure() -> None:
             signal.signal(number, handler)
 
 
+# Their tests take longest. Begun last, they would keep one worker busy when the others have nothing left to do.
+BEGUN_FIRST: Final = ("test_docs.py", "test_scripts.py", "test_native_checks.py", "test_chaos_workers.py")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in BEGUN_FIRST)  # otherwise as they come
     if not config.getoption("--soak"):
         for item in items:
             if item.get_closest_marker("soak") is not None:

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from runtime import cli
+from runtime.machine.incubator import incubator_for
 from runtime.machine.rundir import BASE_VARIABLE
 
 PATIENCE_S: Final = 60.0  # for anything that must happen; never a performance claim
@@ -33,13 +34,8 @@ class RunningMachine:
         self.runtime_dir = runtime_dir
         self.environment = os.environ | {"PARTVISOR_RUNTIME_DIR": str(runtime_dir)}
         arguments = [item for override in overrides for item in ("--set", override)]
-        self.process = subprocess.Popen(
-            [*PARTVISOR, "run", str(config), "--json", *arguments, *options],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=self.environment,
-            start_new_session=True,
+        self.process = incubator_for(self.environment).run(
+            ["run", str(config), "--json", *arguments, *options], self.environment
         )
         self.events: list[dict[str, Any]] = []
         self.errors = ""
@@ -53,7 +49,6 @@ class RunningMachine:
         self._everyone: dict[int, psutil.Process] = {}
 
     def _read_events(self) -> None:
-        assert self.process.stdout is not None
         for line in self.process.stdout:
             with self._changed:
                 self.events.append(json.loads(line))
@@ -62,7 +57,6 @@ class RunningMachine:
             self._changed.notify_all()
 
     def _read_errors(self) -> None:
-        assert self.process.stderr is not None
         self.errors = self.process.stderr.read()
 
     def wait_for(self, kind: str, partition: str | None = None) -> dict[str, Any]:
@@ -106,7 +100,6 @@ class RunningMachine:
         for reader in self._readers:
             reader.join(PATIENCE_S)
         for stream in (self.process.stdout, self.process.stderr):
-            assert stream is not None
             stream.close()
         return code
 
