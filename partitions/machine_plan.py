@@ -8,6 +8,7 @@ from uuid import UUID, uuid5
 from partitions.descendants import Described, below, pack
 from partitions.emulated.plan import EmulatedPlan
 from partitions.integration.services import INSTANCES, RING_BYTES, SERVICES
+from partitions.storage.overlay import overlay_bytes
 from runtime.abi import (
     CPU_WEIGHT_DEFAULT,
     GUEST_PRIVILEGES,
@@ -58,10 +59,18 @@ class DevicePlan:
     args: Mapping[str, Any] = field(default_factory=dict)  # the driver's
     mtu: int | None = None  # of a network; None: as its driver says
     interface: str | None = None  # the TAP behind it
+    on_error: str | None = None  # what is done when it fails; None: it is reported
+    error_threshold: int | None = None
+    base: str | None = None  # of an overlay: what is below it
+    queues: int = 1  # of a disk: channels that one guest may have to it
+    width: int | None = None  # of a screen, at most; None: as its device says
+    height: int | None = None
 
     @property
     def memory_pages(self) -> int:
         """Pages that the hypervisor keeps for it, of a memory disk or a driver's; 0 for one that is kept elsewhere."""
+        if self.backend == "overlay":
+            return 0 if self.path else -(-overlay_bytes(self.size_bytes or 0) // PAGE_BYTES)
         is_memory = self.backend == "memory" or (self.driver is not None and self.path is None)
         return -(-(self.size_bytes or 0) // PAGE_BYTES) if is_memory else 0
 
@@ -79,6 +88,12 @@ class DevicePlan:
             args=table.get("args", {}),
             mtu=table.get("mtu"),
             interface=table.get("interface"),
+            on_error=table.get("on_error"),
+            error_threshold=table.get("error_threshold"),
+            base=table.get("base"),
+            queues=table.get("queues") or 1,
+            width=table.get("width"),
+            height=table.get("height"),
         )
 
 
@@ -140,6 +155,7 @@ class PartitionPlan:
                 waiting=device.get("waiting") or machine["waiting"],
             )
             for device in table.get("device", ())
+            if device["name"] not in table.get("assigned", {})
         )
         services = tuple(
             AttachmentPlan(one.device, RING_BYTES, Route[machine["signal_route"].upper()], "block")
@@ -159,6 +175,9 @@ class PartitionPlan:
                 for one in attachments
             ],
         }
+        if "assigned" in table:  # its own devices, which are offered by nobody: partitions.assignment
+            boot["assigned"] = table["assigned"]
+            boot["devices"] += [each for each in table["device"] if each["name"] in table["assigned"]]
         privileges = table.get("privileges")
         return cls(
             name=table["name"],

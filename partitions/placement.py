@@ -10,14 +10,13 @@ microkernel       each in a driver partition that guests send to and wait for, w
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
-from partitions.drivers.device_classes import DEVICE_CLASSES
+from partitions.drivers.device_classes import class_of
 from partitions.drivers.partition import DriverPartition
 from partitions.drivers.resident_partition import ResidentPartition
 from partitions.drivers.server_partition import ServerPartition
 from partitions.drivers.vmm_partition import BehindMonitors, Vmms
-from partitions.links.link_device import LinkDevice
-from partitions.links.switch_device import SwitchDevice
 from partitions.machine_plan import DevicePlan
+from partitions.on_demand import named
 from partitions.sdk.loading import DriverLoadError
 from partitions.stack.stack_resources import RootResources
 from partitions.storage.backends import BackendError
@@ -33,10 +32,18 @@ _Tables = Iterable[Mapping[str, Any]]  # [[root.device]]
 
 # They have no driver that could be put elsewhere: the process of the VMBus server does what there is to do, always. The
 # kinds that have one are in partitions.drivers.device_classes.
-_WITHOUT_DRIVER: Final[Mapping[str, Callable[[str], OfferedDevice]]] = {
-    "link": LinkDevice,
-    "switch": SwitchDevice,
+_WITHOUT_DRIVER: Final[Mapping[str, str]] = {
+    "link": "partitions.links.link_device:LinkDevice",
+    "switch": "partitions.links.switch_device:SwitchDevice",
+    "keyboard": "partitions.display.devices:KeyboardDevice",
+    "mouse": "partitions.display.devices:MouseDevice",
+    "video": "partitions.display.devices:VideoDevice",
 }
+
+
+def _open_without_driver(plan: DevicePlan) -> OfferedDevice:
+    open_device: Callable[[DevicePlan], OfferedDevice] = named(_WITHOUT_DRIVER[plan.kind])
+    return open_device(plan)
 
 
 class DeviceError(Exception):
@@ -76,18 +83,29 @@ def _open_here(
     for table in tables:
         plan = DevicePlan.from_table(table)
         if table["kind"] in _WITHOUT_DRIVER:
-            devices[plan.name] = _WITHOUT_DRIVER[plan.kind](plan.name)
+            devices[plan.name] = _open_without_driver(plan)
             continue
         try:
             memory_fd = None
             if plan.memory_pages:
+                gpfn = table.get("gpfn", gpfn)
                 memory_fd = get_pages(gpfn, plan.memory_pages)[0].fd
                 gpfn += plan.memory_pages
-            backing_fd = DEVICE_CLASSES[plan.kind].open_backing(plan, log)
-            devices[plan.name] = DEVICE_CLASSES[plan.kind].open(plan, memory_fd, backing_fd)
+            backing_fd = class_of(plan.kind).open_backing(plan, log)
+            devices[plan.name] = class_of(plan.kind).open(plan, memory_fd, backing_fd)
         except (BackendError, DriverLoadError, HypercallError) as error:
             raise DeviceError(f"device {plan.name}: {error}") from error
     return devices
+
+
+def fix_device_memory(tables: list[Mapping[str, Any]]) -> None:
+    """Say in each table where its device's pages are, before one of the tables goes: a successor counts no more."""
+    gpfn = DEVICE_MEMORY_GPFN
+    for number, table in enumerate(tables):
+        if table["kind"] not in _WITHOUT_DRIVER and (pages := DevicePlan.from_table(table).memory_pages):
+            gpfn = table.get("gpfn", gpfn)
+            tables[number] = {**table, "gpfn": gpfn}
+            gpfn += pages
 
 
 class OwnPartitions:
@@ -100,7 +118,7 @@ class OwnPartitions:
         devices = Devices()
         for table in tables:
             if table["kind"] in _WITHOUT_DRIVER:
-                devices[table["name"]] = _WITHOUT_DRIVER[table["kind"]](table["name"])
+                devices[table["name"]] = _open_without_driver(DevicePlan.from_table(table))
                 continue
             driver = self._kind(stack, table, machine)
             try:
@@ -117,7 +135,7 @@ class OwnPartitions:
         devices = Devices()
         for table in tables:
             if table["kind"] in _WITHOUT_DRIVER:
-                devices[table["name"]] = _WITHOUT_DRIVER[table["kind"]](table["name"])
+                devices[table["name"]] = _open_without_driver(DevicePlan.from_table(table))
                 continue
             driver = self._kind(stack, table, machine)
             try:

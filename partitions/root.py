@@ -4,34 +4,28 @@ The platform executes this as the machine's first process; a successor, after th
 zygote. The control plane is one trio task a concern; each open channel has a thread of its own.
 """
 
-import argparse
 import contextlib
-import faulthandler
 import os
 import signal
-import socket
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import trio
 
 from bus.memory import MemorySlot
-from bus.seam import Step
 from bus.synic import VMBUS_SINT
 from partitions import root_walls, trace_files
+from partitions.assignment import hand_over, kept_of
 from partitions.descendants import Described, children_of
-from partitions.drivers.driven_device import DrivenDevice
-from partitions.drivers.partition import DriverPartition
-from partitions.emulated.host import EmulationHost
 from partitions.faults.root_agent import FAULT_VERBS, RootAgent
-from partitions.integration.device import integration_devices
-from partitions.links.link_device import bind_links
+from partitions.hardware.watch import deliver_to
 from partitions.machine_plan import AttachmentPlan, PartitionPlan
 from partitions.operator_services import OperatorServices
 from partitions.placement import DeviceError, Devices, drivers_among, place_of
+from partitions.plug_and_play import PlugAndPlay, RootTables
+from partitions.root_orders import arm_seam, get_stuck
 from partitions.stack.guest_bus import GuestBus, RootResources
 from partitions.stack.inspection import device_rows
 from partitions.stack.saved_state import SLOT_PAGES, SavedState, StateTooLarge, encoded_bytes
@@ -39,12 +33,10 @@ from partitions.stack.served_channel import replay_in_order
 from partitions.stack.virtualization_stack import BuildError, VirtualizationStack
 from partitions.stack.watchdog import send_heartbeats, watch_channels
 from partitions.vp.processor import VirtualProcessor
-from runtime.abi import EXIT_HYPERVISOR_GONE, EXIT_RETIRED, HvStatus, HypercallError, HypervisorGone
-from runtime.hypercalls.caller import Birth, HypercallPort, MappedSlot, adopt_socket
-from runtime.loaded_code import report_if_asked
+from runtime.abi import EXIT_RETIRED, HvStatus, HypercallError
+from runtime.hypercalls.caller import Birth, HypercallPort, MappedSlot
 from runtime.machine.console import ConsoleWriter
 from runtime.machine.firmware import LinkMessage, PacketLink
-from runtime.machine.lifeline import die_with_parent, name_process
 
 SAVED_STATE_GPFN: Final = 0x1000
 
@@ -70,6 +62,7 @@ class Root:
         self._resetting = False  # a guest whose state was too large
         self._faults = RootAgent()
         self._operator: OperatorServices | None = None
+        self._plug: PlugAndPlay | None = None
 
     async def boot(self) -> int:
         """The machine's first root: from the first instruction to power-off. Returns the exit code."""
@@ -101,9 +94,10 @@ class Root:
                 self._saved.format()
                 stack = self._make_stack(birth, vp, nursery, self._new_pages)
                 place = place_of(self._machine)
-                self._devices = place.create(stack.resources, self._machine, self._device_tables)
+                kept = kept_of(self._device_tables)
+                self._devices = place.create(stack.resources, self._machine, kept)
                 self._add_services(stack)
-                bind_links(self._devices, stack.resources, self._partition_tables.values())
+                self._bind_links(stack)
                 self._start_services(nursery, stack)
                 for plan in plans:
                     stack.create_child(plan, self._devices)
@@ -132,17 +126,20 @@ class Root:
             self._adopt_tables(state)
             stack = self._make_stack(birth, vp, nursery, self._hypercalls.claim_gpa_pages)
             place = place_of(self._machine)
-            tables, drivers = self._device_tables, state["drivers"]
+            tables, drivers = kept_of(self._device_tables), state["drivers"]
             self._devices = place.adopt(stack.resources, self._machine, tables, drivers)
             self._add_services(stack)
-            bind_links(self._devices, stack.resources, self._partition_tables.values(), state["guests"])
+            self._bind_links(stack, state["guests"])
             stack.received.adopt(state["received"], state.get("last_message"))
             stack.ended.update(state["ended"])
             channels: list[tuple[GuestBus, int]] = []
+            old_streams = self._old_streams(state["guests"])
             for saved in state["guests"]:
                 name = saved["name"]
                 vps = self._partition_tables[name]["vps"]
-                channels += stack.adopt_child(saved, vps, self._devices, self._attachments[name])
+                channels += stack.adopt_child(
+                    saved, vps, self._devices | old_streams, self._attachments[name]
+                )
             restored_ns = time.monotonic_ns()
             # Who was in the middle of a batch goes first, on the device alone: docs/recovery.md says why.
             replay_in_order(
@@ -153,6 +150,10 @@ class Root:
                 guest.serve(relid)
             self._faults.go_on()  # behind all that was replayed
             stack.resume()
+            if old_streams:
+                from partitions.streams.desk import end_remains
+
+                end_remains(stack.guests.values(), old_streams)
             for driver in drivers_among(self._devices):
                 driver.resume()
             self._start_services(nursery, stack)
@@ -182,8 +183,12 @@ class Root:
     ) -> VirtualizationStack:
         """`get_pages(gpfn, pages)`: new ones, or those of a predecessor."""
         assert self._saved is not None
-        emulation = EmulationHost(self._hypercalls, birth, nursery, self._console.emit)
-        emulation.expect(list(self._partition_tables.values()), get_pages)
+        emulation, tables = None, list(self._partition_tables.values())
+        if any(table.get("emulated") for table in tables):
+            from partitions.emulated.host import EmulationHost
+
+            emulation = EmulationHost(self._hypercalls, birth, nursery, self._console.emit)
+            emulation.expect(tables, get_pages)
         self._operator = OperatorServices(self._firmware, nursery, emulation)
         resources = RootResources(
             self._hypercalls,
@@ -197,6 +202,7 @@ class Root:
             cpus=tuple(self._cpus),
             faults=self._faults.serve(self._saved.faults, self._saved.seam, lambda: self._devices),
         )
+        deliver_to(self._console.emit)
         self._stack = stack = VirtualizationStack(resources, vp, emulation)
         self._faults.serve_stack(resources, stack.guests)
         return stack
@@ -205,8 +211,29 @@ class Root:
         """What is offered without being a device of the config; and what an operator finds."""
         assert self._operator is not None
         tables = list(self._partition_tables.values())
-        self._devices |= integration_devices(tables, self._hypercalls)
+        if any(table.get("integration") for table in tables):
+            from partitions.integration.device import integration_devices
+
+            self._devices |= integration_devices(tables, self._hypercalls)
         self._operator.begin(tables, self._devices, stack)
+        told = RootTables(self._machine, self._device_tables, self._partition_tables, self._attachments)
+        nursery = stack.resources.nursery
+        self._plug = PlugAndPlay(self._firmware, nursery, told, self._devices, stack, self._console.emit)
+
+    def _bind_links(self, stack: VirtualizationStack, saved: Sequence[Mapping[str, Any]] = ()) -> None:
+        """`saved`: what a predecessor saved of its guests."""
+        if any(table["kind"] == "link" for table in self._device_tables):
+            from partitions.links.link_device import bind_links
+
+            bind_links(self._devices, stack.resources, self._partition_tables.values(), saved)
+
+    def _old_streams(self, saved: Sequence[Mapping[str, Any]]) -> Devices:
+        """Of a predecessor's: to be taken away."""
+        if not any(table.get("streams") for table in self._partition_tables.values()):
+            return {}
+        from partitions.streams.device import remains
+
+        return {**remains(saved)}
 
     def _start_services(self, nursery: trio.Nursery, stack: VirtualizationStack) -> None:
         for service in (
@@ -254,6 +281,7 @@ class Root:
             raise SystemExit(f"root: the firmware said {message!r:.80}, not 'create'")
         plans: list[PartitionPlan] = []
         for child in children_of(ROOT, described):
+            child = hand_over(child, self._device_tables, self._console.emit)
             plan = PartitionPlan.of_tree(child, self._machine, described)
             self._remember(child.table, plan)
             plans.append(plan)
@@ -320,29 +348,6 @@ class Root:
 
     # -- running
 
-    def _arm_seam(self, values: Mapping[str, Any]) -> None:
-        assert self._saved is not None
-        try:
-            named = values["device"]
-            seam = self._saved.seam if named is None else self._driver(named).fault_site.seam
-            seam.arm(Step.named(values["step"]), values["passes"], values["deaths"])
-        except (KeyError, ValueError, TypeError) as error:
-            self._console.emit("root.seam_refused", error=str(error)[:200])
-
-    def _get_stuck(self, driver: str | None) -> None:
-        """This partition, or one that has a device."""
-        if driver is not None:
-            with contextlib.suppress(KeyError):
-                self._driver(driver).stick()
-            return
-        for device in self._devices.values():
-            if isinstance(device, DrivenDevice):
-                device.stick()
-
-    def _driver(self, name: str) -> DriverPartition:
-        """KeyError: there is no driver partition of that name."""
-        return {driver.name: driver for driver in drivers_among(self._devices)}[name]
-
     async def _await_power_off(self) -> None:
         """SIGTERM, which the broker sends when every child has ended."""
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
@@ -362,12 +367,21 @@ class Root:
                     }
                     await self._firmware.send("inspected", answer)
                 case "stick":  # a fault on purpose: heartbeats go on, no channel moves
-                    self._get_stuck(message.values["device"])
+                    get_stuck(message.values["device"], self._devices)
                 case "seam":  # a fault on purpose, later: at a named step
-                    self._arm_seam(message.values)
+                    assert self._saved is not None
+                    arm_seam(message.values, self._saved.seam, self._devices, self._console.emit)
                 case "integration":
                     assert self._operator is not None
                     self._operator.answer(message.values)
+                case "device" if self._plug is not None:
+                    self._plug.take(message.values, message.fds)
+                case "backing" if self._plug is not None:
+                    self._plug.reopened(message.values, message.fds)
+                case "capture" | "stream" | "dialled" if self._operator is not None:
+                    self._operator.take_socket(message.verb, message.values, message.fds)
+                case "viewer" if self._operator is not None and len(message.fds) == 1:
+                    self._operator.show_screen(str(message.values.get("name")), message.fds[0])
                 case verb if verb in FAULT_VERBS:
                     await self._firmware.send(*self._faults.answer(verb, message.values))
                 case "retire":
@@ -375,33 +389,3 @@ class Root:
                     self._leave.set()
                 case verb:
                     self._console.emit("root.unknown_request", verb=verb)
-
-
-def main() -> NoReturn:
-    parser = argparse.ArgumentParser(prog="partitions.root", description="The root partition of a machine.")
-    parser.add_argument("--hypercall-fd", type=int, required=True)
-    parser.add_argument("--firmware-fd", type=int, required=True)
-    parser.add_argument("--console-fd", type=int, required=True)
-    arguments = parser.parse_args()
-    die_with_parent(os.getppid())
-    faulthandler.enable()
-    name_process("pv-root")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for fd in (arguments.firmware_fd, arguments.console_fd):
-        os.set_inheritable(fd, False)
-    console = ConsoleWriter(arguments.console_fd, patience_ms=0)
-    sys.stdout = console.stream("stdout")
-    firmware = PacketLink(socket.socket(fileno=arguments.firmware_fd))
-    root = Root(adopt_socket(arguments.hypercall_fd), firmware, console)
-    status = EXIT_HYPERVISOR_GONE
-    try:
-        status = trio.run(root.boot)
-    except* HypervisorGone:
-        pass
-    report_if_asked(console.emit)
-    sys.stderr.flush()
-    os._exit(status)  # with the hypercall socket open to the last: closing it says that we are lost
-
-
-if __name__ == "__main__":
-    main()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from partitions.assignment import kept_of
 from partitions.outside import open_outside
 from partitions.sandbox import apply, probes
 from partitions.stack.virtualization_stack import BuildError
@@ -35,7 +36,9 @@ def put_up(
     try:
         if first:
             create_missing(devices)
-        open_outside(devices, say)
+        open_outside(
+            devices if first else kept_of(devices), say, first=first
+        )  # what was handed over is in use
         missing = probes.find_missing() if first else {}
         missing |= apply.enter_root(devices, SandboxMode.ON)
     except (BackendError, OSError) as error:

@@ -58,6 +58,7 @@ REGISTERS_PER_CALL_MAX: Final = 64
 INTERCEPTS_PER_PARTITION_MAX: Final = 64
 STRING_ELEMENTS_MAX: Final = 65_536  # of one repeated port access
 TRACE_FILE: Final = ".trace"  # of a traced program's birth: no config can give a file that name
+RESTORED_FILE: Final = "saved:state"  # what its program said when it was saved
 FILES_PER_PROGRAM_MAX: Final = 16
 NAME_CHARACTERS_MAX: Final = 64
 MODULE_CHARACTERS_MAX: Final = 256

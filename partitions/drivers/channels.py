@@ -1,17 +1,18 @@
 """The channels of one guest whose device is in a driver partition: here are their ports, and what to say of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from bus.channel_messages import NO_INTERRUPT_VP
 from partitions.drivers import stop_deadline
-from partitions.drivers.messages import Serve, ServeFlags
+from partitions.drivers.messages import Serve, ServeFlags, share_steps
 from partitions.drivers.unserved_channels import UnservedChannels
 from partitions.stack.channel_host import ChannelListener, Opening, OpenRequest
 from partitions.stack.channel_ports import ChannelPorts, remove_ports
 from partitions.stack.guest_memory import GuestMemory
+from partitions.stack.service_budgets import ServiceBudgets
 from partitions.stack.vmbus_ports import FlagAllocator
 from runtime.abi import Route
 
@@ -27,6 +28,10 @@ class Standing:
     relid: int
     opening: Opening
     serve: Serve
+
+    def serve_now(self, budgets: ServiceBudgets) -> Serve:
+        """With what its guest may have of the driver by now."""
+        return replace(self.serve, share=share_steps(budgets.of(self.serve.guest).share))
 
 
 class DriverChannels(UnservedChannels):
@@ -83,6 +88,7 @@ class DriverChannels(UnservedChannels):
             action.downstream_page_offset,
             ring_gpfn,
             self.memory.grants_of_channel(action.relid),
+            sub_channel=request.sub_channel,
         )
         serve.encode()  # ValueError: it cannot be told
         return Standing(self, action.relid, opening, serve)
@@ -112,6 +118,11 @@ class DriverChannels(UnservedChannels):
 
     def lost(self, standing: Standing, failed: bool, reason: str) -> None:
         self.listener.lost(standing.relid, standing.opening.number, failed, reason)
+
+    def asked(self, standing: Standing, count: int) -> None:
+        """A driver that says more than the device has is not believed."""
+        count = min(count, self._driver.queues - 1)
+        self.listener.asked_for_sub_channels(standing.relid, standing.opening.number, count)
 
     def statistics(self, relid: int) -> dict[str, Any]:
         return {"served_by": [self._driver.name], **self._driver.statistics(self, relid)}

@@ -4,6 +4,7 @@ import socket
 from typing import Protocol, runtime_checkable
 
 from bus.seam import Seam
+from partitions.calls.serving import Caller
 from partitions.faults.faulty_medium import FaultyMedium
 from partitions.storage.device import OfferedDevice
 
@@ -54,6 +55,15 @@ class DrivenDevice(OfferedDevice, Protocol):
 
     def close(self) -> None:
         """All that was done is where it survives."""
+
+
+@runtime_checkable
+class CalledBothWays(Protocol):
+    """A DrivenDevice that has something to say which nobody asked for. Its clients have a second connection, on which
+    they keep one call that is answered when there is something."""
+
+    def open_calls(self, caller: Caller, record: memoryview, seam: Seam) -> EndpointService:
+        """In the place of `open_messages`."""
 
 
 @runtime_checkable

@@ -6,10 +6,12 @@
                        END(generation)        that was all: stop what was not among it, replay, serve
                        STICK(0)               a fault on purpose: serve no channel any more
                        FAULTS(0)              look at the board in your state: what is armed has changed
+                       LEAVE(0)               your device is out of the machine: close it, and end
     driver -> stack    READY(...)             after END: everything is replayed and served
                        OPENED(number, status) after SERVE
                        STOPPED(number)        nothing of that channel is touched any more
                        LOST(number, ...)      its guest broke it, or its worker failed for good
+                       ASKED(number, count)   its guest wants so many sub-channels in all
 
 Every command can be said twice, and an opening of a channel has a number that no other opening ever has. So a new
 root says all that stands again, and so does a root to a new driver; what was on its way to or from a dead process
@@ -30,6 +32,8 @@ from runtime.abi import MESSAGE_PAYLOAD_BYTES_MAX
 
 DRIVER_MESSAGE: Final = 0x5056  # the SynIC message type of all of these, both ways
 GRANTS_MAX: Final = 8  # GPADLs of one channel at its opening
+SHARE_STEP: Final = 328  # of 65536: half a percent of a processor
+SHARES_MAX: Final = 255  # so many steps; who may have more is not counted
 REASON_BYTES_MAX: Final = 160
 _KIND: Final = struct.Struct("<II")  # kind, reserved
 
@@ -45,10 +49,12 @@ class Kind(IntEnum):
     END = 4
     STICK = 5
     FAULTS = 6
+    LEAVE = 7
     READY = 17
     OPENED = 18
     STOPPED = 19
     LOST = 20
+    ASKED = 21
 
 
 class ServeFlags(IntFlag):
@@ -56,9 +62,12 @@ class ServeFlags(IntFlag):
     SILENT = 2  # the guest polls: nobody signals it
     MESSAGES = 4  # no rings: the client sends, and waits for the reply (partitions.stack.served_endpoint)
     PROXY = 8  # that client stands for others
+    RECEIVES = 16  # the second connection of a client: partitions.drivers.driven_device.CalledBothWays
 
 
-_KNOWN_FLAGS: Final = 0xF
+_KNOWN_FLAGS: Final = 0x1F
+_SUB_CHANNEL_SHIFT: Final = 5  # its index stands in the same byte: the message is full
+SUB_CHANNEL_INDEX_MAX: Final = 7
 WAITING: Final = ("adaptive", "spin", "block")  # by number
 DEVICE_KINDS: Final = ("disk", "custom", "echo", "net", "serial")  # by number
 
@@ -110,6 +119,11 @@ class Faults(_Numbered):
 
 
 @dataclass(frozen=True, slots=True)
+class Leave(_Numbered):
+    KIND: ClassVar[Kind] = Kind.LEAVE
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped(_Numbered):
     KIND: ClassVar[Kind] = Kind.STOPPED
 
@@ -129,10 +143,16 @@ class Grant:
         return self._FORM.pack(self.gpfn, self.guest_gpfn, self.pages, self.gpadl)
 
 
+def share_steps(share: int) -> int:
+    """For `Serve.share`, of a share as a ServiceBudget has it: rounded up."""
+    steps = -(-share // SHARE_STEP)
+    return steps if steps <= SHARES_MAX else 0
+
+
 @dataclass(frozen=True, slots=True)
 class Serve:
     KIND: ClassVar[Kind] = Kind.SERVE
-    _FORM: ClassVar[struct.Struct] = struct.Struct("<QIIHBBIIQHBB")
+    _FORM: ClassVar[struct.Struct] = struct.Struct("<QIIHBBIIQBBBB")
 
     number: int  # of this opening
     guest: int  # its partition
@@ -146,6 +166,10 @@ class Serve:
     grants: tuple[Grant, ...]
     device: int = 0  # which of the driver's, where it has several
     kind: str = "disk"  # of that one
+    share: int = (
+        0  # of a processor that the guest may have of the driver, in SHARE_STEP; 0: as much as it likes
+    )
+    sub_channel: int = 0  # its index; 0: it is the first channel
 
     def buffer(self, gpadl: int) -> GpaRange:
         """What the guest lent before it opened the channel. LookupError: no such GPADL, or pages out of order."""
@@ -155,15 +179,17 @@ class Serve:
         raise LookupError(f"channel {self.relid} has no GPADL {gpadl:#x}")
 
     def encode(self) -> bytes:
-        """ValueError: more than GRANTS_MAX grants."""
+        """ValueError: more than GRANTS_MAX grants, or SUB_CHANNEL_INDEX_MAX is exceeded."""
         if len(self.grants) > GRANTS_MAX:
             raise ValueError(f"{len(self.grants)} GPADLs of one channel; a driver is told of {GRANTS_MAX}")
+        if self.sub_channel > SUB_CHANNEL_INDEX_MAX:
+            raise ValueError(f"sub-channel {self.sub_channel}; a driver is told of {SUB_CHANNEL_INDEX_MAX}")
         fixed = self._FORM.pack(
             self.number,
             self.guest,
             self.relid,
             self.flag,
-            self.flags,
+            self.flags | self.sub_channel << _SUB_CHANNEL_SHIFT,
             WAITING.index(self.waiting),
             self.ring_pages,
             self.downstream_page_offset,
@@ -171,6 +197,7 @@ class Serve:
             len(self.grants),
             self.device,
             DEVICE_KINDS.index(self.kind),
+            self.share,
         )
         return _head(self.KIND) + fixed + b"".join(grant.encode() for grant in self.grants)
 
@@ -178,7 +205,7 @@ class Serve:
     def decode(cls, body: bytes) -> Self:
         fields = _exactly(cls._FORM, body[: cls._FORM.size])
         number, guest, relid, flag, flags, waiting = fields[:6]
-        ring_pages, offset, ring_gpfn, count, device, kind = fields[6:]
+        ring_pages, offset, ring_gpfn, count, device, kind, share = fields[6:]
         rest = body[cls._FORM.size :]
         if count > GRANTS_MAX or len(rest) != count * Grant._FORM.size:
             raise MalformedDriverMessage(f"{count} grants in {len(rest)} bytes")
@@ -198,6 +225,8 @@ class Serve:
             grants,
             device,
             DEVICE_KINDS[kind],
+            share,
+            flags >> _SUB_CHANNEL_SHIFT,
         )
 
 
@@ -275,10 +304,32 @@ class Lost:
         return cls(number, bool(failed), text.decode(errors="replace"))
 
 
-DriverMessage = Begin | Serve | Stop | End | Stick | Faults | Ready | Opened | Stopped | Lost
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Of the guest of an opening: more channels like it. Said twice, it has them once."""
+
+    KIND: ClassVar[Kind] = Kind.ASKED
+    _FORM: ClassVar[struct.Struct] = struct.Struct("<QI")
+
+    number: int
+    count: int
+
+    def encode(self) -> bytes:
+        return _head(self.KIND) + self._FORM.pack(self.number, self.count)
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        number, count = _exactly(cls._FORM, body)
+        if count > SUB_CHANNEL_INDEX_MAX:
+            raise MalformedDriverMessage(f"{count} sub-channels")
+        return cls(number, count)
+
+
+DriverMessage = Begin | Serve | Stop | End | Stick | Faults | Leave | Ready | Opened | Stopped | Lost | Asked
 
 _DECODERS: Final[Mapping[int, Callable[[bytes], DriverMessage]]] = {
-    kind.KIND: kind.decode for kind in (Begin, Serve, Stop, End, Stick, Faults, Ready, Opened, Stopped, Lost)
+    kind.KIND: kind.decode
+    for kind in (Begin, Serve, Stop, End, Stick, Faults, Leave, Ready, Opened, Stopped, Lost, Asked)
 }
 
 assert Grant._FORM.size == 24

@@ -16,23 +16,23 @@ from uuid import UUID
 import trio
 
 from bus.channel_messages import STATUS_FAILURE
-from bus.memory import MemorySlot
 from bus.native import Channel, GpaMap
 from bus.seam import Seam, Step
 from partitions import trace_files
 from partitions.drivers import messages
 from partitions.drivers.back_off import DRIVER_RESTARTS, BackOff
 from partitions.drivers.channels import DriverChannels, Standing
-from partitions.drivers.device_classes import DEVICE_CLASSES
+from partitions.drivers.device_classes import class_of
+from partitions.drivers.instructions import Instructions
 from partitions.drivers.phase import Phase as Phase
 from partitions.drivers.ports import connect_driver
 from partitions.drivers.process import DEVICE_MEMORY_GPFN, EXIT_CANNOT_LOAD, STATE_GPFN
 from partitions.drivers.state import DRIVER_CHANNELS_MAX, STATE_PAGES, DriverState
+from partitions.drivers.state_pages import StatePages
 from partitions.faults.fault_site import FaultSite
 from partitions.machine_plan import DevicePlan
 from partitions.stack.channel_host import ChannelListener, Opening
 from partitions.stack.guest_memory import GpaWindows
-from partitions.stack.message_outbox import MessageOutbox
 from partitions.stack.served_channel import Service
 from partitions.stack.stack_resources import RootResources
 from partitions.stack.vmbus_ports import FlagAllocator, driver_port
@@ -45,13 +45,8 @@ from runtime.abi import (
     PartitionProperty,
     Privilege,
 )
-from runtime.hypercalls.caller import MappedSlot
 
 DRIVER_PRIVILEGES: Final = DEFAULT_PRIVILEGES | Privilege.POST_MESSAGES | Privilege.SIGNAL_EVENTS
-_STATES_GPFN: Final = 0x400_0000  # in the stack's own space: the state of each driver, by partition id
-_STATE_STRIDE: Final = 64
-
-assert STATE_PAGES <= _STATE_STRIDE
 
 
 class DriverPartition:
@@ -64,7 +59,7 @@ class DriverPartition:
         self._stack, self._table, self._machine = stack, dict(table), machine
         self._plan = DevicePlan.from_table(table)
         self.name, self.kind, self.read_only = self._plan.name, self._plan.kind, self._plan.read_only
-        self.call = stack.hypercalls
+        self.call, self.budgets, self.queues = stack.hypercalls, stack.budgets, self._plan.queues
         self.partition = 0
         self.windows, self.flags = GpaWindows(), FlagAllocator(DRIVER_CHANNELS_MAX)
         self.phase = Phase.ENDED
@@ -76,16 +71,16 @@ class DriverPartition:
         self._standing: dict[int, Standing] = {}  # by number of the opening
         self._opening: set[int] = set()  # of those, not answered yet
         self._closing: dict[int, tuple[DriverChannels, int, Opening]] = {}
-        self._outbox: MessageOutbox | None = None
+        self._instructions: Instructions | None = None
         self._state: DriverState | None = None
+        self._state_pages: StatePages | None = None  # that it lies in
 
     @property
     def interface(self) -> UUID:
-        return DEVICE_CLASSES[self.kind].interface
+        return class_of(self.kind).interface
 
     def make_host(self, listener: ChannelListener) -> DriverChannels:
-        host = DriverChannels(self, listener)
-        self.add_host(host)
+        self.add_host(host := DriverChannels(self, listener))
         return host
 
     def add_host(self, host: DriverChannels) -> None:
@@ -114,32 +109,26 @@ class DriverPartition:
             call.map_gpa_pages(STATE_GPFN, STATE_PAGES, partition=driver)
             if self._plan.memory_pages:
                 call.map_gpa_pages(DEVICE_MEMORY_GPFN, self._plan.memory_pages, partition=driver)
-            gpfn = self._state_gpfn()
-            self._map_state(call.map_partition_pages(driver, STATE_GPFN, STATE_PAGES, gpfn))
+            self._state_pages = StatePages(call, driver)
+            self._state = self._state_pages.map()
             connect_driver(self._stack, driver)
-            self._make_outbox()
+            self._listen()
             self._generation += 1
             self._spawn(backing)
         finally:
             for fd in backing:
                 os.close(fd)
 
-    def _make_outbox(self) -> None:
-        """And listen: from here on we are told what it says, and when it ends."""
-        port = driver_port(self.partition)
-        self._outbox = MessageOutbox(self.call, self._stack.nursery, port, messages.DRIVER_MESSAGE)
-        self._stack.listeners[port] = self.receive
+    def _listen(self) -> None:
+        """From here on it can be told something; and we are told what it says, and when it ends."""
+        self._instructions = Instructions(self._stack, self.partition)
+        self._stack.listeners[driver_port(self.partition)] = self.receive
         self._stack.watchers.append(self.look)
 
-    def _state_gpfn(self) -> int:
-        return _STATES_GPFN + self.partition * _STATE_STRIDE
-
-    def _map_state(self, mapped: list[MappedSlot]) -> None:
-        (slot,) = mapped
-        self._state = DriverState(MemorySlot.from_fd(slot.fd, slot.gpfn, slot.pages).memory)
-
     def _open_backing(self) -> list[int]:
-        opened = DEVICE_CLASSES[self.kind].open_backing(self._plan, self._stack.log)
+        if (given := self._stack.backings.take(self.name)) is not None:
+            return [given]
+        opened = class_of(self.kind).open_backing(self._plan, self._stack.log)
         return [] if opened is None else [opened]
 
     def _spawn(self, backing: list[int]) -> None:
@@ -186,8 +175,9 @@ class DriverPartition:
         self._generation, self._due_ns = state["generation"], state["due_ns"]
         self._back_off = BackOff.from_state(DRIVER_RESTARTS, state["back_off"])
         self._reason = state["reason"]
-        self._map_state(self.call.claim_gpa_pages(self._state_gpfn(), STATE_PAGES))
-        self._make_outbox()
+        self._state_pages = StatePages(self.call, self.partition)
+        self._state = self._state_pages.claim()
+        self._listen()
 
     def resume(self) -> None:
         """Once all guests are back: the process serves on, or has ended meanwhile, or never came to be."""
@@ -211,27 +201,13 @@ class DriverPartition:
 
     def _tell_all(self) -> None:
         """All that stands, once more."""
-        assert self._outbox is not None
-        self._outbox.clear()
-        self._say(messages.Begin(self._generation))
-        for standing in self._standing.values():
-            self._say(standing.serve)
-        self._say(messages.End(self._generation))
-        for number in self._closing:
-            self._say(messages.Stop(number))
-        self._flush()
-
-    def _flush(self) -> None:
-        assert self._outbox is not None
-        self._outbox.flush()
+        assert self._instructions is not None
+        serve = (standing.serve_now(self.budgets) for standing in self._standing.values())
+        self._instructions.tell_all(self._generation, serve, self._closing)
 
     def _tell(self, message: messages.DriverMessage) -> None:
-        self._say(message)
-        self._flush()
-
-    def _say(self, message: messages.DriverMessage) -> None:
-        assert self._outbox is not None
-        self._outbox.put(message.encode())
+        assert self._instructions is not None
+        self._instructions.tell(message)
 
     def look(self) -> None:
         """Something about our children has changed: did it end?"""
@@ -239,8 +215,8 @@ class DriverPartition:
             return
         if (status := self.call.get_exit_status(self.partition)) is None:
             return
-        assert self._outbox is not None
-        self._outbox.clear()
+        assert self._instructions is not None
+        self._instructions.forget()
         closing, self._closing = self._closing, {}
         if status.code == 0:  # as it was asked to
             self.phase = Phase.ENDED
@@ -288,6 +264,9 @@ class DriverPartition:
     def _restart(self) -> None:
         """Another process. Saved before, so that no two ever have the same number; and as resting, so that who takes
         over from us and finds the last one's end does not take it for the end of this one."""
+        if self._stack.backings.waits_for(self.name, self._fetched):
+            self.phase, self._due_ns = Phase.RESTING, None
+            return
         self._generation += 1
         self.phase, self._due_ns = Phase.RESTING, None
         self._stack.save()
@@ -300,6 +279,10 @@ class DriverPartition:
                     os.close(fd)
         except (BackendError, HypercallError) as error:
             self._failed(str(error))
+
+    def _fetched(self, failure: str | None) -> None:
+        if self.phase is Phase.RESTING:
+            self._restart() if failure is None else self._failed(failure)
 
     def _withdraw(self) -> None:
         """It serves nobody any more: those who wait are told so."""
@@ -323,7 +306,7 @@ class DriverPartition:
         self._opening.add(number)
         match self.phase:
             case Phase.STARTING | Phase.SERVING:
-                self._tell(standing.serve)
+                self._tell(standing.serve_now(self.budgets))
             case Phase.ENDED:
                 self.phase, self._due_ns = Phase.RESTING, None
                 self._stack.nursery.start_soon(self._rest)
@@ -367,6 +350,8 @@ class DriverPartition:
                 host.stopped(relid, opening)
             case messages.Lost(number, failed, reason) if number in self._standing:
                 self._standing[number].host.lost(self._standing[number], failed, reason)
+            case messages.Asked(number, count) if number in self._standing:
+                self._standing[number].host.asked(self._standing[number], count)
 
     def _ready(self, message: messages.Ready) -> None:
         if self.phase is not Phase.STARTING:

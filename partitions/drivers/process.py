@@ -19,15 +19,18 @@ from typing import Any, Final, Protocol
 from bus import tracing
 from bus.channel_messages import STATUS_FAILURE, STATUS_SUCCESS
 from bus.memory import MemorySlot
-from bus.native import GpaMap
+from bus.native import GpaMap, ServiceBudget
 from bus.seam import Seam
 from bus.synic import VMBUS_SINT
+from partitions.calls.serving import Caller
 from partitions.child import Partition
-from partitions.drivers.device_classes import DEVICE_CLASSES
-from partitions.drivers.driven_device import DrivenDevice, EndpointService, medium_of
+from partitions.drivers.device_classes import class_of
+from partitions.drivers.driven_device import CalledBothWays, DrivenDevice, EndpointService, medium_of
 from partitions.drivers.messages import (
     DRIVER_MESSAGE,
+    SHARE_STEP,
     Faults,
+    Leave,
     MalformedDriverMessage,
     Ready,
     Serve,
@@ -38,9 +41,10 @@ from partitions.drivers.state import STATE_PAGES, DriverState
 from partitions.drivers.table import Action, Attach, DriverTable, GetStuck, Say, StopServing
 from partitions.faults.faulty_medium import FaultyMedium
 from partitions.faults.server_agent import ServerAgent
+from partitions.hardware.watch import deliver_to
 from partitions.machine_plan import DevicePlan
 from partitions.sdk.loading import DriverLoadError
-from partitions.stack.channel_client import ChannelClient, manner_of, open_device
+from partitions.stack.channel_client import ChannelClient, MultiChannelService, manner_of, open_device
 from partitions.stack.channel_ports import claim_doorbells
 from partitions.stack.served_channel import ServedChannel, Service, WorkerEnd, place_rings, replay_in_order
 from partitions.stack.served_endpoint import ServedEndpoint
@@ -61,7 +65,7 @@ class DrivenDevices(Protocol):
     def select(self, number: int, kind: str) -> OfferedDevice:
         """Of several, this one. LookupError: there is none."""
 
-    def open_messages(self, record: memoryview, seam: Seam) -> EndpointService: ...
+    def open_messages(self, caller: Caller, record: memoryview, seam: Seam) -> EndpointService: ...
     def medium(self, name: str) -> FaultyMedium | None:
         """Of a device of that name; None: there is none, or it has no medium."""
 
@@ -77,10 +81,15 @@ class OneDevice:
 
     def __init__(self, device: DrivenDevice) -> None:
         self._device = device
-        self.open_messages, self.stick, self.close = device.open_messages, device.stick, device.close
+        self.stick, self.close = device.stick, device.close
 
     def select(self, number: int, kind: str) -> OfferedDevice:
         return self._device
+
+    def open_messages(self, caller: Caller, record: memoryview, seam: Seam) -> EndpointService:
+        if isinstance(self._device, CalledBothWays):
+            return self._device.open_calls(caller, record, seam)
+        return self._device.open_messages(record, seam)
 
     def medium(self, name: str) -> FaultyMedium | None:
         return medium_of(self._device) if self._device.name == name else None
@@ -123,9 +132,11 @@ class Driver:
         args = partition.args
         self._hang_ms, self._stuck_ms = int(args["hang_ms"]), int(args["stuck_ms"])
         self._table = DriverTable(int(args["generation"]))
+        deliver_to(partition.console.emit)
         self._device = self._open_device(args)
         self._faults = ServerAgent(self._state.faults, self._device.medium)
         self._channels: dict[int, _Attached] = {}
+        self._budgets: dict[int, ServiceBudget] = {}  # by guest
         self._waiting: deque[bytes] = deque()  # to be posted
         self._news: queue.SimpleQueue[Callable[[], list[Action]]] = queue.SimpleQueue()  # of our threads
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -141,7 +152,7 @@ class Driver:
             (mapped,) = self._call.claim_gpa_pages(DEVICE_MEMORY_GPFN, plan.memory_pages)
             memory_fd = mapped.fd
         backing_fd = self._partition.files.get("backing")
-        return OneDevice(DEVICE_CLASSES[plan.kind].open(plan, memory_fd, backing_fd))
+        return OneDevice(class_of(plan.kind).open(plan, memory_fd, backing_fd))
 
     def _leave(self, *_: object) -> None:
         """SIGTERM: the machine is going down, or our parent wants us to end. Not before our guests have let go."""
@@ -164,18 +175,19 @@ class Driver:
             self._receive()
             self._hear_threads()
             self._post()
-            if time.monotonic() >= due:
+            if (late_s := time.monotonic() - due) >= 0:
                 due = time.monotonic() + pause_s
-                self._tick()
+                self._tick(was_stopped=late_s > pause_s)
         self._device.close()
         return 0
 
-    def _tick(self) -> None:
+    def _tick(self, was_stopped: bool = False) -> None:
+        """`was_stopped`: this process stood still, as when it is paused; its threads need time to go on, too."""
         if self._table.complete:  # before that, the promise that was made for us counts
             self._promise()
         for attached in self._channels.values():
             self._state.store_counters(attached.serve.flag, attached.served.statistics())
-            if attached.served.is_stuck(self._stuck_ms):
+            if not was_stopped and attached.served.is_stuck(self._stuck_ms):
                 self._partition.report("driver_stuck", relid=attached.serve.relid, stuck_ms=self._stuck_ms)
                 self._give_up()
 
@@ -194,6 +206,8 @@ class Driver:
                     message = decode_driver_message(payload)
                     if isinstance(message, Faults) and self._table.complete:
                         self._faults.look()
+                    if isinstance(message, Leave) and self._table.complete:
+                        self._leave()
                     self._perform(self._table.receive(message))
 
     def _hear_threads(self) -> None:
@@ -274,8 +288,16 @@ class Driver:
         device = self._device.select(serve.device, serve.kind)
         client = ChannelClient(serve.guest, serve.buffer)
 
+        def ask(count: int) -> None:
+            self._tell(lambda: self._table.asked(serve.number, count))
+
         def open_service(served: ServedChannel) -> Service:
-            return open_device(device, client, served, gpa_map, self._state.seam, self._faults)
+            service = open_device(
+                device, client, served, gpa_map, self._state.seam, self._faults, serve.sub_channel
+            )
+            if isinstance(service, MultiChannelService):
+                service.sub_channel_requests.tell(ask)
+            return service
 
         with contextlib.ExitStack() as undo:
             for slot in slots:
@@ -295,17 +317,26 @@ class Driver:
                 tracing.of_server(
                     serve.guest, serve.relid, self._partition.id, server_event_port(serve.flag)
                 ),
+                budget=self._budget(serve),
                 **manner_of(device),
             )
             undo.pop_all()
         attached = self._channels[serve.number] = _Attached(serve, served, slots)
         return attached
 
+    def _budget(self, serve: Serve) -> ServiceBudget:
+        """One for all channels of a guest. It is told its share with each."""
+        budget = self._budgets.setdefault(serve.guest, ServiceBudget())
+        budget.limit(serve.share * SHARE_STEP)
+        return budget
+
     def _attach_endpoint(self, serve: Serve) -> _Attached:
         record = self._state.record(serve.flag, serve.number)
-        service = self._device.open_messages(record, self._state.seam)
+        caller = Caller(serve.guest, bool(serve.flags & ServeFlags.RECEIVES))
+        service = self._device.open_messages(caller, record, self._state.seam)
         proxy = bool(serve.flags & ServeFlags.PROXY)
-        served = ServedEndpoint(self._call, serve.flag, service, proxy=proxy)
+        budget = self._budget(serve)
+        served = ServedEndpoint(self._call, serve.flag, service, proxy=proxy, budget=budget)
         attached = self._channels[serve.number] = _Attached(serve, served, [])
         return attached
 

@@ -16,10 +16,11 @@ from partitions.drivers.partition import DriverPartition
 from partitions.drivers.phase import Phase
 from partitions.stack.channel_host import Opening
 from partitions.stack.channel_ports import remove_event_port
-from partitions.stack.vmbus_ports import server_event_port
+from partitions.stack.vmbus_ports import message_connection, receive_connection, server_event_port
 from runtime.abi import HypercallError, PartitionState, PortType, Route
 
 _COUNTERS: Final = ("requests", "reads", "writes", "bytes_read", "bytes_written", "errors", "dropped")
+_BOTH_WAYS: Final = ("net", "serial")  # classes whose clients have a second connection, on which they receive
 _GONE: Final = (PartitionState.FINALIZING, PartitionState.FINALIZED)
 
 
@@ -32,7 +33,8 @@ class MessageClient:
     name: str
     device: str  # as the client calls it
     opening: Opening
-    proxy: bool
+    stands_for: int  # the guest whose monitor it is; 0: a guest itself
+    receives: bool  # its second connection
     state: str = "opening"
     has_ports: bool = True  # a later client of the same partition may have the same connection id
 
@@ -60,7 +62,8 @@ class MessageClient:
             self.name,
             self.device,
             self.opening.to_state(),
-            self.proxy,
+            self.stands_for,
+            self.receives,
             self.state,
             self.has_ports,
         ]
@@ -74,18 +77,48 @@ class ServerPartition(DriverPartition):
         self._clients: list[MessageClient] = []
 
     def attach_client(
-        self, partition: int, name: str, device: str, connection: int, *, proxy: bool = False
+        self, partition: int, name: str, device: str, number: int, *, stands_for: int = 0
     ) -> None:
-        """Give `partition` the connection, and have the server serve it.
+        """Give `partition` what it reaches its device `number` by, and have the server serve it.
+
+        `stands_for`: the guest, where it is not `partition` itself.
 
         Raises HypercallError: too little memory was deposited; LookupError: it has as many clients as it can.
         """
+        called = [self._connect(partition, name, device, message_connection(number), stands_for)]
+        try:
+            if self.kind in _BOTH_WAYS:
+                connection = receive_connection(number)
+                called.append(self._connect(partition, name, device, connection, stands_for, receives=True))
+        except (HypercallError, LookupError):
+            for client in called:
+                self.remove_ports(client)
+                self.flags.free(client.opening.flag)
+            raise
+        for client in called:
+            self._clients.append(client)
+            if self.gives_service:
+                self.begin_serving(self._standing_of(client))
+            else:
+                client.withdraw(device, self._reason)
+
+    def _connect(
+        self,
+        partition: int,
+        name: str,
+        device: str,
+        connection: int,
+        stands_for: int,
+        *,
+        receives: bool = False,
+    ) -> MessageClient:
+        """Raises as `attach_client`, and then there is nothing."""
         for earlier in self._clients:
             if earlier.partition == partition and earlier.opening.connection_id == connection:
                 self.remove_ports(earlier)  # it has ended; its server's thread may not have yet
         flag = self.flags.take()
         opening = Opening(next(self._stack.numbers), flag, connection)
-        client = MessageClient(self, partition, name, device, opening, proxy)
+        client = MessageClient(self, partition, name, device, opening, stands_for, receives)
         try:
             self.call.create_port(
                 server_event_port(flag),
@@ -104,11 +137,7 @@ class ServerPartition(DriverPartition):
             self.remove_ports(client)
             self.flags.free(flag)
             raise
-        self._clients.append(client)
-        if self.gives_service:
-            self.begin_serving(self._standing_of(client))
-        else:
-            client.withdraw(device, self._reason)
+        return client
 
     def has_client(self, partition: int) -> bool:
         return any(client.partition == partition and client.state != "ending" for client in self._clients)
@@ -124,9 +153,13 @@ class ServerPartition(DriverPartition):
         self.stop_serving(cast(DriverChannels, client), 0, client.opening)
 
     def _standing_of(self, client: MessageClient) -> Standing:
-        flags = ServeFlags.MESSAGES | (ServeFlags.PROXY if client.proxy else ServeFlags(0))
-        opening = client.opening
-        serve = Serve(opening.number, client.partition, 0, opening.flag, flags, "block", 0, 0, 0, ())
+        flags = ServeFlags.MESSAGES
+        if client.stands_for:
+            flags |= ServeFlags.PROXY
+        if client.receives:
+            flags |= ServeFlags.RECEIVES
+        opening, guest = client.opening, client.stands_for or client.partition
+        serve = Serve(opening.number, guest, 0, opening.flag, flags, "block", 0, 0, 0, ())
         return Standing(cast(DriverChannels, client), 0, opening, serve)
 
     def remove_ports(self, client: MessageClient) -> None:
@@ -166,8 +199,9 @@ class ServerPartition(DriverPartition):
 
     def adopt_state(self, state: Mapping[str, Any]) -> None:
         super().adopt_state(state)
-        for partition, name, device, opening, proxy, word, has_ports in state["clients"]:
-            client = MessageClient(self, partition, name, device, Opening(*opening), proxy, word, has_ports)
+        for partition, name, device, opening, *more in state["clients"]:
+            client = MessageClient(self, partition, name, device, Opening(*opening), *more)
+            word = client.state
             self._clients.append(client)
             self.flags.claim(client.opening.flag)
             if word not in ("ending", "failed"):
@@ -197,5 +231,5 @@ class ServerPartition(DriverPartition):
                 **self._counters_of(client),
             }
             for client in self._clients
-            if client.name == partition
+            if client.name == partition and not client.receives
         ]

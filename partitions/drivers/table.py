@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from partitions.drivers.messages import (
+    Asked,
     Begin,
     DriverMessage,
     End,
@@ -35,6 +36,7 @@ class _Entry:
     serve: Serve
     state: ServedState = ServedState.SERVING
     lost: Lost | None = None
+    asked: Asked | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class GetStuck:
 
 @dataclass(frozen=True, slots=True)
 class Say:
-    message: Ready | Opened | Stopped | Lost
+    message: Ready | Opened | Stopped | Lost | Asked
 
 
 Action = Attach | StopServing | GetStuck | Say
@@ -118,6 +120,7 @@ class DriverTable:
             if (entry := self._entries.get(serve.number)) is not None:
                 if entry.state is ServedState.SERVING:
                     actions.append(Say(Opened(serve.number, 0)))
+                    actions += [Say(entry.asked)] if entry.asked is not None else []
                 elif entry.lost is not None:
                     actions.append(Say(entry.lost))
             elif (holder := self._by_flag.get(serve.flag)) is not None:
@@ -170,6 +173,14 @@ class DriverTable:
             return []
         entry.state, entry.lost = ServedState.LOST, Lost(number, failed, reason)
         return [Say(entry.lost)]
+
+    def asked(self, number: int, count: int) -> list[Action]:
+        """Its guest wants so many sub-channels. A new stack is told again."""
+        entry = self._entries.get(number)
+        if entry is None or entry.state is not ServedState.SERVING:
+            return []
+        entry.asked = Asked(number, count)
+        return [Say(entry.asked)]
 
     def _remove(self, number: int) -> int:
         flag = self._entries.pop(number).serve.flag

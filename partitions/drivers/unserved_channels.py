@@ -19,5 +19,8 @@ class UnservedChannels:
     def find_stuck(self, stuck_ms: int) -> None:
         return None
 
+    def is_busy(self, relid: int) -> bool:
+        return False
+
     def workers(self) -> tuple[()]:
         return ()

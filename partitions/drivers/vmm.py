@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from bus.seam import Seam
+from partitions.calls.serving import Caller
 from partitions.child import Partition
-from partitions.drivers.device_classes import DEVICE_CLASSES
+from partitions.drivers.device_classes import class_of
 from partitions.drivers.driven_device import EndpointService, PassedOnDevice
 from partitions.drivers.process import Driver
 from partitions.faults.faulty_medium import FaultyMedium
-from partitions.stack.vmbus_ports import message_connection
+from partitions.stack.vmbus_ports import message_connection, receive_connection
 from partitions.storage.device import OfferedDevice
 from partitions.storage.errors import DiskError
 from partitions.vsc.message_connection import connect_to
@@ -32,9 +33,10 @@ class ForwardedDevices:
     def select(self, number: int, kind: str) -> OfferedDevice:
         """LookupError: its host does not answer, or does not know us."""
         if number not in self._opened:
-            connect = connect_to(self._call, message_connection(number))
+            to = message_connection(number), receive_connection(number)
+            calls, receives = (connect_to(self._call, connection) for connection in to)
             try:
-                self._opened[number] = DEVICE_CLASSES[kind].pass_on(connect)
+                self._opened[number] = class_of(kind).pass_on(calls, receives)
             except (DiskError, ConnectionError) as error:
                 raise LookupError(f"device {number}: {error}") from error
         return self._opened[number]
@@ -51,7 +53,7 @@ class ForwardedDevices:
         for device in self._opened.values():
             device.settled()
 
-    def open_messages(self, record: memoryview, seam: Seam) -> EndpointService:
+    def open_messages(self, caller: Caller, record: memoryview, seam: Seam) -> EndpointService:
         raise LookupError("a monitor has no device of its own")
 
     def stick(self) -> None:

@@ -18,7 +18,6 @@ from partitions.drivers.server_partition import ServerPartition
 from partitions.stack.channel_host import ChannelListener, OpenRequest
 from partitions.stack.served_channel import Service
 from partitions.stack.stack_resources import RootResources
-from partitions.stack.vmbus_ports import message_connection
 from runtime.abi import HypercallError
 
 VMM_SUFFIX: Final = ".vmm"  # no configured name has a dot
@@ -44,8 +43,7 @@ class VmmPartition(DriverPartition):
         number = self._links.index(server.name)
         self._servers[server.name] = server
         if not server.has_client(self.partition):
-            connection = message_connection(number)
-            server.attach_client(self.partition, self.name, server.name, connection, proxy=True)
+            server.attach_client(self.partition, self.name, server.name, number, stands_for=self.guest)
         return number
 
     def look(self) -> None:

@@ -13,7 +13,7 @@ from partitions.emulated.records import AccessKey, Answer, Record
 from partitions.emulated.rtc import RealTimeClock
 from partitions.emulated.serial_port import SerialPort
 from partitions.emulated.string_memory import StringMemory
-from runtime.abi import PAGE_BYTES
+from runtime.abi import PAGE_BYTES, RegisterName
 
 STRING_BYTES_MAX: Final = 4096  # that one answer moves; the rest is the next intercept's
 
@@ -139,18 +139,21 @@ class PartitionDevices:
         is_whole = found is not None and (size == 1 or found[0].device.is_wide(found[1]))
         view = self._memory.view(address, length) if length and address + length <= _U64 else None
         touched: list[Emulated] = []
+        is_nobody = not any(message.port + place in self._ports for place in range(size))
         if is_write:
             data = bytes(view) if view is not None else b"\xff" * length
             if found is not None and is_whole:
                 found[0].device.write_string(found[1], size, data)
                 touched.append(found[0])
-            else:
+            elif not is_nobody:
                 for at in range(0, length, size):
                     self._write(message.port, size, int.from_bytes(data[at : at + size], "little"), touched)
         else:
             if found is not None and is_whole:
                 data = found[0].device.read_string(found[1], size, count)
                 touched.append(found[0])
+            elif is_nobody:
+                data = b"\xff" * length
             else:
                 data = b"".join(
                     self._read(message.port, size, touched).to_bytes(size, "little") for _ in range(count)
@@ -228,3 +231,25 @@ def make_device(
         case _:
             assert plan.device is not None  # the config's validation sees to it
             return disks[plan.device]
+
+
+def string_registers(reply: Reply) -> dict[int, int]:
+    assert reply.rcx is not None
+    assert reply.address is not None
+    return {
+        RegisterName.RIP: reply.rip,
+        RegisterName.RCX: reply.rcx,
+        RegisterName.RDI: reply.address,
+        RegisterName.RSI: reply.address,
+    }
+
+
+class _NoMemory(StringMemory):
+    def __init__(self) -> None:
+        pass
+
+    def view(self, gpa: int, length: int) -> memoryview | None:
+        return None
+
+
+NOBODY: Final = PartitionDevices([], _NoMemory())  # of a child without devices: its accesses read as ones

@@ -3,12 +3,13 @@
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
 from bus.intercept_page import DirectAnswer, DirectRequest, InterceptPage
 from bus.memory import MemorySlot
-from bus.native import eventfd_signal
+from bus.native import ServiceBudget, eventfd_signal
 from partitions.stack.vmbus_ports import (
     GUEST_INTERCEPT_CONNECTION,
     GUEST_INTERCEPT_PORT,
@@ -20,6 +21,7 @@ from runtime.hypercalls.caller import HypercallPort
 
 _PAGES_GPFN: Final = 1 << 38  # in the parent's own space: a page for each child, by its id
 _BELL_BYTES: Final = 8  # of an eventfd
+SERVICE_REST_NS_MAX: Final = 1_000_000_000  # of one rest; bus/native/service_budget.h says the same
 _SINT: Final = 3  # of both: no flag is ever set by the direct route
 
 
@@ -41,7 +43,7 @@ class DirectServer:
         self._page: Final = InterceptPage(self._slot.memory)
         self._bell: Final = hypercalls.claim_port_doorbell(self._ours).fd
         self._child_bell: Final = hypercalls.claim_connection_doorbell(self._ours).fd
-        self._ends = False
+        self._ends = threading.Event()
         self._thread: threading.Thread | None = None
 
     def _connect(self, own: int) -> None:
@@ -52,14 +54,28 @@ class DirectServer:
         call.create_port(GUEST_INTERCEPT_PORT, own, event, _SINT, partition=child, base_flag=1, flag_count=1)
         call.connect_port(ours, child, GUEST_INTERCEPT_PORT, route=direct)
 
-    def start(self, answer: Callable[[DirectRequest], DirectAnswer]) -> None:
-        """`answer` is called in the thread."""
-        self._thread = threading.Thread(target=self._serve, args=(answer,), name="direct", daemon=True)
+    def start(
+        self, answer: Callable[[DirectRequest], DirectAnswer], budget: ServiceBudget | None = None
+    ) -> None:
+        """`answer` is called in the thread, which pays with the budget, and rests when it is in debt."""
+        self._thread = threading.Thread(
+            target=self._serve, args=(answer, budget or ServiceBudget()), name="direct", daemon=True
+        )
         self._thread.start()
 
-    def _serve(self, answer: Callable[[DirectRequest], DirectAnswer]) -> None:
+    def _serve(self, answer: Callable[[DirectRequest], DirectAnswer], budget: ServiceBudget) -> None:
         eventfd_signal(self._child_bell)  # a predecessor may have answered and not said so
-        while not self._ends:
+        begun_ns = None  # of what was not paid for yet; nobody counts while there is no limit
+        while not self._ends.is_set():
+            if not budget.share:
+                begun_ns = None
+            else:
+                now_ns = time.thread_time_ns()
+                rest_ns = budget.charge(0 if begun_ns is None else now_ns - begun_ns)
+                begun_ns = now_ns
+                if rest_ns:
+                    self._ends.wait(min(rest_ns, SERVICE_REST_NS_MAX) / 1e9)
+                    continue
             # Before the first wait: a predecessor may have left a request unanswered.
             if (request := self._page.request()) is not None:
                 self._page.reply(request.sequence, answer(request))
@@ -69,7 +85,7 @@ class DirectServer:
 
     def stop(self) -> None:
         """The child has ended: its bell and ours are nobody's any more."""
-        self._ends = True
+        self._ends.set()
         eventfd_signal(self._bell)
         if self._thread is not None:
             self._thread.join()

@@ -28,14 +28,24 @@ from bus.intercept_messages import (
 )
 from bus.intercept_page import DirectAnswer, DirectRequest
 from bus.memory import MemorySlot
+from bus.native import ServiceBudget
 from bus.synic import MessageType
-from partitions.emulated.devices import Emulated, PartitionDevices, Reply, make_device
+from partitions.emulated.devices import (
+    NOBODY,
+    Emulated,
+    PartitionDevices,
+    Reply,
+    make_device,
+    string_registers,
+)
 from partitions.emulated.direct import DirectServer
 from partitions.emulated.disk_medium import carry_out, ide_disk
+from partitions.emulated.expected import Expected, count_of, expected_of
 from partitions.emulated.ide import DiskRequest, IdeDisk
 from partitions.emulated.keyboard import KeyboardController
-from partitions.emulated.plan import EmulatedPlan
-from partitions.emulated.records import RECORD_BYTES, Record
+from partitions.emulated.paced_turns import PacedTurns
+from partitions.emulated.plan import EmulationError
+from partitions.emulated.records import Record
 from partitions.emulated.serial_port import SerialPort
 from partitions.emulated.string_memory import StringMemory
 from partitions.storage.device import DiskDevice
@@ -62,21 +72,8 @@ class _Guest:
     devices: PartitionDevices
     disks: Mapping[str, DiskDevice]
     direct: DirectServer | None
+    budget: ServiceBudget
     running: set[int] = field(default_factory=set)  # devices whose request is with a thread, by place
-
-
-@dataclass(frozen=True, slots=True)
-class _Expected:
-    """What a child of a name will have."""
-
-    plans: tuple[EmulatedPlan, ...]
-    memory_bytes: int
-    records: list[memoryview]
-    is_direct: bool
-
-
-class EmulationError(Exception):
-    """A child's devices cannot be emulated as configured. One line for the user."""
 
 
 class EmulationHost:
@@ -98,7 +95,7 @@ class EmulationHost:
         self._vp: VirtualProcessor | None = None  # where intercepts arrive, on SINT 0, if there may be any
         self._token = trio.lowlevel.current_trio_token()
         self._lock = threading.RLock()  # guards the guests' devices and records
-        self._expected: dict[str, _Expected] = {}
+        self._expected: dict[str, Expected] = {}
         self._guests: dict[int, _Guest] = {}
         self.on_serial_output: Callable[[str, bytes], None] = lambda name, data: None  # for a terminal
 
@@ -112,11 +109,7 @@ class EmulationHost:
         Args:
             get_pages: (gpfn, pages): new ones of ours, which outlive this process, or those of a predecessor.
         """
-        plans = {
-            str(table["name"]): tuple(EmulatedPlan.from_table(each) for each in table.get("emulated", ()))
-            for table in tables
-        }
-        if not (count := sum(map(len, plans.values()))):
+        if not (count := count_of(tables)):
             return
         inherited = [lines for lines in self._birth.vps if lines.vp == _INTERCEPT_VP]
         lines = inherited[0] if inherited else self._call.create_vp(_INTERCEPT_VP)
@@ -125,22 +118,22 @@ class EmulationHost:
         self._vp.enable((INTERCEPT_SINT,))
         (mapped,) = get_pages(RECORDS_GPFN, count)
         memory = MemorySlot.from_fd(mapped.fd, mapped.gpfn, mapped.pages).memory
-        records = [memory[at : at + RECORD_BYTES] for at in range(0, len(memory), RECORD_BYTES)]
-        for table in tables:
-            own = plans[table["name"]]
-            is_direct = table.get("intercepts") == "direct"
-            self._expected[table["name"]] = _Expected(
-                own, int(table["memory"]), records[: len(own)], is_direct
-            )
-            del records[: len(own)]
+        self._expected = expected_of(tables, memory)
 
     def attach(
-        self, partition: int, name: str, devices: Mapping[str, object], *, taken_over: bool = False
+        self,
+        partition: int,
+        name: str,
+        devices: Mapping[str, object],
+        *,
+        budget: ServiceBudget | None = None,
+        taken_over: bool = False,
     ) -> None:
         """A child that is there and has not started yet; or, taken over, one of a predecessor's.
 
         Args:
             devices: the parent's, by name; what an IDE disk stands for must be a `DiskDevice`.
+            budget: its own, with which it pays for what is done for it here.
 
         Raises:
             HypercallError: for instance, too little memory deposited.
@@ -179,12 +172,14 @@ class EmulationHost:
         direct = None
         if expected.is_direct:
             direct = DirectServer(self._call, self._birth.partition, partition, taken_over=taken_over)
-        self._guests[partition] = guest = _Guest(partition, name, pc, disks, direct)
+        self._guests[partition] = guest = _Guest(
+            partition, name, pc, disks, direct, budget or ServiceBudget()
+        )
         if direct is not None and not taken_over:
             self._start(guest, direct)
 
     def _start(self, guest: _Guest, direct: DirectServer) -> None:
-        direct.start(lambda request: self._answer_directly(guest, request))
+        direct.start(lambda request: self._answer_directly(guest, request), guest.budget)
 
     def _port(self, name: str) -> SerialPort:
         return SerialPort(
@@ -250,16 +245,36 @@ class EmulationHost:
     def _serve(self, vp: VirtualProcessor) -> None:
         """In that VP's thread."""
         try:
+            turns: PacedTurns[tuple[int, bytes]] = PacedTurns(self._budget_of)
             while True:
                 # Before the first wait: the line may have told a predecessor.
                 for kind, sender, payload in vp.take_messages(INTERCEPT_SINT):
                     if kind in _ANSWERABLE:
-                        self._answer(kind, sender, payload)
-                vp.wait()
+                        turns.put(sender, (kind, payload))
+                if (turn := turns.next(time.monotonic_ns())) is not None:
+                    self._take_turn(*turn)
+                elif (wait_ns := turns.wait_ns(time.monotonic_ns())) is None:
+                    vp.wait()
+                elif wait_ns:
+                    vp.wait(wait_ns / 1e6)
         except HypervisorGone:
             pass  # then all is over
         except BaseException as error:  # no access would be answered any more: whoever comes next does better
             self._token.run_sync_soon(self._nursery.start_soon, _fail, error)
+
+    def _budget_of(self, partition: int) -> ServiceBudget | None:
+        guest = self._guests.get(partition)
+        return None if guest is None else guest.budget
+
+    def _take_turn(self, partition: int, message: tuple[int, bytes]) -> None:
+        budget = self._budget_of(partition)
+        if budget is None or not budget.share:
+            self._answer(message[0], partition, message[1])
+            return
+        # By the wall's clock: all others wait while this thread does, as it does for the hypervisor.
+        begun_ns = time.monotonic_ns()
+        self._answer(message[0], partition, message[1])
+        budget.charge(time.monotonic_ns() - begun_ns)
 
     def _answer(self, kind: int, partition: int, payload: bytes) -> None:
         """What came through the hypervisor."""
@@ -269,7 +284,7 @@ class EmulationHost:
                 message = PortIntercept.decode(payload)
                 reply, vp = self._port_reply(guest, message), message.header.vp
                 if message.is_string:
-                    self._call.answer_intercept(partition, vp, _string_registers(reply))
+                    self._call.answer_intercept(partition, vp, string_registers(reply))
                 else:
                     value = reply.rax & (1 << 8 * message.size) - 1
                     self._call.complete_intercept(partition, vp, InterceptType.IO_PORT, value)
@@ -302,11 +317,11 @@ class EmulationHost:
 
     def _port_reply(self, guest: _Guest | None, message: PortIntercept) -> Reply:
         with self._lock:
-            return (_NOBODY if guest is None else guest.devices).port(message)
+            return (NOBODY if guest is None else guest.devices).port(message)
 
     def _memory_reply(self, guest: _Guest | None, message: MemoryIntercept, rax: Callable[[], int]) -> Reply:
         with self._lock:
-            return (_NOBODY if guest is None else guest.devices).memory(message, rax)
+            return (NOBODY if guest is None else guest.devices).memory(message, rax)
 
     def _rax(self, partition: int, vp: int) -> int:
         return self._call.get_vp_registers([RegisterName.RAX], vp, partition)[0]
@@ -373,27 +388,5 @@ async def _fail(error: BaseException) -> None:
     raise error
 
 
-def _string_registers(reply: Reply) -> dict[int, int]:
-    assert reply.rcx is not None
-    assert reply.address is not None
-    return {
-        RegisterName.RIP: reply.rip,
-        RegisterName.RCX: reply.rcx,
-        RegisterName.RDI: reply.address,
-        RegisterName.RSI: reply.address,
-    }
-
-
 def _clock_us() -> int:
     return time.time_ns() // 1000
-
-
-class _NoMemory(StringMemory):
-    def __init__(self) -> None:
-        pass
-
-    def view(self, gpa: int, length: int) -> memoryview | None:
-        return None
-
-
-_NOBODY: Final = PartitionDevices([], _NoMemory())  # of a child without devices: its accesses read as ones

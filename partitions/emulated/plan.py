@@ -15,6 +15,10 @@ PC_ADDRESSES: Final[Mapping[str, tuple[int, int, tuple[int, ...], int | None]]] 
 }
 
 
+class EmulationError(Exception):
+    """A child's devices cannot be emulated as configured. One line for the user."""
+
+
 @dataclass(frozen=True, slots=True)
 class EmulatedPlan:
     """One device, where its partition finds it."""

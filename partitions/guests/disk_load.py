@@ -4,6 +4,7 @@ Block n of 4 KiB holds its own number and then bytes that all blocks share, so i
 whole and that it is the one that was asked for.
 """
 
+import copy
 import random
 import struct
 import time
@@ -64,6 +65,12 @@ class Volume:
             self.chunk_sums.append(crc32c(chunk))
             disk.write(first * BLOCK_BYTES, chunk)
         disk.flush()
+
+    def through(self, disk: Disk) -> "Volume":
+        """The same blocks by another queue."""
+        other = copy.copy(self)
+        other.disk = disk
+        return other
 
     def read_singly(self, operations: int, seed: int = SEED) -> Load:
         """One 4 KiB read after the other, at random; each timed from the call to the bytes being there."""

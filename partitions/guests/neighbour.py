@@ -17,7 +17,7 @@ from bus.native import RingClosed, RingError
 from partitions.child import Partition
 from partitions.guests.net_load import ETHERTYPE
 from partitions.links.peer import borrow_link, lend_link
-from partitions.net.nic import Nic
+from partitions.net.adapter import NetAdapter
 from partitions.vp.port_io import PortIo
 from partitions.vsc.vmbus import VmbusError
 
@@ -134,7 +134,7 @@ def net(partition: Partition) -> int:
         return _work(partition, step)
 
 
-def _find_mirror(nic: Nic) -> bytes:
+def _find_mirror(nic: NetAdapter) -> bytes:
     ends = time.monotonic() + PATIENCE_S
     while time.monotonic() < ends:
         nic.send([b"\xff" * 6 + nic.mac + ETHERTYPE + _HELLO + bytes(45)], PATIENCE_S)

@@ -10,8 +10,8 @@ from typing import Any, Final
 from zlib import crc32
 
 from partitions.child import Partition
+from partitions.net.adapter import NetAdapter
 from partitions.net.frames import ETHERNET_HEADER_BYTES
-from partitions.net.nic import Nic
 
 ETHERTYPE: Final = b"\x88\xb5"  # for experiments, by IEEE 802
 _BROADCAST: Final = b"\xff" * 6
@@ -107,11 +107,11 @@ def _buffers(args: Any) -> dict[str, Any]:
     return {key: int(args[key]) for key in ("receive_bytes", "send_bytes") if key in args}
 
 
-def _counters(nic: Nic) -> dict[str, int]:
+def _counters(nic: NetAdapter) -> dict[str, int]:
     return {name: nic.statistics()[name] for name in ("errors", "dropped", "malformed", "unknown_ids")}
 
 
-def _exchange(nic: Nic, destination: bytes, kind: bytes) -> bytes:
+def _exchange(nic: NetAdapter, destination: bytes, kind: bytes) -> bytes:
     """Say it until somebody answers. TimeoutError: nobody does."""
     wanted = _HERE if kind == _ASK else _SUMMARY
     frame = destination + nic.mac + ETHERTYPE + _HEAD.pack(kind, 0, 0)

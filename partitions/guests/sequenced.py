@@ -34,7 +34,8 @@ BYTES_MAX: Final = 1024
 DEPTH: Final = 16
 MESSAGES: Final = 200_000
 PATIENCE_S: Final = 30.0
-PROGRESS_S: Final = 0.25
+PROGRESS_S: Final = 0.25  # between two reports, in the long run
+PROGRESS_S_MIN: Final = 0.01  # at first: somebody may wait for the load to run
 _NUMBER_BYTES: Final = 8
 _BATCH: Final = 64
 _LOOK_NS: Final = 20_000_000  # how long it waits for answers before it looks whether it is to end
@@ -53,7 +54,7 @@ class SequencedLoad:
         self._pause_s = float(args.get("pause_ms", 1)) / 1000
         self._patience_s = float(args.get("patience_s", PATIENCE_S))
         self._ends = time.monotonic() + float(args.get("seconds", "inf"))
-        self._next_report = 0.0
+        self._next_report, self._progress_s = 0.0, PROGRESS_S_MIN
         self._in_flight: set[int] = set()
         self.answered = 0
         self.enough = False
@@ -72,7 +73,8 @@ class SequencedLoad:
             self._in_flight.discard(number)
             self.answered += 1
         if (now := time.monotonic()) >= self._next_report:
-            self._next_report = now + PROGRESS_S
+            self._next_report = now + self._progress_s
+            self._progress_s = min(2 * self._progress_s, PROGRESS_S)
             self._report("sequenced_progress", operations=self.answered)
 
     def over_rings(self, channel: Channel) -> Ending:

@@ -45,7 +45,8 @@ from runtime.chaos.history import (
 OPERATIONS_PER_SECOND_MAX: Final = 60_000  # what a history has room for where only the seconds are given
 PATIENCE_S: Final = 30.0
 RUNNING_AFTER: Final = 100  # completions, until the load counts as running
-PROGRESS_S: Final = 0.25
+PROGRESS_S: Final = 0.25  # between two reports, in the long run
+PROGRESS_S_MIN: Final = 0.01  # at first: somebody may wait for the load to run
 TURNS_BETWEEN_LOOKS: Final = 64  # at the clock
 SUSPECTS_REPORTED_MAX: Final = 5
 _READ, _WRITE, _FLUSH, _DISCARD, _WRITE_DURABLE = OperationKind  # plain names: looked up for every request
@@ -177,7 +178,7 @@ class VerifiedLoad:
         """One for each operation, until the time is over; says now and then how far it is."""
         seconds = self._plan.seconds
         ends = float("inf") if seconds is None else began + seconds
-        next_report = began
+        next_report, pause_s = began, PROGRESS_S_MIN
         for turn in range(self._plan.operations):
             if turn % TURNS_BETWEEN_LOOKS == 0:
                 now = time.monotonic()
@@ -185,7 +186,7 @@ class VerifiedLoad:
                     return
                 if now >= next_report and self._completed >= RUNNING_AFTER:
                     self._report("verified_progress", operations=self._completed, suspects=self._suspects)
-                    next_report = now + PROGRESS_S
+                    next_report, pause_s = now + pause_s, min(2 * pause_s, PROGRESS_S)
             yield turn
 
     def _await_oldest(self) -> None:

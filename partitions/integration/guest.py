@@ -49,6 +49,7 @@ from partitions.integration.services import (
     IcService,
 )
 from partitions.integration.wire import IcError, Status, answer_to
+from partitions.saved_program import StateKeeper
 from partitions.vsc.vmbus import GuestChannel
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class Integration:
         self.on_freeze: Callable[[], None] = lambda: (
             None
         )  # once nobody writes; what it raises refuses the freeze
+        self.on_save: Callable[[], bytes] | None = None  # what the program is to know when it goes on
+        self._keeper = StateKeeper(partition.hypercalls)
         self.on_thaw: Callable[[], None] = lambda: None
         self.malformed = 0
         self.last_shutdown: Shutdown | None = None
@@ -203,6 +206,8 @@ class Integration:
             return Status.FAIL
         try:
             self.on_freeze()
+            if self.on_save is not None:
+                self._keeper.keep(self.on_save())
         except Exception:  # the program's: it has something that can't be left as it is
             self._quiet.end()
             return Status.FAIL

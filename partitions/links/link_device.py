@@ -22,6 +22,7 @@ from bus.seam import Seam
 from bus.synic import VMBUS_SINT
 from partitions.drivers.unserved_channels import UnservedChannels
 from partitions.links.windows import LinkWindow, window_of
+from partitions.machine_plan import DevicePlan
 from partitions.stack.channel_host import ChannelListener, Opening, OpenRequest
 from partitions.stack.guest_memory import GuestMemory
 from partitions.stack.served_channel import Service
@@ -39,9 +40,9 @@ class LinkDevice:
 
     interface: Final[UUID] = LINK_INTERFACE
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, plan: DevicePlan) -> None:
         """`bind` follows."""
-        self.name = name
+        self.name = plan.name
         self.flags: Final = FlagAllocator()  # of openings; no SIEF page has them
         self._stack: RootResources | None = None
         self.between: tuple[str, ...] = ()  # partitions, the lender first

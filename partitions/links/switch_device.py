@@ -10,6 +10,7 @@ from uuid import UUID
 from bus.native import Channel, GpaMap, RingClosed, RingError, RingFull
 from bus.packets import DESCRIPTOR_BYTES, TRAILER_BYTES, PacketFlags, PacketType
 from bus.seam import Seam
+from partitions.machine_plan import DevicePlan
 
 # Ours: Hyper-V has no such device.
 SWITCH_INTERFACE: Final = UUID("8f6b1c52-4d3e-4b0a-9a51-737769740001")
@@ -24,8 +25,8 @@ class SwitchDevice:
 
     interface: Final[UUID] = SWITCH_INTERFACE
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, plan: DevicePlan) -> None:
+        self.name = plan.name
         self._lock = threading.Lock()  # guards _ports: openings come in threads of their own
         self._ports: list[SwitchPort] = []
 

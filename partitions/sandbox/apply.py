@@ -74,11 +74,13 @@ def enter(
     kept: Collection[int],
     grant: limits.Grant,
     mode: SandboxMode = SandboxMode.ON,
+    inside: Callable[[], Collection[int]] = tuple,
 ) -> Missing:
     """Put the walls of a guest or a driver around this process, which has one thread. Returns what could not be.
 
     Args:
         kept: its descriptors, of which the last is the console; all others are closed.
+        inside: called in its namespaces, with all capabilities there; the descriptors that it returns are kept too.
 
     Raises:
         SandboxError: `mode` is strict and something is missing. The process must end now: some walls stand.
@@ -91,6 +93,7 @@ def enter(
         capabilities.CAP_SYS_PTRACE
     )  # afterwards it has all, in its own namespace
     walls.missing |= namespaces.enter(namespaces.PARTITION)
+    kept += inside()
     counts = namespaces.NAMES[namespaces.NEW_USER] not in walls.missing and _kernel() >= _USER_LIMITS_SINCE
     walls.put_up("limits", lambda: limits.impose(grant, count_threads=counts))
     walls.put_up("no capabilities", lambda: capabilities.keep_only(frozenset()))

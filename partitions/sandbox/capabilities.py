@@ -31,13 +31,19 @@ def has(capability: int) -> bool:
 
 def keep_only(kept: frozenset[int]) -> None:
     """Drop all others for good, also from the bounding set, as far as we may. OSError: they are still there."""
-    mask = sum(1 << capability for capability in kept) & effective()
     with contextlib.suppress(
         OSError
     ):  # past the last one; or without the right: the set matters at an exec alone
         for capability in range(_CAPABILITIES_MAX):
             if capability not in kept:
                 kernel.prctl("bounding set", _PR_CAPBSET_DROP, capability)
+    hold_only(kept)
+
+
+def hold_only(kept: frozenset[int]) -> None:
+    """As `keep_only`, but for the bounding set: a program whose file asks for a capability outside of it, as ping does,
+    could not be executed at all. With no_new_privs it gets none either way."""
+    mask = sum(1 << capability for capability in kept) & effective()
     with contextlib.suppress(OSError):  # an old kernel
         kernel.prctl("ambient set", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     low, high = mask & 0xFFFF_FFFF, mask >> 32

@@ -5,6 +5,9 @@ import enum
 
 class Profile(enum.StrEnum):
     GUEST = "guest"  # a configured partition, with children or without
+    PROGRAMS = (
+        "programs"  # a guest's ordinary programs, and what runs them: sockets, files, none of its memory
+    )
     DRIVER = (
         "driver"  # a driver partition, or a virtual machine monitor: works on descriptors that it was handed
     )

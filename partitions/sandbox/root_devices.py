@@ -14,4 +14,5 @@ CAPABILITIES: Final = frozenset({CAP_DAC_OVERRIDE})
 
 def paths_of(devices: Iterable[Mapping[str, Any]]) -> list[str]:
     """Files that it may open for reading and writing."""
-    return [path for device in devices if isinstance(path := device.get("path"), str)]
+    keys = ("path", "base")
+    return [path for device in devices for key in keys if isinstance(path := device.get(key), str)]

@@ -32,12 +32,19 @@ epoll_wait epoll_ctl newfstatat readlinkat faccessat pselect6 ppoll set_robust_l
 sync_file_range epoll_pwait signalfd timerfd_create eventfd fallocate timerfd_settime timerfd_gettime signalfd4
 eventfd2 epoll_create1 dup3 pipe2 preadv pwritev recvmmsg sendmmsg getcpu sched_getattr getrandom memfd_create
 membarrier copy_file_range preadv2 pwritev2 statx io_pgetevents rseq close_range faccessat2 epoll_pwait2
-futex_waitv
-"""
-# On a listening socket that it was handed: a serial line's.
-_ALLOWED_TO_DRIVERS: Final = "accept accept4"
+futex_waitv accept accept4
+"""  # the last two on a listening socket that it was handed: it can make none
 # The root's devices may listen and be connected to: a serial port behind a socket, a network's end.
 _ALLOWED_TO_ROOT: Final = "open openat connect bind listen"
+# Ordinary programs: they start each other, talk over the guest's own network, write into a /tmp of their own. Local
+# sockets they have none: those with a name lead to the host's services.
+_ALLOWED_TO_PROGRAMS: Final = """
+open openat connect bind listen execve execveat fork vfork wait4 waitid umask setsid setpgid
+setuid setgid setgroups setresuid setresgid setreuid setregid capset kill tkill tgkill prlimit64 setrlimit prctl
+pidfd_open pidfd_send_signal mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat symlink symlinkat
+chmod fchmod fchmodat utimensat truncate setpriority sched_setscheduler sched_setattr sched_setparam
+get_robust_list
+"""
 _HOSTILE: Final = """
 ptrace process_vm_readv process_vm_writev kcmp pidfd_getfd process_madvise
 mount umount2 pivot_root chroot open_tree move_mount fsopen fsconfig fsmount fspick mount_setattr
@@ -88,8 +95,8 @@ _WRITES: Final = 0o1 | 0o2 | 0o100 | 0o1000  # O_WRONLY, O_RDWR, O_CREAT, O_TRUN
 def allowed(profile: Profile) -> list[str]:
     """Calls without conditions, for the docs, too."""
     names = _ALLOWED.split()
-    if profile is not Profile.GUEST:
-        names += _ALLOWED_TO_DRIVERS.split()
+    if profile is Profile.PROGRAMS:
+        return names + _ALLOWED_TO_PROGRAMS.split()
     if profile is Profile.ROOT:
         names += _ALLOWED_TO_ROOT.split()
     return names
@@ -105,6 +112,21 @@ def conditional(profile: Profile) -> dict[str, tuple[str, bpf.Program]]:
     def among(argument: int, values: tuple[int, ...]) -> bpf.Program:
         return bpf.if_argument_is(argument, values, bpf.ALLOW, REFUSED)
 
+    if profile is Profile.PROGRAMS:
+        own_network = (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
+        return {
+            "socket": ("of the internet, and netlink", among(0, own_network)),
+            "clone": (
+                "in no new namespace",
+                bpf.if_argument_has(0, 0, _CLONE_NEW_ANYTHING, bpf.ALLOW, REFUSED),
+            ),
+            "clone3": ("never: its flags lie in memory; the C library then uses clone", bpf.give(UNKNOWN)),
+            "socketpair": ("streams and sequenced packets, not datagrams", among(1, _PAIRS)),
+            "ioctl": (
+                "anything but typing into a terminal",
+                bpf.if_argument_is(1, (_TIOCSTI, _TIOCLINUX), REFUSED, bpf.ALLOW),
+            ),
+        }
     own_pid = bpf.if_argument_is_own_pid(0, bpf.ALLOW, REFUSED)
     rules = {
         "clone": (

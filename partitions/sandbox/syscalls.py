@@ -35,6 +35,11 @@ kcmp 312 finit_module 313 sched_getattr 315 seccomp 317 getrandom 318 memfd_crea
 userfaultfd 323 membarrier 324 copy_file_range 326 preadv2 327 pwritev2 328 statx 332 io_pgetevents 333 rseq 334
 open_tree 428 move_mount 429 fsopen 430 fsconfig 431 fsmount 432 fspick 433 clone3 435 close_range 436
 pidfd_getfd 438 faccessat2 439 process_madvise 440 epoll_pwait2 441 mount_setattr 442 futex_waitv 449
+fork 57 vfork 58 execve 59 wait4 61 truncate 76 rename 82 mkdir 83 rmdir 84 link 86 unlink 87 symlink 88 chmod 90
+fchmod 91 umask 95 setuid 105 setgid 106 setpgid 109 setsid 112 setreuid 113 setregid 114 setgroups 116
+setresuid 117 setresgid 119 capset 126 setpriority 141 sched_setparam 142 sched_setscheduler 144 setrlimit 160
+tkill 200 waitid 247 mkdirat 258 unlinkat 263 renameat 264 linkat 265 symlinkat 266 fchmodat 268 get_robust_list 274
+utimensat 280 sched_setattr 314 renameat2 316 execveat 322 pidfd_send_signal 424 pidfd_open 434
 """
 _WORDS: Final = _TABLE.split()
 NUMBERS: Final = dict(zip(_WORDS[::2], map(int, _WORDS[1::2]), strict=True))

@@ -10,6 +10,7 @@ from bus.seam import Seam
 from partitions.faults.server_agent import ServerAgent
 from partitions.stack.served_channel import ServedChannel, Service
 from partitions.storage.device import OfferedDevice
+from partitions.storage.queues import SubChannelRequests
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,33 @@ class ClientDevice(Protocol):
     ) -> Service: ...
 
 
+class _Watch(Protocol):
+    def serves(self, channel: ServedChannel) -> None: ...
+
+
+@runtime_checkable
+class MultiChannelDevice(Protocol):
+    """An OfferedDevice whose guest may ask for sub-channels, each served as the first one is."""
+
+    def open_queue(
+        self, index: int, channel: Channel, gpa_map: GpaMap, record: memoryview, seam: Seam
+    ) -> Service: ...
+
+
+@runtime_checkable
+class MultiChannelService(Protocol):
+    """Its guest asks here."""
+
+    sub_channel_requests: SubChannelRequests
+
+
+@runtime_checkable
+class WatchedDevice(Protocol):
+    """An OfferedDevice whose errors are counted: see partitions.hardware.watch."""
+
+    watch: _Watch
+
+
 def open_device(
     device: OfferedDevice,
     client: ChannelClient,
@@ -43,12 +71,15 @@ def open_device(
     gpa_map: GpaMap,
     seam: Seam,
     faults: ServerAgent | None = None,
+    sub_channel: int = 0,
 ) -> Service:
-    """The VSP for an opened channel, with what is armed on its device."""
+    """The VSP for an opened channel, with what is armed on its device. DeviceGone: it has failed for good."""
+    if isinstance(device, WatchedDevice):
+        device.watch.serves(served)
     if faults is None:
-        return _open(device, client, served, served.channel, gpa_map, seam)
+        return _open(device, client, served, served.channel, gpa_map, seam, sub_channel)
     of_device = faults.of(device.name)
-    service = _open(device, client, served, *of_device.ends_for(served, gpa_map), seam)
+    service = _open(device, client, served, *of_device.ends_for(served, gpa_map), seam, sub_channel)
     of_device.opened(served)
     return service
 
@@ -60,7 +91,12 @@ def _open(
     channel: Channel,
     gpa_map: GpaMap,
     seam: Seam,
+    sub_channel: int,
 ) -> Service:
+    if sub_channel:
+        if not isinstance(device, MultiChannelDevice):
+            raise LookupError(f"{device.name} has one channel")
+        return device.open_queue(sub_channel, channel, gpa_map, served.record, seam)
     if isinstance(device, ClientDevice):
         client = replace(client, ring=served.ring)
         return device.open_for(client, channel, gpa_map, served.record, seam)

@@ -36,6 +36,7 @@ class OpenRequest:
     opening: Opening
     device: OfferedDevice
     plan: AttachmentPlan
+    sub_channel: int = 0  # 0: the device's first
 
     @property
     def relid(self) -> int:
@@ -53,6 +54,9 @@ class ChannelListener(Protocol):
     def closed(self, relid: int, number: int) -> None: ...
     def lost(self, relid: int, number: int, failed: bool, reason: str) -> None:
         """It serves no more: the guest broke its ring, or the service failed for good."""
+
+    def asked_for_sub_channels(self, relid: int, number: int, count: int) -> None:
+        """Its guest wants so many in all; asked twice, it has them once."""
 
     def withdraw(self, device: str, reason: str) -> None:
         """The device is no more, for good."""
@@ -90,6 +94,9 @@ class ChannelHost(Protocol):
     def serve(self, relid: int) -> None: ...
     def find_stuck(self, stuck_ms: int) -> int | None:
         """The relid of a channel that does not move though it holds work."""
+
+    def is_busy(self, relid: int) -> bool:
+        """Whether a request is known to be under way there. False: nobody here can tell, perhaps."""
 
     def statistics(self, relid: int) -> dict[str, Any]: ...
     def workers(self) -> Iterable[ServedChannel]:

@@ -18,33 +18,29 @@ from bus import channel_actions as actions
 from bus.channel_actions import OfferParameters
 from bus.channel_messages import STATUS_FAILURE, STATUS_SUCCESS
 from bus.channel_server import ChannelServer
-from bus.channel_states import ChannelState
+from bus.channel_states import WITHDRAWN_STATES, ChannelState
 from bus.memory import UntrustedMemory
-from bus.protocol_errors import RemoteProtocolError
+from bus.protocol_errors import LocalProtocolError, RemoteProtocolError
 from bus.seam import Step
-from bus.synic import CHANNEL_MESSAGE, CONTACT_CONNECTION, MESSAGE_CONNECTION, VMBUS_SINT
+from bus.synic import CHANNEL_MESSAGE
 from partitions.faults.channel_faults import Direction
-from partitions.integration import services
 from partitions.machine_plan import AttachmentPlan
-from partitions.serial.wire import framing_of
 from partitions.stack.channel_host import ChannelHost, HostedDevice, Opening, OpenRequest
+from partitions.stack.framing import framing_of
 from partitions.stack.message_outbox import MessageOutbox
-from partitions.stack.offers import Devices, Offer, Plans, Withheld
+from partitions.stack.message_ports import connect_message_ports
+from partitions.stack.offers import Devices, Offer, Plans, Withheld, row_of
 from partitions.stack.own_channels import OwnChannels
 from partitions.stack.served_channel import ServedChannel
 from partitions.stack.stack_resources import RootResources
-from partitions.stack.vmbus_ports import (
-    GUEST_MESSAGE_PORT,
-    guest_channel_port,
-    root_legacy_message_port,
-    root_message_port,
-)
+from partitions.stack.sub_channels import missing, revoke_orphans, revoke_with_sub_channels
+from partitions.stack.vmbus_ports import GUEST_MESSAGE_PORT, guest_channel_port, root_message_port
+from partitions.stack.withheld_offers import WithheldOffers
 from partitions.storage.device import OfferedDevice
-from runtime.abi import HypercallError, PortType
+from runtime.abi import HypercallError
 
 __all__ = ["GuestBus", "RootResources"]
 
-_GUEST_VP: Final = 0  # where VMBus messages go
 OUTBOX_MESSAGES_MAX: Final = 4096  # a guest that requests more without reading loses its connection
 
 
@@ -57,7 +53,7 @@ class GuestBus:
         self._own = OwnChannels(root, self)
         self._hosts: dict[str, ChannelHost] = {}  # of devices that are served elsewhere, by name
         self._offers: dict[int, Offer] = {}
-        self._withheld: dict[str, Withheld] = {}  # by device
+        self._withheld = WithheldOffers(root, self._offer)
         self._openings: dict[int, Opening] = {}  # by relid of an open channel
         self._outbox = MessageOutbox(
             root.hypercalls, root.nursery, root_message_port(partition), CHANNEL_MESSAGE, root.sleep
@@ -65,15 +61,7 @@ class GuestBus:
 
     def connect(self) -> None:
         """Create the message ports in both directions. HypercallError: for instance, too little memory deposited."""
-        call, port = self._root.hypercalls, root_message_port(self.partition)
-        root, guest = self._root.partition, self.partition
-        call.create_port(port, guest, PortType.MESSAGE, VMBUS_SINT, self._root.vp)
-        call.connect_port(CONTACT_CONNECTION, root, port, partition=guest)
-        legacy_port = root_legacy_message_port(guest)  # a port takes one connection
-        call.create_port(legacy_port, guest, PortType.MESSAGE, VMBUS_SINT, self._root.vp)
-        call.connect_port(MESSAGE_CONNECTION, root, legacy_port, partition=guest)
-        call.create_port(GUEST_MESSAGE_PORT, root, PortType.MESSAGE, VMBUS_SINT, _GUEST_VP, partition=guest)
-        call.connect_port(port, guest, GUEST_MESSAGE_PORT)
+        connect_message_ports(self._root, self.partition)
 
     def _host(self, device: OfferedDevice) -> ChannelHost:
         if not isinstance(device, HostedDevice):
@@ -96,50 +84,58 @@ class GuestBus:
         self._host(device)  # which knows from here on whom to tell that the device is no more
         self._offer(Offer(instance, device, plan))
 
-    def _offer(self, offer: Offer) -> None:
+    def _offer(self, offer: Offer, sub_channel: int = 0) -> None:
         """While an older offer of it is being withdrawn, the new one waits for the guest to let go of that."""
-        relid, steps = self._server.offer(
-            OfferParameters(
-                interface=offer.device.interface,
-                instance=offer.instance,
-                **framing_of(offer.device.interface),
-                **services.framing_of(offer.device.interface),
-            )
+        device, instance = offer.device, offer.instance
+        parameters = OfferParameters(
+            interface=device.interface,
+            instance=instance,
+            sub_channel_index=sub_channel,
+            **framing_of(device),
         )
+        relid, steps = self._server.offer(parameters)
         self._offers[relid] = offer
         self._perform(steps)
 
     def withdraw(self, device: str, reason: str) -> None:
         """The device is no more: each request that is under way fails, and no channel to it is opened again."""
-        if (withheld := self._withheld.get(device)) is not None:
-            withheld.due_ns, withheld.reason = None, reason
+        if self._withheld.keep_for_good(device, reason):
             return
-        for relid, offer in list(self._offers.items()):
-            if offer.name == device:
-                self._withhold(relid, Withheld(offer, reason, None))
+        for relid in self._primaries_of(device):
+            self._withhold(relid, Withheld(self._offers[relid], reason, None))
+
+    def remove(self, device: str) -> None:
+        """As `withdraw`, at an operator's wish: nothing says afterwards that it was there."""
+        if not self._withheld.forget(device):
+            for relid in self._primaries_of(device):
+                self._perform(revoke_with_sub_channels(self._server, relid))
+
+    def _relids_of(self, device: str) -> list[int]:
+        return [relid for relid, offer in self._offers.items() if offer.name == device]
+
+    def _primaries_of(self, device: str) -> list[int]:
+        return [relid for relid in self._relids_of(device) if not self._server.sub_channel_index(relid)]
+
+    def is_open(self, device: str) -> bool:
+        """Whether somebody may still serve a channel to it."""
+        return any(relid in self._openings for relid in self._relids_of(device))
+
+    def is_busy_with(self, device: str) -> bool:
+        """Whether a request to it is known to be under way."""
+        open_ones = (relid for relid in self._relids_of(device) if relid in self._openings)
+        return any(self._host_of(relid).is_busy(relid) for relid in open_ones)
+
+    def forget(self, device: str) -> None:
+        """It is gone, and closed. Another one of its name may be in another place."""
+        self._hosts.pop(device, None)
 
     def _withhold(self, relid: int, withheld: Withheld) -> None:
-        self._withheld[withheld.offer.name] = withheld
-        self._perform(self._server.revoke(relid))
-        self._schedule(withheld)
+        self._withheld.add(withheld)
+        self._perform(revoke_with_sub_channels(self._server, relid))
+        self._withheld.schedule(withheld)
 
-    def _schedule(self, withheld: Withheld) -> None:
-        if withheld.due_ns is not None:
-            if withheld.due_ns <= self._root.now_ns():
-                self._reoffer(withheld)
-            else:
-                self._root.nursery.start_soon(self._reoffer_later, withheld)
-
-    async def _reoffer_later(self, withheld: Withheld) -> None:
-        assert withheld.due_ns is not None
-        await self._root.sleep(max(withheld.due_ns - self._root.now_ns(), 0) / 1e9)
-        self._reoffer(withheld)
-
-    def _reoffer(self, withheld: Withheld) -> None:
-        name = withheld.offer.name
-        if self._withheld.get(name) is withheld and withheld.due_ns is not None:
-            del self._withheld[name]
-            self._offer(withheld.offer)
+    def refuse_stream(self, request: actions.ConnectStream) -> None:
+        self._perform(self._server.refuse_stream(request.endpoint, request.service))
 
     def receive(self, payload: bytes) -> None:
         """One channel message of the guest, or what a fault on purpose makes of it."""
@@ -164,23 +160,13 @@ class GuestBus:
 
     def devices(self) -> list[dict[str, Any]]:
         """For `partvisor show`: each offered device, and its channel's counters while it is open."""
-        rows: list[dict[str, Any]] = []
-        for relid, offer in self._offers.items():
-            if offer.name in self._withheld:
-                continue  # being withdrawn
-            state = self._server.channel_state(relid)
-            row: dict[str, Any] = {
-                "device": offer.name,
-                "relid": relid,
-                "state": state.name.lower() if state is not None else "gone",
-                "signal_route": offer.plan.route.name.lower(),
-                "waiting": offer.plan.waiting,
-                "transport": "ring",
-                "memory": self._host_of(relid).memory.extents_of_channel(relid),
-            }
-            rows.append(row | self._host_of(relid).statistics(relid))
-        rows += [withheld.row() for withheld in self._withheld.values()]
-        return rows
+        states = {relid: self._server.channel_state(relid) for relid in self._offers}
+        rows = [
+            row_of(relid, offer, states[relid], self._host_of(relid), self._server.sub_channel_index(relid))
+            for relid, offer in self._offers.items()
+            if offer.name not in self._withheld and states[relid] not in WITHDRAWN_STATES
+        ]
+        return rows + [withheld.row() for withheld in self._withheld]
 
     # -- taking over
 
@@ -191,7 +177,7 @@ class GuestBus:
             "name": self.name,
             "server": self._server.to_state(),
             "offers": [[relid, *offer.to_state()] for relid, offer in self._offers.items()],
-            "withheld": [withheld.to_state() for withheld in self._withheld.values()],
+            "withheld": [withheld.to_state() for withheld in self._withheld],
             "windows": [row for host in self._all_hosts() for row in host.memory.to_state()],
             "openings": {relid: opening.to_state() for relid, opening in self._openings.items()},
             "outbox": self._outbox.to_state(),
@@ -200,8 +186,10 @@ class GuestBus:
 
     def take_over(self, state: Mapping[str, Any], devices: Devices, plans: Plans) -> list[int]:
         """Become what a predecessor was. The relids of the channels that wait to be served: see `serve`."""
-        self._adopt_offers(state, devices, plans)
         self._server = ChannelServer.from_state(state["server"])
+        self._adopt_offers(state, devices, plans)
+        for released in [relid for relid in self._offers if self._server.channel_state(relid) is None]:
+            del self._offers[released]  # saved before that was carried out
         for gpadl, relid, window in state["windows"]:
             self._host_of(relid).memory.adopt(gpadl, relid, window)
         for relid, opening in self._openings.items():
@@ -219,11 +207,9 @@ class GuestBus:
         return sorted(relid for relid in adopted if self._host_of(relid).waits_to_be_served(relid))
 
     def _adopt_offers(self, state: Mapping[str, Any], devices: Devices, plans: Plans) -> None:
-        for relid, *offer in state["offers"]:
-            self._offers[relid] = Offer.from_state(offer, devices, plans)
+        self._offers = {relid: Offer.from_state(offer, devices, plans) for relid, *offer in state["offers"]}
         for row in state["withheld"]:
-            withheld = Withheld.from_state(row, devices, plans)
-            self._withheld[withheld.offer.name] = withheld
+            self._withheld.add(Withheld.from_state(row, devices, plans))
         self._openings = {relid: Opening(*opening) for relid, opening in state["openings"].items()}
 
     def bury(self, state: Mapping[str, Any], devices: Devices, plans: Plans) -> None:
@@ -256,14 +242,15 @@ class GuestBus:
         if pending:
             self._root.save()
         self._carry_out(pending)
-        for withheld in list(self._withheld.values()):
-            self._schedule(withheld)
+        for withheld in self._withheld:
+            self._withheld.schedule(withheld)
         self._start_posting()
 
     # -- actions
 
     def _perform(self, steps: list[actions.Action]) -> None:
         """Take what the steps need, save, carry out; and so on with what follows from that."""
+        steps = steps + revoke_orphans(self._server, steps)
         for step in steps:
             match step:
                 case actions.SendMessage(payload):
@@ -303,6 +290,8 @@ class GuestBus:
                     self._close(relid)
                 case actions.ModifyChannel(relid, target_vp):
                     following.append(actions.ChannelModified(relid, self._aim(relid, target_vp)))
+                case actions.ConnectStream() as request:
+                    self._root.ask_for_stream(self, request)
                 case actions.ChannelReleased(relid):
                     self._offers.pop(relid, None)
             self._root.seam.passing(Step.CARRY_OUT)
@@ -330,8 +319,9 @@ class GuestBus:
 
     def _request(self, action: actions.OpenChannel) -> OpenRequest:
         """KeyError: no event flag could be had."""
-        offer = self._offers[action.relid]
-        return OpenRequest(action, self._openings[action.relid], offer.device, offer.plan)
+        relid, offer = action.relid, self._offers[action.relid]
+        index = self._server.sub_channel_index(relid)
+        return OpenRequest(action, self._openings[relid], offer.device, offer.plan, index)
 
     def _open(self, action: actions.OpenChannel) -> int | None:
         try:
@@ -396,9 +386,16 @@ class GuestBus:
         kind = "vmbus.service_failed" if failed else "vmbus.channel_broken"
         pause_ms = None if due_ns is None else (due_ns - now_ns) / 1e6
         self._root.log(kind, guest=self.name, relid=relid, reason=reason, offered_again_in_ms=pause_ms)
-        self._withhold(relid, Withheld(offer, reason, due_ns))
+        self._withhold(self._server.primary_of(relid), Withheld(offer, reason, due_ns))
 
-    # -- for the stack
+    def asked_for_sub_channels(self, relid: int, number: int, count: int) -> None:
+        if not self._is_current(relid, number):
+            return
+        try:
+            for index in missing(self._server, relid, count):
+                self._offer(self._offers[relid], index)
+        except LocalProtocolError as error:  # no relid is free
+            self._root.complain("vmbus.sub_channels_refused", self.name, relid=relid, error=str(error)[:200])
 
     def find_stuck(self, stuck_ms: int) -> str | None:
         """The device of a channel whose thread has not moved for so long while its ring holds work."""

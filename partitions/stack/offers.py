@@ -2,15 +2,36 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Final, Self
 from uuid import UUID
 
+from bus import guids
+from bus.channel_states import ChannelState
+from bus.native import Channel, GpaMap
+from bus.seam import Seam
 from partitions.drivers.back_off import CHANNEL_BREAKS, BackOff
 from partitions.machine_plan import AttachmentPlan
+from partitions.stack.channel_host import ChannelHost
+from partitions.stack.served_channel import Service
 from partitions.storage.device import OfferedDevice
+from runtime.abi import Route
 
 Devices = Mapping[str, OfferedDevice]
 Plans = Mapping[str, AttachmentPlan]  # by device
+
+
+class RemovedDevice:
+    """An OfferedDevice that was taken out of the machine. Its guest has not let go of the offer yet."""
+
+    interface: Final[UUID] = guids.SCSI  # of no matter: its offer was made, and withdrawn
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def open(self, channel: Channel, gpa_map: GpaMap, record: memoryview, seam: Seam) -> Service:
+        raise LookupError(f"{self.name} has been removed")
+
+    def close(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -31,7 +52,27 @@ class Offer:
     def from_state(cls, state: Any, devices: Devices, plans: Plans) -> Self:
         name, instance, breaks = state
         back_off = BackOff.from_state(CHANNEL_BREAKS, breaks)
-        return cls(UUID(bytes=instance), devices[name], plans[name], back_off)
+        device = devices.get(name) or RemovedDevice(name)
+        plan = plans.get(name) or AttachmentPlan(name, 0, Route.DIRECT, "block")
+        return cls(UUID(bytes=instance), device, plan, back_off)
+
+
+def row_of(
+    relid: int, offer: Offer, state: ChannelState | None, host: ChannelHost, sub_channel: int = 0
+) -> dict[str, Any]:
+    """For `partvisor show`: an offered device, and its channel's counters while it is open."""
+    row: dict[str, Any] = {
+        "device": offer.name,
+        "relid": relid,
+        "state": state.name.lower() if state is not None else "gone",
+        "signal_route": offer.plan.route.name.lower(),
+        "waiting": offer.plan.waiting,
+        "transport": "ring",
+        "memory": host.memory.extents_of_channel(relid),
+    }
+    if sub_channel:
+        row["sub_channel"] = sub_channel
+    return row | host.statistics(relid)
 
 
 @dataclass(slots=True)

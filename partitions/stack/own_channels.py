@@ -10,7 +10,7 @@ from bus.channel_messages import STATUS_SUCCESS
 from bus.native import GpaMap
 from bus.packets import GpaRange
 from partitions.drivers.back_off import describe
-from partitions.stack.channel_client import ChannelClient, manner_of, open_device
+from partitions.stack.channel_client import ChannelClient, MultiChannelService, manner_of, open_device
 from partitions.stack.channel_host import ChannelListener, Opening, OpenRequest
 from partitions.stack.channel_ports import ChannelPorts, claim_doorbells, remove_ports
 from partitions.stack.guest_memory import GuestMemory
@@ -68,9 +68,20 @@ class OwnChannels:
             return self.memory.buffer(action.relid, gpadl)
 
         client = ChannelClient(self._listener.partition, find_buffer)
+        token = trio.lowlevel.current_trio_token()
+
+        def ask(count: int) -> None:
+            news = request.relid, request.opening.number, count
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(self._listener.asked_for_sub_channels, *news)
 
         def open_service(served: ServedChannel) -> Service:
-            return open_device(request.device, client, served, gpa_map, root.seam, root.faults)
+            service = open_device(
+                request.device, client, served, gpa_map, root.seam, root.faults, request.sub_channel
+            )
+            if isinstance(service, MultiChannelService):
+                service.sub_channel_requests.tell(ask)
+            return service
 
         try:
             rings = self.memory.rings(action.ring_gpadl, action.downstream_page_offset)
@@ -85,6 +96,7 @@ class OwnChannels:
                 tracing.of_server(
                     self._listener.partition, action.relid, root.partition, server_event_port(ports.flag)
                 ),
+                budget=root.budgets.of(self._listener.partition),
                 **manner_of(request.device),
             )
         except BaseException:
@@ -134,6 +146,9 @@ class OwnChannels:
         return next(
             (relid for relid, (channel, _) in self._channels.items() if channel.is_stuck(stuck_ms)), None
         )
+
+    def is_busy(self, relid: int) -> bool:
+        return (found := self._channels.get(relid)) is not None and found[0].channel.has_work
 
     def workers(self) -> list[ServedChannel]:
         return [*(channel for channel, _ in self._channels.values()), *self._closing]

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 from bus.memory import PAGE_BYTES, MemorySlot
-from bus.native import Channel, RingClosed, RingError, Waiting, eventfd_signal
+from bus.native import Channel, RingClosed, RingError, ServiceBudget, Waiting, eventfd_signal
 from bus.seam import Seam
 from bus.synic import VMBUS_SINT, page_flag
 from bus.tracing import NOT_TRACED, Tracing
 from partitions.drivers.back_off import WORKER_RESTARTS, BackOff
+from partitions.hardware.gone import DeviceGone
 from partitions.stack.channel_ports import Doorbells
 from runtime.abi import Route
 
@@ -109,6 +110,7 @@ class ServedChannel:
         *,
         journalled: bool = True,
         shared: bool = False,
+        budget: ServiceBudget | None = None,
     ) -> None:
         """Owns the doorbells from here on.
 
@@ -120,6 +122,7 @@ class ServedChannel:
             journalled: what is published are answers to what was received, in order; so a successor knows where it is.
             shared: threads of other channels send here, too. The guest can make ringing its doorbell block, and is to
                 stop nobody but itself: the service calls `ring`.
+            budget: the guest's, with which the worker pays for its time.
         """
         self.record: Final = record
         self._end: WorkerEnd | None = None  # of one that serves no more, or never again
@@ -129,7 +132,7 @@ class ServedChannel:
         self._doorbells, self._waiting = doorbells, waiting
         self.rings: Final = rings
         self._event_flags, self._seam, self._open_service = event_flags, seam, open_service
-        self._traced, self._journalled, self._rung = traced, journalled, 0
+        self._traced, self._journalled, self._rung, self._budget = traced, journalled, 0, budget
         self._is_quiet = (
             shared and doorbells.route == Route.DIRECT
         )  # the broker's own doorbell nobody else holds
@@ -239,6 +242,8 @@ class ServedChannel:
                 is_replayed = False
                 self.back_off.serves(time.monotonic_ns())
                 self.resting = False
+                if self._budget is not None:  # only now: of what is replayed, others wait for the end
+                    self.channel.charge_to(self._budget)
                 service.serve(self._stop)
             except RingError as error:
                 if self._stop.is_set():
@@ -274,12 +279,15 @@ class ServedChannel:
 
     def _rest(self, error: Exception) -> bool:
         """The service failed: pause before the next one. False: there is none, and others may have the device."""
-        traceback.print_exc()
+        if not (is_gone := isinstance(error, DeviceGone)):
+            traceback.print_exc()
         self.resting = True
         if self._service is not None:
             self._failed, self._service = self._service, None
-        if (due_ns := self.back_off.failed(time.monotonic_ns())) is None:
-            self._end = WorkerEnd(True, f"the service failed: {type(error).__name__}: {error}")
+        due_ns = None if is_gone else self.back_off.failed(time.monotonic_ns())
+        if due_ns is None:
+            reason = str(error) if is_gone else f"the service failed: {type(error).__name__}: {error}"
+            self._end = WorkerEnd(True, reason)
             self.record[_GIVEN_UP_AT] = 1  # before anybody sees what a successor of ours would do again
             self.record[_EXECUTING_AT] = 0
             self._let_go()
@@ -309,7 +317,8 @@ class ServedChannel:
         seen, since = self._seen
         now = time.monotonic()
         guests_turn = self._service is not None and self._service.waits_for_guest
-        if received != seen or guests_turn or self.resting or not self.channel.has_work:
+        is_resting = self.resting or self.channel.is_resting
+        if received != seen or guests_turn or is_resting or not self.channel.has_work:
             self._seen = (received, now)
             return False
         return now - since > stuck_ms / 1000

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable
 from typing import Final
 
+from bus.native import ServiceBudget
 from partitions.drivers.back_off import WORKER_RESTARTS, BackOff
 from partitions.drivers.driven_device import EndpointService
 from partitions.stack.served_channel import JOIN_MS_MAX, WorkerEnd
@@ -27,16 +28,30 @@ RESEND_MS_MAX: Final = (
     1_000  # how long all others wait for a client to send again what a predecessor had begun
 )
 SETTLE_MS_MAX: Final = 2_000  # the same for one that stands for others, and died
+REST_NS_MAX: Final = 1_000_000_000  # of one rest; bus/native/service_budget.h says the same
 
 
 class ServedEndpoint:
     """Made when the stack says so. Owns the port's doorbell and the service."""
 
     def __init__(
-        self, call: HypercallPort, flag: int, service: EndpointService, *, proxy: bool = False
+        self,
+        call: HypercallPort,
+        flag: int,
+        service: EndpointService,
+        *,
+        proxy: bool = False,
+        budget: ServiceBudget | None = None,
     ) -> None:
-        """`proxy`: the client stands for others, and does again what it had begun before it died."""
+        """One client.
+
+        Args:
+            proxy: the client stands for others, and does again what it had begun before it died.
+            budget: its guest's, with which our thread pays for its time.
+        """
         self._call, self._port, self._service, self._proxy = call, server_event_port(flag), service, proxy
+        self._budget = budget or ServiceBudget()
+        self._paid_ns: int | None = None  # up to there, of our thread's time; None: nobody counts it
         self.was_executing: Final = service.phase == BEGUN
         self.back_off = BackOff(WORKER_RESTARTS)
         self._socket: socket.socket | None = None
@@ -80,6 +95,7 @@ class ServedEndpoint:
         self._thread.start()
 
     def _work(self, on_end: Callable[[WorkerEnd], None]) -> None:
+        self._paid_ns = time.thread_time_ns()
         with contextlib.suppress(HypervisorGone):
             while not self._stop.is_set():
                 try:
@@ -89,6 +105,7 @@ class ServedEndpoint:
                     if not self._service.serve(self._socket):
                         self._disconnect()
                         self._await_successor()
+                    self._pace()
                 except Exception as error:  # of ours or of a backend; who ran into it sends it again
                     if isinstance(error, HypervisorGone):
                         raise
@@ -100,6 +117,18 @@ class ServedEndpoint:
                         return
                     self._stop.wait(max(due_ns - time.monotonic_ns(), 0) / 1e9)
         self._service.let_go()
+
+    def _pace(self) -> None:
+        """Pay for all that this thread has done since it was here last, and rest while that is too much. No device is
+        held here, and nothing is half done: it only keeps the client waiting."""
+        if not self._budget.share:
+            self._paid_ns = None
+            return
+        now_ns = time.thread_time_ns()
+        begun_ns, self._paid_ns = self._paid_ns, now_ns
+        rest_ns = self._budget.charge(0 if begun_ns is None else now_ns - begun_ns)
+        while rest_ns and not self._stop.wait(min(rest_ns, REST_NS_MAX) / 1e9):
+            rest_ns = self._budget.debt_ns()
 
     def _serve_one(self) -> bool:
         assert self._socket is not None

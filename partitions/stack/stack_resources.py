@@ -7,11 +7,15 @@ from itertools import count
 
 import trio
 
+from bus.channel_actions import ConnectStream
 from bus.seam import Seam
 from partitions.faults.channel_faults import ChannelFaults
 from partitions.faults.server_agent import ServerAgent
+from partitions.stack.backings import Backings
 from partitions.stack.complaints import Complaints
 from partitions.stack.guest_memory import GpaWindows
+from partitions.stack.service_budgets import ServiceBudgets
+from partitions.stack.stream_answers import StreamAnswers, StreamBus
 from partitions.stack.vmbus_ports import FlagAllocator
 from runtime.hypercalls.caller import HypercallPort
 
@@ -42,7 +46,21 @@ class RootResources:
     sleep: Callable[[float], Awaitable[None]] = trio.sleep
     faults: ServerAgent | None = None  # on purpose, in this process; None: nobody can order any
     channel_faults: ChannelFaults | None = None  # on purpose, of channel messages; None: none is armed
+    streams: StreamAnswers | None = None  # None: no guest has any
     complaints: Complaints = field(default_factory=Complaints)
+    budgets: ServiceBudgets = field(init=False)  # of children with a cap
+    backings: Backings = field(default_factory=Backings)  # of devices that were added since
+
+    def __post_init__(self) -> None:
+        self.budgets = ServiceBudgets(self.hypercalls.get_property)
+        self.watchers.append(self.budgets.look)
+
+    def ask_for_stream(self, bus: StreamBus, request: ConnectStream) -> None:
+        """A guest wants to be connected."""
+        if self.streams is None:
+            bus.refuse_stream(request)
+        else:
+            self.streams.asked(bus, request)
 
     def complain(self, kind: str, guest: str, **fields: object) -> None:
         """Log what a guest can cause as often as it likes."""

@@ -6,22 +6,25 @@ comes as a `PartitionPlan`; what is offered to it, as a device of any class.
 
 import os
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from bus.synic import CHANNEL_MESSAGE, VMBUS_SINT
 from partitions.drivers.messages import DRIVER_MESSAGE
 from partitions.drivers.server_partition import ServerPartition
-from partitions.emulated.host import EmulationError, EmulationHost
+from partitions.emulated.plan import EmulationError
 from partitions.machine_plan import AttachmentPlan, PartitionPlan, instance_guid
 from partitions.stack.guest_bus import GuestBus, RootResources
 from partitions.stack.received_messages import ReceivedMessages
 from partitions.stack.served_channel import stop_all
-from partitions.stack.vmbus_ports import message_connection, partition_of_message_port
+from partitions.stack.vmbus_ports import partition_of_message_port
 from partitions.storage.device import OfferedDevice
 from partitions.vp.processor import VirtualProcessor
 from runtime.abi import PAGE_BYTES, HypercallError, PartitionState
+
+if TYPE_CHECKING:
+    from partitions.emulated.host import EmulationHost
 
 
 class BuildError(Exception):
@@ -32,7 +35,7 @@ class VirtualizationStack:
     """The children of one partition and their buses. All of it runs in one trio task at a time."""
 
     def __init__(
-        self, resources: RootResources, vp: VirtualProcessor, emulation: EmulationHost | None = None
+        self, resources: RootResources, vp: VirtualProcessor, emulation: "EmulationHost | None" = None
     ) -> None:
         """`vp`: whose VMBus interrupt is this stack's alone; its SynIC is on."""
         self.guests: Final[dict[int, GuestBus]] = {}
@@ -60,8 +63,9 @@ class VirtualizationStack:
             call.initialize(child)
             for index in range(plan.vps):
                 call.create_vp(index, child)
+            self.resources.budgets.add(child, plan.vps)
             if self._emulation is not None:
-                self._emulation.attach(child, plan.name, devices)
+                self._emulation.attach(child, plan.name, devices, budget=self.resources.budgets.of(child))
             guest = GuestBus(self.resources, child, plan.name, plan.vps)
             guest.connect()
             self.guests[child] = guest
@@ -69,8 +73,7 @@ class VirtualizationStack:
                 if plan.reaches_by_messages and isinstance(
                     device := devices[attachment.name], ServerPartition
                 ):
-                    connection = message_connection(number)
-                    device.attach_client(child, plan.name, attachment.name, connection)
+                    device.attach_client(child, plan.name, attachment.name, number)
                     continue
                 instance = instance_guid(plan.name, attachment.name)
                 guest.offer(instance, devices[attachment.name], attachment)
@@ -99,8 +102,10 @@ class VirtualizationStack:
             self.ended.add(partition)
             guest.bury(saved, devices, attachments)
             return []
+        self.resources.budgets.add(partition, vp_count)
         if self._emulation is not None:
-            self._emulation.attach(partition, saved["name"], devices, taken_over=True)
+            budget = self.resources.budgets.of(partition)
+            self._emulation.attach(partition, saved["name"], devices, budget=budget, taken_over=True)
         return [(guest, relid) for relid in guest.take_over(saved, devices, attachments)]
 
     def resume(self) -> None:
@@ -145,6 +150,7 @@ class VirtualizationStack:
                 if child not in self.ended and self.has_ended(child):
                     self.ended.add(child)
                     guest.disconnect()
+                    self.resources.budgets.remove(child)
                     if self._emulation is not None:
                         self._emulation.detach(child)
             async with self._changed:

@@ -26,6 +26,7 @@ GUEST_INTERCEPT_PORT: Final = 0x5_0001  # in a guest with direct intercepts: it 
 GUEST_INTERCEPT_CONNECTION: Final = 0x5_0001  # of the same: it asks
 INTERCEPT_PAGE_GPFN: Final = 0xE_E000  # in its GPA space: the page for both
 _MESSAGE_CONNECTION: Final = 0x7_0000  # in who sends to a message server: | number of the device there
+_RECEIVE_CONNECTION: Final = 0x8_0000  # the same, for one call that waits for what nobody asked for
 _ID_MASK: Final = 0xFFFF
 
 
@@ -99,6 +100,11 @@ class FlagAllocator:
 def message_connection(number: int) -> int:
     """A partition's connection to the server of its device of that number, where that is reached without rings."""
     return _MESSAGE_CONNECTION | number
+
+
+def receive_connection(number: int) -> int:
+    """The second connection to a server that also has something to say which nobody asked for."""
+    return _RECEIVE_CONNECTION | number
 
 
 def intercept_port(partition: int) -> int:

@@ -1,5 +1,6 @@
 """The partition's own clock: its reference TSC page where that is valid, the register where it is not."""
 
+import threading
 from typing import Final
 
 from bus.memory import MemorySlot
@@ -17,11 +18,14 @@ class ReferenceClock:
         self._port = port
         self._page: MemorySlot | None = None
         self._denied = False
+        self._claiming = threading.Lock()
 
     def read(self) -> int:
         """100 ns since the partition was created."""
         if self._page is None and not self._denied:
-            self._claim()
+            with self._claiming:
+                if self._page is None and not self._denied:
+                    self._claim()
         if self._page is not None and (now := reference_time(self._page.memory)) is not None:
             return now
         return self._port.get_vp_registers([RegisterName.TIME_REF_COUNT], 0)[0]

@@ -5,6 +5,7 @@ the answer here. What is legal when is `bus.channel_client`'s business; this onl
 """
 
 import contextlib
+import itertools
 import os
 import select
 import struct
@@ -23,15 +24,17 @@ from bus.channel_events import (
     GpadlCreated,
     GpadlTornDown,
     Modified,
+    Offered,
     Opened,
     Output,
     Rescinded,
     SendMessage,
+    StreamRefused,
     Unloaded,
 )
 from bus.channel_message_codec import Version
 from bus.channel_messages import OfferChannel
-from bus.memory import PAGE_BYTES, GpaSpace, MemorySlot
+from bus.memory import PAGE_BYTES, MemorySlot
 from bus.native import Channel, Waiting
 from bus.packets import GpaRange
 from bus.protocol_errors import LocalProtocolError, RemoteProtocolError
@@ -39,7 +42,9 @@ from bus.severing import empty, sever
 from bus.synic import CHANNEL_MESSAGE, VMBUS_SINT, page_flag
 from partitions.stack.vmbus_ports import guest_channel_port
 from partitions.vp.processor import VirtualProcessor
+from partitions.vsc.arrivals import Arrivals
 from partitions.vsc.channel import GuestChannel as GuestChannel
+from partitions.vsc.channel_memory import ChannelMemory
 from runtime.abi import HvStatus, HypercallError, HypervisorGone, Route
 from runtime.hypercalls.caller import HypercallPort
 
@@ -47,7 +52,6 @@ ANSWER_S_MAX: Final = 30.0  # for any one answer of the host; a root that is bei
 FAREWELL_S_MAX: Final = 2.0  # a host that does not take our leave any more will see us die
 POST_ATTEMPTS_MAX: Final = 100  # as Linux: the host's buffers are full, try again after a doubling pause
 _POST_PAUSE_MS_MAX: Final = 250.0
-_FIRST_GPFN: Final = 0x1000
 _FEATURE_OFFSET: Final = 64  # of feature_bits in a ring's header page
 _FEATURE_PENDING_SEND_SIZE: Final = struct.pack("<I", 1)
 
@@ -66,13 +70,14 @@ class VmbusGuest:
         self._vps, self._hypercalls = vps, hypercalls
         self._partition = partition
         self._client = ChannelClient()
-        self._gpa_space = GpaSpace()
+        self._memory = ChannelMemory(hypercalls)
         self._changed = threading.Condition()
+        self.arrivals: Final = Arrivals(self._changed)  # of devices, and departures
         self._facts: set[Output] = set()  # what the host has said and nobody has asked for yet
+        self.refused_streams: Final[set[UUID]] = set()  # by endpoint; of those that somebody waits for
         self._all_offers = False
         self._channels: dict[int, GuestChannel] = {}
-        self._held_back: list[MemorySlot] = []  # that the host did not let go of
-        self._next_vp = 0
+        self._turns = itertools.count()  # of the VPs, for the channels' interrupts
         self._lost: str | None = None
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC)
         for vp in vps:
@@ -92,10 +97,28 @@ class VmbusGuest:
     def find_offer(self, interface: UUID, instance: UUID) -> OfferChannel:
         """Raises VmbusError: the host does not offer it to us."""
         with self._changed:
-            for offer in self._client.offers:
-                if (offer.interface, offer.instance) == (interface, instance):
-                    return offer
-        raise VmbusError(f"the host does not offer {instance}")
+            if (offer := self._find_offer(interface, instance, 0)) is None:
+                raise VmbusError(f"the host does not offer {instance}")
+            return offer
+
+    def await_sub_channel(self, primary: OfferChannel, index: int) -> OfferChannel:
+        """Its offer, which comes once it was asked for. Raises VmbusError."""
+
+        def find() -> OfferChannel | None:
+            return self._find_offer(primary.interface, primary.instance, index)
+
+        with self._changed:
+            self._wait_until(lambda: find() is not None or self._rescinded(primary.relid), "a sub-channel")
+            if (offer := find()) is None:
+                raise VmbusError(f"the host took the device away: waited for sub-channel {index}")
+            return offer
+
+    def _find_offer(self, interface: UUID, instance: UUID, index: int) -> OfferChannel | None:
+        wanted = interface, instance, index
+        for offer in self._client.offers:
+            if (offer.interface, offer.instance, offer.sub_channel_index) == wanted:
+                return offer
+        return None
 
     def open_channel(
         self,
@@ -134,8 +157,8 @@ class VmbusGuest:
         data_offset = 2 * ring_pages * PAGE_BYTES
         pages = 2 * ring_pages + data_bytes // PAGE_BYTES
         with contextlib.ExitStack() as undo:
-            slot = self._make_slot(pages)
-            undo.callback(self._drop_slot, slot)
+            slot = self._memory.make(pages)
+            undo.callback(self._memory.drop, slot)
             for header in (0, ring_pages * PAGE_BYTES):  # fresh pages are zero, which is an empty ring
                 at = header + _FEATURE_OFFSET
                 slot.memory[at : at + 4] = _FEATURE_PENDING_SEND_SIZE
@@ -144,8 +167,7 @@ class VmbusGuest:
             for size in buffers:
                 lent.append(self._lend(offer.relid, slot, at, size, undo))
                 at += size
-            vp = self._vps[self._next_vp % len(self._vps)]
-            self._next_vp += 1
+            vp = self._vps[next(self._turns) % len(self._vps)]
             self._do(lambda: self._client.open(offer.relid, gpadl, ring_pages, vp.index))
             opened = self._await(
                 lambda fact: isinstance(fact, Opened) and fact.relid == offer.relid, "the open", offer.relid
@@ -214,7 +236,7 @@ class VmbusGuest:
             self._await(lambda fact: isinstance(fact, Unloaded), "the farewell", seconds_max=FAREWELL_S_MAX)
         os.eventfd_write(self._stop_fd, 1)
         self._thread.join(1)
-        self._gpa_space.close()
+        self._memory.close()
         os.close(self._stop_fd)
 
     def _move_interrupts(self, opened: GuestChannel, vp_index: int) -> None:
@@ -254,7 +276,7 @@ class VmbusGuest:
                 self._teardown_gpadl(opened.relid, gpadl)
             if opened.empties:  # the host has said that nobody touches them any more
                 empty(opened.slot)
-        self._drop_slot(opened.slot)
+        self._memory.drop(opened.slot)
         for fd in opened.fds:
             os.close(fd)
 
@@ -271,29 +293,6 @@ class VmbusGuest:
         self._await(
             lambda fact: isinstance(fact, GpadlTornDown) and fact.gpadl == gpadl, "a GPADL's end", relid
         )
-
-    def _make_slot(self, pages: int) -> MemorySlot:
-        held_back, self._held_back = self._held_back, []
-        for slot in held_back:  # perhaps they were let go of meanwhile
-            self._drop_slot(slot)
-        gpfn = self._gpa_space.find_free(pages, _FIRST_GPFN)
-        mapped = self._hypercalls.map_gpa_pages(gpfn, pages)
-        slot = MemorySlot.from_fd(mapped.fd, gpfn, pages)
-        self._gpa_space.add(slot)
-        return slot
-
-    def _drop_slot(self, slot: MemorySlot) -> None:
-        """Its memory is never used for anything again: whoever kept a mapping of it has a mapping of nothing."""
-        slot.close()
-        with contextlib.suppress(HypervisorGone):
-            try:
-                self._hypercalls.unmap_gpa_pages(slot.gpfn, slot.pages)
-            except (
-                HypercallError
-            ):  # OBJECT_IN_USE: the host still maps it, so its numbers are not free either
-                self._held_back.append(slot)
-                return
-        self._gpa_space.remove(slot.gpfn)
 
     def _sever(self, opened: GuestChannel) -> None:
         """The channel was taken away. What the host said of its pages is true, or it is not: we leave them."""
@@ -328,7 +327,12 @@ class VmbusGuest:
                     self._post(connection_id, payload)
                 case AllOffersDelivered():
                     self._all_offers = True
+                case StreamRefused(endpoint):
+                    self.refused_streams.add(endpoint)
+                case Offered(offer):
+                    self.arrivals.offered(offer, first=not self._all_offers)
                 case Rescinded(relid, in_use):
+                    self.arrivals.rescinded(relid)
                     if (opened := self._channels.get(relid)) is not None:
                         opened.channel.close()
                         self._sever(opened)

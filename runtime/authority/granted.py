@@ -7,27 +7,36 @@ what hands descriptors out is used here.
 from collections.abc import Iterable, Iterator, Mapping
 
 from runtime.authority.vocabulary import (
+    CAPTURES,
     HYPERVISOR,
     JANITOR,
     PLATFORM,
     ROOT,
     STANDBY,
+    STREAM_CHANNELS,
+    USER_NETWORK,
     ZYGOTE,
     Grant,
     Kind,
     channel_of,
     doorbell_of,
+    programs_of,
+    streams_of,
+    viewers_of,
 )
 from runtime.config.architecture import MONITOR_SUFFIX, Architecture
 from runtime.config.devices import BackendKind, DeviceConfig, DeviceKind
 from runtime.config.model import FileMode, MachineConfig, OnRootFailure, PartitionConfig
+from runtime.machine.listening_sockets import clients_of
 
 _OF_A_PARTITION = (Kind.SYNIC, Kind.VECTORS, Kind.LINE, Kind.HYPERCALLS, Kind.PAGES)
+_TUN = "/dev/net/tun"
 _READ_ONLY = (Kind.REFERENCE, Kind.STATISTICS)
 _OF_A_BACKEND: Mapping[BackendKind | None, tuple[str, ...]] = {
-    BackendKind.TAP: ("/dev/net/tun",),
+    BackendKind.TAP: (_TUN,),
     BackendKind.PTY: ("/dev/ptmx", "/dev/pts/"),
 }
+_OF_PROGRAMS = (("/usr/", "r"), ("/etc/", "r"), ("/tmp/", "rw"))  # that /tmp is their own
 _INTEGRATION = ("heartbeat", "shutdown", "timesync", "kvp", "vss")
 _OF_THE_HYPERVISOR = (
     *_OF_A_PARTITION,
@@ -59,11 +68,21 @@ def _grants(config: MachineConfig) -> Iterator[Grant]:
         yield Grant(ROOT, Kind.TRACE, driver)  # to be handed to its next process
     for device in config.root.devices:
         holder = ROOT if device.name not in config.drivers else _process_of(config, device.name)
+        holder = device.assigned_to or holder
         if device.path is not None:
             yield Grant(holder, Kind.FILE, str(device.path), "r" if device.read_only else "rw")
+        if device.base is not None:
+            yield Grant(holder, Kind.FILE, str(device.base), "r")
         if device.backend is BackendKind.CONSOLE:
             yield Grant(holder, Kind.SOCKET, PLATFORM)
             yield Grant(ROOT, Kind.SOCKET, PLATFORM)
+        if device.kind is DeviceKind.NET:
+            yield Grant(holder, Kind.SOCKET, CAPTURES)
+        if device.backend is BackendKind.USER:
+            yield Grant(holder, Kind.SOCKET, USER_NETWORK)
+            yield Grant(USER_NETWORK, Kind.SOCKET, holder)
+            yield Grant(USER_NETWORK, Kind.STREAM)
+            yield Grant(PLATFORM, Kind.PROCESS, USER_NETWORK)
         for place in _OF_A_BACKEND.get(device.backend, ()):
             yield Grant(holder, Kind.FILE, place)
             yield Grant(
@@ -77,11 +96,25 @@ def _grants(config: MachineConfig) -> Iterator[Grant]:
         if partition.name in parents:
             yield Grant(path, Kind.WATCH, path)
         for file in partition.files:
+            if file.mode is FileMode.LISTEN:
+                if file.path is None:
+                    yield Grant(path, Kind.SOCKET, clients_of(partition.name, file.name))
+                else:
+                    yield Grant(path, Kind.FILE, str(file.path), "rw")
+                continue
             yield Grant(path, Kind.FILE, str(file.path), "r" if file.mode is FileMode.READ else "rw")
         if partition.emulated:
             yield Grant(_parent(config, partition), Kind.PAGES, path)  # to do its string and disk accesses
             yield from _bells(path, _parent(config, partition))
             yield Grant(ROOT, Kind.SOCKET, PLATFORM)  # its serial port's console
+        if any(config.device(one.name).kind is DeviceKind.VIDEO for one in partition.devices):
+            yield Grant(ROOT, Kind.SOCKET, viewers_of(path))
+        if partition.streams:
+            yield from _bells(path, ROOT)
+            yield Grant(ROOT, Kind.SOCKET, streams_of(path))
+            yield Grant(ROOT, Kind.PAGES, channel_of(path, STREAM_CHANNELS))
+        if partition.tap is not None:
+            yield from _programs(path)
         if partition.integration:
             yield from _bells(path, ROOT)
             for service in _INTEGRATION:
@@ -121,6 +154,16 @@ def _partition(path: str) -> Iterator[Grant]:
     yield Grant(path, Kind.STREAM)
 
 
+def _programs(path: str) -> Iterator[Grant]:
+    """A TAP, and what runs ordinary programs on it: nothing of theirs is anybody's but their guest's."""
+    yield Grant(path, Kind.FILE, _TUN)
+    yield Grant(path, Kind.PIPE, programs_of(path))
+    yield Grant(programs_of(path), Kind.PIPE, path)
+    yield Grant(programs_of(path), Kind.PROCESS, programs_of(path))
+    for place, access in _OF_PROGRAMS:
+        yield Grant(programs_of(path), Kind.FILE, place, access)
+
+
 def _parent(config: MachineConfig, partition: PartitionConfig) -> str:
     return ROOT if partition.parent == ROOT else config.path_of(partition.parent)
 
@@ -144,6 +187,8 @@ def _channels(config: MachineConfig, partition: PartitionConfig, path: str) -> I
             yield from _bells(path, parent)
             continue
         device = config.device(attached.name)
+        if device.assigned_to is not None:
+            continue  # its server is in the same process
         if device.kind is DeviceKind.LINK:
             yield from _link(config, device, path)
         elif device.name in config.drivers:

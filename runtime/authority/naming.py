@@ -6,22 +6,31 @@ the machine has it.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final
 
 from runtime.authority.proc_files import Census, Descriptor, ProcessFiles, SharedMapping
 from runtime.authority.socket_peers import SocketFacts
 from runtime.authority.vocabulary import (
+    CAPTURES,
     HYPERVISOR,
     JANITOR,
     PLATFORM,
     ROOT,
+    STREAM_CHANNELS,
+    USER_NETWORK,
     Holding,
     Kind,
     channel_of,
     doorbell_of,
+    programs_of,
+    streams_of,
+    viewers_of,
 )
+from runtime.machine.listening_sockets import clients_at
+from runtime.machine.rundir import CAPTURE_NAME, screen_of, stream_of
 
 Row = Mapping[str, Any]
 
@@ -36,6 +45,7 @@ _OURS: Final = (
     "interrupts-",
     "reference-",
 )  # memory the hypervisor made
+_STREAM_PREFIX: Final = "stream:"  # of what the root calls the channel of one
 _STREAMS: Final = {0: "stdin", 1: "stdout", 2: "stderr"}
 _SHARED_SOCKETS: Final = ("console", "lent")  # of these the hypervisor has the very end that others have, too
 _SOCKET_KINDS: Final = (*_SHARED_SOCKETS, "hypercalls", "zygote", "standby", "endpoint")
@@ -77,7 +87,9 @@ class Naming:
         everything: Iterable[ProcessFiles],
         tables: Tables,
         sockets: Mapping[int, SocketFacts],
+        expected: Collection[str] = (),
     ) -> None:
+        """`expected`: processes beside the hypervisor's partitions that the config asks for, by name."""
         self._tables, self._sockets = tables, sockets
         self._paths = {row["id"]: str(row["name"]) for row in tables.partitions}
         self._by_pid = {pid: role for role, pid in tables.processes.items()} | {census.platform: PLATFORM}
@@ -90,9 +102,11 @@ class Naming:
         self.strangers = []  # processes that nobody knows
         for pid, comm in sorted(census.names.items()):
             if pid not in self._by_pid:
-                is_janitor = census.parents[pid] == census.platform and comm == "sh"
-                self._by_pid[pid] = JANITOR if is_janitor else f"{comm} (pid {pid})"
-                if not is_janitor:
+                helper = self._helper(census, pid, comm)
+                if helper == JANITOR or helper in expected:
+                    self._by_pid[pid] = helper
+                else:
+                    self._by_pid[pid] = f"{comm} (pid {pid})"
                     self.strangers.append(self._by_pid[pid])
         self._processes = [
             _Process(files, self._by_pid[files.pid], self._ids.get(files.pid)) for files in everything
@@ -113,6 +127,16 @@ class Naming:
             if one.link.startswith("/memfd:")
         }
         self._note()
+
+    def _helper(self, census: Census, pid: int, comm: str) -> str:
+        """What it would be, if the config asked for such a process; "" is none."""
+        if census.parents[pid] == census.platform:
+            return JANITOR if comm == "sh" else USER_NETWORK if comm.startswith(USER_NETWORK) else ""
+        while pid in census.parents and pid != census.platform:
+            pid = census.parents[pid]
+            if pid in self._ids:
+                return programs_of(self._by_pid[pid])
+        return ""
 
     @property
     def unreadable(self) -> dict[str, str]:
@@ -224,17 +248,39 @@ class Naming:
             return self._private(process, one, None)
         if facts.path is not None and process.name in (PLATFORM, HYPERVISOR):
             return self._own(process, f"listens or was called at {facts.path}")
+        if (given := self._handed_on(facts)) is not None:
+            return self._hold(process, Kind.SOCKET, given, True, "socket")
+        if facts.path is not None and (screen := screen_of(Path(facts.path))) is not None:
+            return self._hold(process, Kind.SOCKET, viewers_of(screen), True, f"called at {facts.path}")
+        if facts.path is not None and (clients := clients_at(Path(facts.path))) is not None:
+            return self._hold(process, Kind.SOCKET, clients, True, f"listens or was called at {facts.path}")
         if facts.path is not None:
             return self._hold(process, Kind.FILE, facts.path, True, f"listens or was called at {facts.path}")
         if facts.peer is None:
             return self._private(process, one, None)
         peers, others = self._holders["socket", facts.peer], self._others(process, ("socket", one.inode))
+        if USER_NETWORK in peers:
+            peers = peers - {PLATFORM}  # which keeps it for the next passt, and starts that
+        if process.name == USER_NETWORK:
+            others = [other for other in others if other != PLATFORM]
         if not others and peers <= {process.name}:
             return self._own(process, "socket" if peers else "socket whose other end is not in this machine")
         subject = ", ".join(sorted(peers - {process.name})) or process.name
         if others and process.name != PLATFORM:
             return self._unexplained(process, f"socket to {subject}, shared with {', '.join(others)}")
         return self._hold(process, Kind.SOCKET, subject, True, "socket")
+
+    def _handed_on(self, facts: SocketFacts) -> str | None:
+        """Who outside of the machine is at the other end of a socket that the platform hands on."""
+        dialled = facts.path is None
+        known = facts if not dialled or facts.peer is None else self._sockets.get(facts.peer)
+        if known is None or known.path is None:
+            return None
+        path = Path(known.path)
+        if path.name == CAPTURE_NAME:
+            return None if dialled else CAPTURES
+        partition = stream_of(path, dialled=dialled)
+        return None if partition is None else streams_of(partition)
 
     def _row_of_socket(self, process: _Process, inode: int, facts: SocketFacts | None) -> Row | None:
         """What the hypervisor says of it, or of its other end."""
@@ -287,6 +333,8 @@ class Naming:
         if (given := self._platforms_memory.get((device, inode))) is not None:
             if given == "flight-recorder":
                 return self._hold(process, Kind.RECORDER, HYPERVISOR, writable, given)
+            if given == USER_NETWORK:
+                return self._hold(process, Kind.STREAM, given, writable, "what it says")
             if given.startswith("trace-"):
                 return self._hold(process, Kind.TRACE, given.removeprefix("trace-"), writable, given)
         if name.startswith(_OURS):
@@ -308,7 +356,8 @@ class Naming:
         handed: dict[int, str] = dict(row["mappers"])
         access = handed.get(process.partition, "") if process.partition is not None else ""
         resident = process.name == HYPERVISOR
-        subject = channel_of(owner, device) if device else owner
+        channel = STREAM_CHANNELS if device is not None and device.startswith(_STREAM_PREFIX) else device
+        subject = channel_of(owner, channel) if channel else owner
         held = self._hold(process, kind, subject, writable, f"{place}{f', {device}' if device else ''}")
         return replace(held, sanctioned=resident or access == "rw" or access == held.access)
 

@@ -72,11 +72,29 @@ ROOT: Final = "root"
 ZYGOTE: Final = "zygote"
 STANDBY: Final = "standby"
 JANITOR: Final = "janitor"
+USER_NETWORK: Final = "passt"  # the processes of all networks in user space
+STREAM_CHANNELS: Final = "streams"  # the channels of a partition's stream sockets, one like the other
+CAPTURES: Final = "captures"  # who watches a network: somebody outside of the machine
 
 
 def channel_of(owner: str, device: str) -> str:
     """The subject of pages that a channel consists of."""
     return f"{owner}: {device}"
+
+
+def viewers_of(partition: str) -> str:
+    """Who looks at its screen: somebody outside of the machine."""
+    return f"viewers of {partition}"
+
+
+def streams_of(partition: str) -> str:
+    """Programs of the host at the other ends of its streams."""
+    return f"streams of {partition}"
+
+
+def programs_of(partition: str) -> str:
+    """What runs ordinary programs on its TAP, and these: all processes below the partition's own."""
+    return f"programs of {partition}"
 
 
 def doorbell_of(owner: str, sender: str) -> str:

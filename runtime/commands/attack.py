@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from runtime.config.architecture import Architecture
     from runtime.measure.paired_ratio import Interval
 
-SECONDS: Final = 20.0
+SECONDS: Final = 25.0
 SECONDS_MAX: Final = 600.0
 _EXIT_CODES = """\b
 Exit codes:
@@ -26,7 +26,8 @@ Exit codes:
   130  interrupted by Ctrl-C"""
 LEGEND: Final = (
     "pace: the neighbours' exchanges a second while attacked, by that in the quiet window beside it: median of the"
-    " pairs, and where it lies with 95 %"
+    " pairs, and where it lies with 95 %; controls: the same of windows in which the hostile guest stands still, and in"
+    " which it burns the share that it may have"
 )
 
 
@@ -193,6 +194,8 @@ def _print_report(report: Report) -> None:
         print(f"  BREACH: {breach}")
     word = "contained" if report.is_contained else "NOT CONTAINED"
     print(f"{word}; neighbours: {report.checked}; pace {_pace(report.ratio)}: {pace_word(report.ratio)}")
+    beside = ", ".join(f"{each.name} {_pace(each.ratio)}" for each in report.controls)
+    print(f"controls: {beside}")
 
 
 def _say_at(where: str, line: str) -> None:

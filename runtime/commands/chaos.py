@@ -279,7 +279,7 @@ def report(journal: Path, html: Path | None, junit: Path | None, shrunk: Path | 
     if as_json:
         print_json(summary(trials, header, worst) | {"broken": complaints})
     else:
-        print_summary(trials, complaints)
+        print_summary(trials, complaints, header.left_out)
         if len(trials) < header.trials:
             print(
                 f"{len(trials)} trials, where {header.count} were wanted: the campaign did not end by itself"

@@ -82,7 +82,7 @@ def conclude(done: list[Trial], campaign: Campaign, journal: Path, as_json: bool
     if as_json:
         print_json(summary(done, campaign.header, worst) | {"broken": complaints, "journal": str(journal)})
     else:
-        print_summary(done, complaints)
+        print_summary(done, complaints, campaign.left_out)
         print(f"{worst.value}; the journal is {journal}")
         if any(trial.outcome is Outcome.VIOLATED for trial in done):
             print(f"partvisor chaos shrink {journal}")
@@ -99,6 +99,7 @@ def summary(trials: list[Trial], header: Header, worst: Outcome) -> dict[str, An
         "trials": len(trials),
         "outcome": worst.value,
         "statistics": {name.value: round(value, 3) for name, value in statistics(trials).items()},
+        "left_out": list(header.left_out),
         "faults": [tally.row() for tally in by_fault(trials)],
         "checks": by_check(trials),
         "architectures": by_architecture(trials),
@@ -106,8 +107,8 @@ def summary(trials: list[Trial], header: Header, worst: Outcome) -> dict[str, An
     }
 
 
-def print_summary(trials: list[Trial], broken: Sequence[str] = ()) -> None:
-    """Tables, and why it is not all green. `broken`: thresholds."""
+def print_summary(trials: list[Trial], broken: Sequence[str] = (), left_out: Sequence[str] = ()) -> None:
+    """Tables, and why it is not all green. `broken`: thresholds. `left_out`: kinds that are not simulated."""
     from runtime.chaos.experiment.tally import by_architecture, by_check, by_fault, complaints
 
     sections: list[tuple[Callable[[], list[dict[str, Any]]], str]] = [
@@ -124,6 +125,12 @@ def print_summary(trials: list[Trial], broken: Sequence[str] = ()) -> None:
         print(line)
     for line in broken:
         print(f"threshold broken: {line}")
+    _print_left_out(left_out)
+
+
+def _print_left_out(kinds: Sequence[str]) -> None:
+    if kinds:
+        print(f"cannot be simulated, left out of every trial: {', '.join(kinds)}")
 
 
 def print_plans(campaign: Campaign, as_json: bool) -> None:
@@ -131,6 +138,7 @@ def print_plans(campaign: Campaign, as_json: bool) -> None:
     if as_json:
         print_json({"trials": [task.to_table() for task in tasks]})
         return
+    _print_left_out(campaign.left_out)
     for task in tasks:
         print(f"trial {task.number}, seed {task.seed}{', ' + task.architecture if task.architecture else ''}")
         print_schedule(task.schedule)

@@ -124,6 +124,30 @@ def _sandbox() -> _Result:
     return "limited", f'without {listed}; sandbox = "strict" is refused'
 
 
+def _guest_taps() -> _Result:
+    """For [partition.tap]: by making one, in namespaces of its own."""
+    run = subprocess.run(
+        [sys.executable, "-P", "-m", "partitions.net.guest_interface"],
+        timeout=_PROBE_SECONDS_MAX,
+        capture_output=True,
+        text=True,
+    )
+    if run.returncode:
+        return (
+            "limited",
+            f"no TAP in a guest: {run.stderr.strip().splitlines()[-1] if run.stderr else 'no reason'}",
+        )
+    return "ok", "a TAP in a network namespace of its own"
+
+
+def _user_networks() -> _Result:
+    from runtime.machine.user_networks import find_program
+
+    if (program := find_program()) is None:
+        return "limited", 'no passt: backend = "user" of a net has no outside; apt install passt'
+    return "ok", program
+
+
 def _cpus() -> _Result:
     allowed = sorted(os.sched_getaffinity(0))
     detail = f"{len(allowed)} of {os.cpu_count()} may be used: {', '.join(map(str, allowed))}"
@@ -183,4 +207,6 @@ _CHECKS: Final[dict[str, Callable[[], _Result]]] = {
     "open files": _open_files,
     "sandbox": _sandbox,
     "compiler": _compiler,
+    "guests' TAPs": _guest_taps,
+    "user networks": _user_networks,
 }

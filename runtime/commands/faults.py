@@ -27,7 +27,7 @@ def faults(name: str | None, as_json: bool) -> int:
     \b
     Example:
       partvisor faults
-      partvisor faults storage-eio
+      partvisor faults storage-error
     """
     from runtime.chaos.faults.catalogue import FAULTS
 
@@ -87,7 +87,7 @@ def inject(
     \b
     Example:
       partvisor inject root stop --for 2
-      partvisor inject disk0 storage-eio --probability 10 --times 5
+      partvisor inject disk0 storage-error --probability 10 --times 5
     """
     from runtime.chaos.faults.kinds import ParameterError
     from runtime.chaos.faults.knobs import KnobError, Knobs

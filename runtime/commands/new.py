@@ -11,12 +11,11 @@ from runtime.reports import print_json
 
 NAME_PATTERN: Final = "[a-z][a-z0-9_]{0,23}"
 _EVERYWHERE: Final = ("microkernelized", "disaggregated", "monolithic", "hosted", "microkernel")
-_WITH_RINGS: Final = _EVERYWHERE[:3]
 ARCHITECTURES: Final = {  # that a device of the kind can be served in
     "block": _EVERYWHERE,
     "custom": _EVERYWHERE,
-    "net": _WITH_RINGS,
-    "serial": _WITH_RINGS,
+    "net": _EVERYWHERE,
+    "serial": _EVERYWHERE,
 }
 KINDS: Final = tuple(ARCHITECTURES)
 

@@ -25,7 +25,9 @@ def driver_names(config: "MachineConfig") -> tuple[str, ...]:
     """Of the driver partitions: each after its device, or, a guest's monitor, after its guest."""
     if config.machine.architecture is Architecture.MICROKERNELIZED:
         return ()
-    driven = tuple(device.name for device in config.root.devices if device.kind in DRIVEN)
+    driven = tuple(
+        device.name for device in config.root.devices if device.kind in DRIVEN and device.assigned_to is None
+    )
     if config.machine.architecture is not Architecture.HOSTED:
         return driven
     monitors = (

@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime.config import (
+    assignment_checks,
+    display_checks,
     driver_checks,
     emulated_checks,
+    error_checks,
     link_checks,
     net_checks,
+    overlay_checks,
     program_checks,
+    queue_checks,
     share_checks,
 )
 from runtime.config.architecture import DRIVEN
@@ -41,10 +46,15 @@ def cross_check(config: Table, spelled: Mapping[Steps, object]) -> list[Problem]
     problems += _shared_backing_files(devices)
     for path, device in devices:
         problems += _backend(path, device)
+    problems += overlay_checks.check_all(devices)
     problems += share_checks.check_all(partitions)
     problems += link_checks.check(devices, partitions)
     problems += driver_checks.check(config, devices, partitions)
     problems += net_checks.check(config, devices, partitions)
+    problems += error_checks.check(config, devices)
+    problems += queue_checks.check(config, devices)
+    problems += assignment_checks.check(config, devices, partitions)
+    problems += display_checks.check(devices, partitions)
     problems += _memory(config, partitions, spelled)
     offered = [device["name"] for _, device in devices if "name" in device]
     all_known = is_all_named(config.get("root"), "device")
@@ -133,6 +143,9 @@ def _backend(path: Steps, device: Table) -> list[Problem]:
         ]
     driver = device.get("driver")
     problems += driver_checks.backend_or_driver(path, device)
+    problems += overlay_checks.check(path, device)
+    if (base := device.get("base")) is not None and backend is BackendKind.OVERLAY:
+        problems += _openable((*path, "base"), base, True, False)
     if "path" in device and "size" in device:  # neither was refused already
         if backend is BackendKind.FILE and backing is None:
             problems.append(Problem((*path, "path"), "nothing", 'a path, as backend = "file" needs one'))
@@ -211,8 +224,11 @@ def _kept_by_root(config: Table) -> int:
 
 
 def _is_in_memory(device: Table) -> bool:
-    return device.get("backend") == "memory" or (
-        device.get("driver") is not None and device.get("path") is None
+    backend, path = device.get("backend"), device.get("path")
+    return (
+        backend == "memory"
+        or (backend is BackendKind.OVERLAY and path is None)
+        or (device.get("driver") is not None and device.get("path") is None)
     )
 
 
@@ -251,8 +267,10 @@ def _privileges(path: Steps, partition: Table) -> list[Problem]:
 
 def _file(path: Steps, file: Table) -> list[Problem]:
     backing, mode = file.get("path"), file.get("mode")
-    if backing is None or mode is None:
+    if "path" not in file or mode is None or mode is FileMode.LISTEN:
         return []
+    if backing is None:
+        return [Problem((*path, "path"), "nothing", f'a path, as mode = "{mode}" needs one')]
     return _openable((*path, "path"), backing, mode is FileMode.READ, mode is FileMode.WRITE)
 
 

@@ -60,7 +60,7 @@ def backend_or_driver(path: Steps, device: Table) -> list[Problem]:
     problems = []
     if kind is DeviceKind.DISK and "backend" in device and "driver" in device:
         if backend is None and driver is None:
-            wanted = '"file" or "memory", as kind = "disk" needs one; or a driver'
+            wanted = '"file", "memory" or "overlay", as kind = "disk" needs one; or a driver'
             problems.append(Problem((*path, "backend"), "nothing", wanted))
         elif backend is not None and driver is not None:
             problems.append(Problem((*path, "backend"), spell(backend), "no backend with a driver"))

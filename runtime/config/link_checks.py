@@ -8,7 +8,14 @@ from runtime.config.toml_lines import Steps
 from runtime.config.validate import Problem, quoted, spell
 from runtime.reserved_names import ROOT
 
-WITHOUT_BACKEND: Final = (DeviceKind.ECHO, DeviceKind.LINK, DeviceKind.SWITCH)
+WITHOUT_BACKEND: Final = (
+    DeviceKind.ECHO,
+    DeviceKind.LINK,
+    DeviceKind.SWITCH,
+    DeviceKind.KEYBOARD,
+    DeviceKind.MOUSE,
+    DeviceKind.VIDEO,
+)
 _JOIN: Final = (DeviceKind.LINK, DeviceKind.SWITCH)
 ENDS: Final = 2
 

@@ -6,11 +6,9 @@ schema for editors (configs/partvisor.schema.json) are all derived from them.
 
 import enum
 import json
-import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -20,19 +18,16 @@ from runtime.config.architecture import Architecture, driver_names
 from runtime.config.devices import BackendKind as BackendKind
 from runtime.config.devices import DeviceConfig as DeviceConfig
 from runtime.config.devices import DeviceKind as DeviceKind
+from runtime.config.document import ConfigError as ConfigError
+from runtime.config.document import Document as Document
+from runtime.config.document import read as read
 from runtime.config.emulated import EMULATED_MAX, EmulatedDeviceConfig, InterceptWay
-from runtime.config.overrides import apply_overrides
 from runtime.config.sandbox import SandboxMode
 from runtime.config.shape import PROGRAM_PATTERN, Name, Shape
 from runtime.config.shares import SHARE_PATTERN, CpuShare
 from runtime.config.sizes import SIZE_PATTERN, ByteSize, MemorySize, RingSize, format_size
-from runtime.exits import CommandError, ExitCode
 from runtime.reserved_names import ROOT
 
-if TYPE_CHECKING:
-    from runtime.config.validate import Problem
-
-FILE_BYTES_MAX: Final = 1 << 20
 PATH_CHARACTERS_MAX: Final = 4095  # PATH_MAX of Linux, less its closing zero
 PARTITIONS_MAX: Final = 256
 DEVICES_MAX: Final = 64
@@ -76,6 +71,7 @@ class FileMode(enum.StrEnum):
     READ = "read"
     WRITE = "write"  # created if missing, emptied if not
     READ_WRITE = "read-write"  # must exist
+    LISTEN = "listen"  # a Unix socket, made for it, on which its program accepts
 
 
 class MachineSettings(Shape, frozen=True, kw_only=True):
@@ -155,10 +151,24 @@ class PartitionFileConfig(Shape, frozen=True, kw_only=True):
     """[[partition.file]]: a file that the platform opens and hands over as a descriptor."""
 
     name: Annotated[Name, Meta(description="What the program asks for.")]
-    path: Annotated[Path, Meta(description="Relative to the folder of this config.")]
+    path: Annotated[
+        Path | None,
+        Meta(description="Relative to this config's folder; left out, for 'listen' alone: the machine's."),
+    ] = None
     mode: Annotated[
-        FileMode, Meta(description="write: created if missing, emptied if not; read-write: must exist.")
+        FileMode,
+        Meta(description="write: made or emptied; read-write: must exist; listen: a socket to accept on."),
     ] = FileMode.READ
+
+
+class PartitionTapConfig(Shape, frozen=True, kw_only=True):
+    """[partition.tap]: an interface in the partition's own network namespace, for ordinary programs."""
+
+    device: Annotated[Name, Meta(description="A [[partition.device]] of this partition, of kind 'net'.")]
+    address: Annotated[
+        str | None, Meta(description="Of the interface, as '10.0.0.1/24'; left out: it has none.")
+    ] = None
+    gateway: Annotated[str | None, Meta(description="Where all else is sent; left out: nowhere.")] = None
 
 
 class PartitionConfig(Shape, frozen=True, kw_only=True):
@@ -179,6 +189,9 @@ class PartitionConfig(Shape, frozen=True, kw_only=True):
     args: Annotated[dict[str, Any], Meta(description="Handed to the program as they stand.")] = msgspec.field(
         default_factory=dict
     )
+    restore: Annotated[
+        Path | None, Meta(description="A file of `partvisor save`, from which it goes on at the first start.")
+    ] = None
     memory: Annotated[MemorySize, Meta(description="Deposited for it by its parent.")] = msgspec.field(
         default_factory=lambda: MemorySize(64 << 20)
     )
@@ -215,6 +228,16 @@ class PartitionConfig(Shape, frozen=True, kw_only=True):
             " partitions."
         ),
     ] = False
+    streams: Annotated[
+        bool,
+        Meta(
+            description="Stream sockets to others that have them, and to the host's. For the root's own partitions."
+        ),
+    ] = False
+    tap: Annotated[
+        PartitionTapConfig | None,
+        Meta(description="For ordinary programs in it. For the root's own partitions."),
+    ] = None
     sandbox: Annotated[SandboxMode | None, Meta(description="Left out: as [machine] sandbox says.")] = None
     intercepts: Annotated[
         InterceptWay, Meta(description="How accesses to emulated devices travel: 'direct' is the fast way.")
@@ -258,33 +281,6 @@ class MachineConfig(Shape, frozen=True, kw_only=True):
         return device.waiting or self.machine.waiting
 
 
-class ConfigError(CommandError):
-    """The file was refused as a whole; `problems` has every mistake in it."""
-
-    exit_code: ClassVar[ExitCode] = ExitCode.USAGE
-
-    def __init__(self, source: str, problems: "Sequence[Problem]") -> None:
-        super().__init__(source, problems)
-        self.source, self.problems = source, tuple(problems)
-
-    def __str__(self) -> str:
-        lines = [problem.text(self.source) for problem in self.problems]
-        if len(lines) > 1:
-            lines.insert(0, f"{self.source}: {len(lines)} mistakes")
-        return "\n".join(lines)
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A parsed file before anything was checked, with what is needed to say where a mistake stands."""
-
-    source: str  # as the user named the file
-    folder: Path  # relative paths start here
-    text: str
-    tables: dict[str, Any]
-    overridden: frozenset[tuple[str | int, ...]] = frozenset()  # paths of values that came from --set
-
-
 def decode_value(kind: type, value: object, folder: Path) -> object:
     """Read a value of a type that TOML lacks. ValueError: the text says what is allowed."""
     if issubclass(kind, ByteSize):
@@ -308,29 +304,6 @@ def schema_of_value(kind: type) -> dict[str, Any]:
     if issubclass(kind, Path):
         return {"type": "string", "minLength": 1, "maxLength": PATH_CHARACTERS_MAX}
     raise NotImplementedError(kind)
-
-
-def read(path: Path | str, overrides: Sequence[str] = ()) -> Document:
-    """Parse a file and apply `--set` overrides. ConfigError: unreadable, not TOML, or a bad override."""
-    from runtime.config.validate import Problem, problem_of_syntax_error
-
-    source = str(path)
-    try:
-        with Path(path).open("rb") as file:
-            content = file.read(FILE_BYTES_MAX + 1)
-        if len(content) > FILE_BYTES_MAX:
-            raise ConfigError(source, [Problem((), "a file above 1 MiB", f"at most {FILE_BYTES_MAX} bytes")])
-        text = content.decode()
-        tables = tomllib.loads(text)
-    except OSError as error:
-        problem = Problem((), f"a file that can't be read ({error.strerror})", "a readable TOML file")
-        raise ConfigError(source, [problem]) from error
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
-        raise ConfigError(source, [problem_of_syntax_error(error)]) from error
-    overridden, problems = apply_overrides(tables, overrides)
-    if problems:
-        raise ConfigError(source, problems)
-    return Document(source, Path(path).absolute().parent, text, tables, overridden)
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> MachineConfig:

@@ -58,7 +58,7 @@ def _apply(tables: dict[str, Any], override: str) -> tuple[str | int, ...]:
     if not isinstance(place, dict):
         raise _Refused(f"{last!r} is no key of a table", _FORM)
     value = _value(text.strip())
-    if last == "path" and isinstance(value, str):  # the shell's current directory, not the config's folder
+    if last in ("path", "restore") and isinstance(value, str):  # from the shell's directory, not the config's
         value = os.path.abspath(value)  # noqa: PTH100 - a text goes in and a text comes out
     place[last] = value
     return (*path, last)

@@ -12,16 +12,16 @@ import socket
 import struct
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import trio
 
 from runtime.config.emulated import EmulatedKind
-from runtime.config.model import BackendKind, DeviceKind, MachineConfig
+from runtime.config.model import BackendKind, DeviceConfig, DeviceKind, MachineConfig
 from runtime.machine.console_text import ConsoleText
 from runtime.machine.management import ControlError, ManagementStatus
+from runtime.machine.private_socket import listen_at
 from runtime.machine.rundir import MachineFolder
 from runtime.reserved_names import ROOT
 
@@ -107,6 +107,10 @@ class _Line:
                 self._forget(end)
 
 
+def _log_of(line: _Line, folder: MachineFolder) -> ConsoleText:
+    return ConsoleText(folder.path / f"console-{line.key.replace(':', '-')}.log")
+
+
 class ConsoleLines:
     """Of one machine. `connect` may come before anything else."""
 
@@ -135,6 +139,20 @@ class ConsoleLines:
                 self._of_name.setdefault(device, [f"serial:{device}"])
         self._new_send, self._new = trio.open_memory_channel[tuple[_Line, int]](math.inf)
         self._terminals = 0
+        self._folder: MachineFolder | None = None  # once it is served
+
+    def add(self, partition: str, device: DeviceConfig) -> None:
+        """A device that the partition gets while the machine runs; not a line, mostly."""
+        if device.kind is not DeviceKind.SERIAL or device.backend is not BackendKind.CONSOLE:
+            return
+        key = f"serial:{device.name}"
+        if key not in self._lines:
+            self._lines[key] = line = _Line(key)
+            if self._folder is not None:
+                line.text = _log_of(line, self._folder)
+            self._of_name[key] = [key]
+            self._of_name.setdefault(device.name, [key])
+            self._of_name[partition] = [*self._of_name.get(partition, ()), key]
 
     def connect(self, key: str, fd: int) -> None:
         """A root's end of a line; ours from here on."""
@@ -166,9 +184,10 @@ class ConsoleLines:
         self, folder: MachineFolder, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Until cancelled."""
+        self._folder = folder
         for line in self._lines.values():
-            line.text = ConsoleText(folder.path / f"console-{line.key.replace(':', '-')}.log")
-        listener = _listen(folder.console_path)
+            line.text = _log_of(line, folder)
+        listener = trio.socket.from_stdlib_socket(listen_at(folder.console_path, TERMINALS_MAX))
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._accept_ends, nursery)
@@ -236,18 +255,6 @@ class ConsoleLines:
             pass
         finally:
             line.terminal = None
-
-
-def _listen(path: Path) -> trio.socket.SocketType:
-    listener = trio.socket.from_stdlib_socket(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-    umask_before = os.umask(0o177)
-    try:
-        with socket.socket(fileno=os.dup(listener.fileno())) as same:
-            same.bind(str(path))
-            same.listen(TERMINALS_MAX)
-    finally:
-        os.umask(umask_before)
-    return listener
 
 
 def _pid_of(stream: trio.SocketStream) -> int:

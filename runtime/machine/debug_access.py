@@ -18,6 +18,7 @@ from typing import BinaryIO, Final
 from runtime.hypervisor.debug_port import CLIENTS_MAX
 from runtime.hypervisor.recorder import RECORDER_BYTES
 from runtime.machine.events import EventLog
+from runtime.machine.private_socket import listen_at
 from runtime.machine.process import Descriptor
 from runtime.machine.rundir import MachineFolder
 from runtime.machine.trace import MachineTrace
@@ -59,7 +60,10 @@ class DebugAccess:
 def debug_access(folder: MachineFolder, trace: MachineTrace | None = None) -> Iterator[DebugAccess]:
     """Make both in the machine's folder, and remove them."""
     recorder_fd = os.memfd_create("flight-recorder", os.MFD_CLOEXEC)
-    with open(recorder_fd, "r+b", buffering=0) as recorder, _listen(folder.debug_path) as listener:
+    with (
+        open(recorder_fd, "r+b", buffering=0) as recorder,
+        listen_at(folder.debug_path, CLIENTS_MAX, socket.SOCK_SEQPACKET) as listener,
+    ):
         os.ftruncate(recorder_fd, RECORDER_BYTES)
         folder.recorder_path.symlink_to(f"/proc/{os.getpid()}/fd/{recorder_fd}")
         try:
@@ -67,21 +71,6 @@ def debug_access(folder: MachineFolder, trace: MachineTrace | None = None) -> It
         finally:
             for path in (folder.recorder_path, folder.debug_path):
                 path.unlink(missing_ok=True)
-
-
-def _listen(path: Path) -> socket.socket:
-    """Bound so that the file is 0600 from the first moment."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    umask_before = os.umask(0o177)
-    try:
-        listener.bind(str(path))
-        listener.listen(CLIENTS_MAX)
-    except BaseException:
-        listener.close()
-        raise
-    finally:
-        os.umask(umask_before)
-    return listener
 
 
 NO_ANSWER_MS: Final = 1_000  # after which the broker is taken for hung

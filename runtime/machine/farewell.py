@@ -20,9 +20,12 @@ async def shut_down_guests(
     config: MachineConfig,
     roster: Roster,
     ask_root: Callable[..., Awaitable[Mapping[str, Any]]],
+    ask_hypervisor: Callable[..., Awaitable[Mapping[str, Any]]],
     reason: str,
 ) -> None:
-    """Returns at once where no partition has the service, or none uses it."""
+    """Returns at once where no partition has the service, or none uses it. Who is paused goes on, to hear of it."""
+    with trio.move_on_after(SHUTDOWN_MS_MAX / 1000), contextlib.suppress(OSError, RequestRefused):
+        await ask_hypervisor("resume")
     if not any(partition.integration for partition in config.partitions):
         return
     with trio.move_on_after(SHUTDOWN_MS_MAX / 1000), contextlib.suppress(OSError, RequestRefused):

@@ -16,6 +16,16 @@
     platform -> root   inspect {request, name}            -> inspected {request, devices: [...]}
     platform -> root   integration {request, name, service, order}   -> answered {request, ...} or
                                                                         error {request, reason}
+    platform -> root   capture {name, port, snap_bytes} + a client's socket   its answer goes there:
+                       runtime.machine.capture_wire
+    platform -> root   device {request, operation, name, device, ...} + its backing file   it comes or goes:
+                       partitions.plug_and_play          -> answered {request, ...} or error {request, reason}
+    root -> platform   reopen {device}                    another process is to have the file of one that was added
+    platform -> root   backing {device, reason?} + the file
+    platform -> root   viewer {name} + a VNC viewer's connection, to the screen of that partition
+    platform -> root   stream {partition} + a socket      a program of the host wants that guest
+    root -> platform   dial-stream {number, partition, service}   -> dialled {number} + a socket, or none
+    root -> platform   user-net {device} + the end of a pair   passt is to be at it
     root -> platform   console {line} + the end of a pair   it leads to a serial line: runtime.machine.console_lines
     platform -> root   inject {request, order}, heal {request, number}, fault-counts {request}
                                                           -> answered {request, ...} or error {request, reason}

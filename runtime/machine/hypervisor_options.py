@@ -5,6 +5,7 @@ from typing import Final
 from runtime.config.architecture import Architecture
 from runtime.config.model import MachineConfig
 from runtime.config.sandbox import SandboxOrders
+from runtime.config.tap_order import MTU_DEFAULT, TapOrder
 
 DRIVER_MODULE: Final = (
     "partitions.drivers.resident_driver"  # what the hypervisor of a monolithic machine loads
@@ -22,4 +23,14 @@ def hypervisor_options(config: MachineConfig) -> list[str]:
 
 def sandbox_orders(config: MachineConfig) -> SandboxOrders:
     own = {config.path_of(one.name): one.sandbox for one in config.partitions if one.sandbox is not None}
-    return SandboxOrders(config.machine.sandbox, own)
+    taps = {
+        config.path_of(one.name): TapOrder(
+            one.tap.device,
+            config.device(one.tap.device).mtu or MTU_DEFAULT,
+            one.tap.address,
+            one.tap.gateway,
+        )
+        for one in config.partitions
+        if one.tap is not None
+    }
+    return SandboxOrders(config.machine.sandbox, own, taps)

@@ -45,9 +45,9 @@ def die_with_parent(parent_pid: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def adopt_orphans() -> None:
-    """Become the parent of every descendant whose own parent exits (the broker, for partitions)."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+def adopt_orphans(wanted: bool = True) -> None:
+    """Become the parent of every descendant whose own parent exits (the broker, for partitions); or no longer."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, int(wanted))
 
 
 def name_process(name: str) -> None:

@@ -27,6 +27,7 @@ a malformed request gets a typed error and hurts nobody else.
 | hypervisor | | what `MachineControl.hypervisor` returns: its size, memory, calls |
 | memory | name | {memory: [...]}: what the root uses which pages of that partition for |
 | integration | name, service, order | what partitions.integration.control says: kvp, vss, shutdown |
+| operate | operation, name, order | what runtime.machine.operations says: devices that come and go, power, errors |
 | config | | the config that the machine was started with, as tables |
 | reboot | | {} once every partition is being ended; "machine.rebooted" says that they are back |
 | stop | | {} once the machine's end is on its way; it is over when the folder's lock is free |
@@ -133,6 +134,9 @@ class MachineControl(Protocol):
 
     async def integration(self, name: str, service: str, order: Mapping[str, Any]) -> Mapping[str, Any]:
         """Ask a guest, by one of its integration services. REFUSED."""
+
+    async def operate(self, operation: str, name: str, order: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Change what runs. REFUSED."""
 
     async def config(self) -> Mapping[str, Any]:
         """As `runtime.config.model.to_tables` has it."""
@@ -244,6 +248,7 @@ class _Server:
             "hypervisor": ({}, self._hypervisor),
             "memory": ({"name": str}, self._memory),
             "integration": ({"name": str, "service": str, "order": dict}, self._integration),
+            "operate": ({"operation": str, "name": str, "order": dict}, self._operate),
             "config": ({}, self._config),
             "reboot": ({}, self._reboot),
             "stop": ({}, self._stop),
@@ -374,6 +379,9 @@ class _Server:
 
     async def _integration(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
         return await self._control.integration(args["name"], args["service"], args["order"])
+
+    async def _operate(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        return await self._control.operate(args["operation"], args["name"], args["order"])
 
     async def _config(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
         return await self._control.config()

@@ -7,11 +7,8 @@ holds no guest memory and no device, and it still answers when the root is dead,
 import contextlib
 import os
 import socket
-import subprocess
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import trio
 
@@ -23,26 +20,23 @@ from runtime.machine.console_lines import ConsoleLines
 from runtime.machine.console_log import ConsoleLog
 from runtime.machine.debug_access import DebugAccess
 from runtime.machine.description import MachineFailed, describe_machine
+from runtime.machine.device_plug import DevicePlug
 from runtime.machine.events import EventLog
 from runtime.machine.farewell import shut_down_guests
 from runtime.machine.firmware import BOOT_MS_MAX, POWER_OFF_MS_MAX, PacketLink
 from runtime.machine.hypervisor_options import hypervisor_options
-from runtime.machine.process import Descriptor, execute, exit_of, exit_text, first_of
+from runtime.machine.listening_sockets import ListeningSockets
+from runtime.machine.loader import Loader
+from runtime.machine.outcome import Outcome
+from runtime.machine.process import Child, Descriptor, execute, exit_of, exit_text, first_of
 from runtime.machine.questions import Questions
 from runtime.machine.questions import RequestRefused as RequestRefused
+from runtime.machine.rebooting import STOP_GRACE_MS as STOP_GRACE_MS
+from runtime.machine.rebooting import Rebooting
 from runtime.machine.roster import Roster
+from runtime.machine.streams import HostStreams
+from runtime.machine.user_networks import UserNetworks
 from runtime.reserved_names import ROOT
-
-STOP_GRACE_MS: Final = 2_000  # between asking the partitions to end and killing them
-
-
-@dataclass(slots=True)
-class Outcome:
-    """How a machine ended."""
-
-    reason: str  # one line
-    failed: bool
-    exits: dict[str, ExitStatus] = field(default_factory=dict)  # by partition
 
 
 class Platform:
@@ -56,9 +50,10 @@ class Platform:
         self._ready = trio.Event()
         self._built = False  # the root has created every partition; their processes may still be starting
         self._stopping = False
-        self._root: subprocess.Popen[bytes] | None = None  # the first one; its successors are the broker's
+        self._root: Child | None = None  # the first one; its successors are the broker's
         self._root_pid: int | None = None
-        self._broker: subprocess.Popen[bytes] | None = None
+        self._broker: Child | None = None
+        self._loader = Loader()
         self._firmware: PacketLink | None = None
         self._root_firmware: socket.socket | None = (
             None  # the root's end: each of its processes gets a duplicate
@@ -67,10 +62,12 @@ class Platform:
         self._console = ConsoleLog(log)
         self._root_hypercalls: socket.socket | None = None  # the hypervisor's end, until it boots
         self._questions = Questions()
-        self.consoles = ConsoleLines(config)
+        self.consoles, self.sockets = ConsoleLines(config), ListeningSockets()
+        self.plug = DevicePlug(self)
+        self._user = UserNetworks(config, self.log.append)
+        self.streams = HostStreams([one.name for one in config.partitions if one.streams], self.tell_root)
         self._nursery: trio.Nursery | None = None
-        self._reboot_began: float | None = None  # time.monotonic(), while one is under way
-        self._first_root_is_over = False  # its end was wanted, by a reboot
+        self._rebooting = Rebooting(self)
 
     # -- the whole life ------------------------------------------------------------------------------------
 
@@ -98,7 +95,8 @@ class Platform:
                     on_ready()
                 await self._ended.wait()
                 if self._outcome is not None and not self._outcome.failed and self._ready.is_set():
-                    await shut_down_guests(self.config, self._roster, self.ask_root, self._outcome.reason)
+                    asked = self.ask_root, self.ask_hypervisor
+                    await shut_down_guests(self.config, self._roster, *asked, self._outcome.reason)
                 await self._power_off()
                 nursery.cancel_scope.cancel()
         finally:
@@ -118,13 +116,14 @@ class Platform:
     def _power_on(self) -> None:
         root_end, self._root_hypercalls = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         firmware, self._root_firmware = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with root_end:
+        with root_end, self._loader.root_end:
             self._root = execute(
-                "partitions.root",
+                "partitions.power_on",
                 {
                     "--hypercall-fd": root_end,
                     "--firmware-fd": self._root_firmware,
                     "--console-fd": self._console.writer,
+                    "--loader-fd": self._loader.root_end,
                 },
                 own_user=self.config.machine.sandbox is not SandboxMode.OFF,
             )
@@ -134,7 +133,7 @@ class Platform:
         self.log.append("root.started", ROOT, pid=self._root.pid)
 
     async def _boot_hypervisor(self, nursery: trio.Nursery) -> None:
-        """Execute the broker and give it the root: its hypercall socket, its pidfd, the console."""
+        """Have the broker loaded, and give it the root: its hypercall socket, its pidfd, the console."""
         assert self._root is not None
         assert self._root_hypercalls is not None
         assert self._root_firmware is not None
@@ -143,7 +142,7 @@ class Platform:
             sockets: dict[str, Descriptor] = {"--power-fd": broker_power}
             if self._debug is not None:
                 sockets |= self._debug.of_broker()
-            self._broker = execute("runtime.hypervisor", sockets, *hypervisor_options(self.config))
+            self._broker = await self._loader.boot(sockets, *hypervisor_options(self.config))
             if self._debug is not None:
                 self._debug.listener.close()  # once the broker is gone, nobody shall seem to listen
         self.log.append("hypervisor.started", pid=self._broker.pid)
@@ -188,6 +187,7 @@ class Platform:
             if process is not None:
                 process.kill()
                 process.wait()
+        self._loader.close()
         for end in (self._firmware, self._root_firmware, self._power, self._console, self._root_hypercalls):
             if end is not None:
                 end.close()
@@ -208,6 +208,9 @@ class Platform:
                 if message.verb == "console" and len(message.fds) == 1:
                     self.consoles.connect(str(message.values.get("line")), message.fds[0])
                     continue
+                if message.verb == "user-net" and len(message.fds) == 1:
+                    nursery.start_soon(self._user.serve, str(message.values.get("device")), message.fds[0])
+                    continue
                 codec.close_all(message.fds)
                 match message.verb:
                     case "boot-hypervisor" if self._broker is None:
@@ -217,11 +220,15 @@ class Platform:
                         self._check_ready()
                     case "failed":
                         self._end(str(message.values.get("reason", "the root gave no reason")), failed=True)
+                    case "dial-stream":
+                        nursery.start_soon(self.streams.dial, message.values)
                     case "describe":  # a root after a reboot: it begins as the first one did
                         await self._describe()
                     case "restored":
                         self.log.append("root.restored", ROOT, **message.values)
                         nursery.start_soon(self._warm_standby)
+                    case "reopen":
+                        nursery.start_soon(self.plug.reopen, str(message.values.get("device")))
                     case "inspected" | "answered" | "error":
                         self._questions.answered(message)
                     case verb:
@@ -259,8 +266,9 @@ class Platform:
 
     async def _describe(self) -> None:
         assert self._firmware is not None
+        trace = self._debug.trace if self._debug else None
         try:
-            await describe_machine(self.config, self._firmware, self._debug.trace if self._debug else None)
+            await describe_machine(self.config, self._firmware, self.sockets, trace)
         except MachineFailed as failure:
             self._end(str(failure), failed=True)
 
@@ -283,7 +291,7 @@ class Platform:
 
     def _root_started(self, values: Mapping[str, Any]) -> None:
         """A successor has taken over the root's part; or, after a reboot, the first one's."""
-        if self._reboot_began is not None:
+        if self._rebooting.is_under_way:
             self._roster.forget()
         self._root_pid = int(values["pid"])
         self.log.append(
@@ -316,7 +324,7 @@ class Platform:
         self.log.append(
             "partition.exited", name, reason=values.get("reason"), code=status.code, signal=status.signal
         )
-        if self._reboot_began is not None:
+        if self._rebooting.is_under_way:
             return
         if not self._ready.is_set() and (missing := self._roster.missing(below=name)):
             self._end(f"partition {name} ended before it had started {', '.join(missing)}", failed=True)
@@ -327,7 +335,7 @@ class Platform:
     async def _watch_root(self, nursery: trio.Nursery) -> None:
         assert self._root is not None
         await exit_of(self._root)
-        if self._first_root_is_over or (self._broker and self._root.poll() == EXIT_HYPERVISOR_GONE):
+        if self._rebooting.first_root_is_over or (self._broker and self._root.poll() == EXIT_HYPERVISOR_GONE):
             return  # the broker's end, which comes with this one, is the reason
         if not self._stopping and (self._broker is None or not self.root_is_replaced):
             status = exit_text(self._root)
@@ -349,11 +357,11 @@ class Platform:
             raise ConnectionError("the hypervisor has not booted")
         return await self._questions.ask(self._power, verb, values)
 
-    async def ask_root(self, verb: str, **values: object) -> Mapping[str, Any]:
+    async def ask_root(self, verb: str, fds: Sequence[int] = (), /, **values: object) -> Mapping[str, Any]:
         """A question to the root's virtualization stack. ConnectionError: it does not run."""
         if self._firmware is None or not self._ready.is_set():
             raise ConnectionError("the root is not up")
-        return await self._questions.ask(self._firmware, verb, values)
+        return await self._questions.ask(self._firmware, verb, values, fds)
 
     @property
     def root_is_replaced(self) -> bool:
@@ -372,33 +380,14 @@ class Platform:
 
     async def reboot(self) -> None:
         """End every partition and begin again with a new root. Returns at once. RequestRefused: not now."""
-        if not self._ready.is_set() or self._outcome is not None or self._reboot_began is not None:
-            raise RequestRefused("the machine is starting, or ending")
-        self._reboot_began, self._first_root_is_over = time.monotonic(), True
-        try:
-            await self.ask_hypervisor("reboot", grace_ms=STOP_GRACE_MS)
-        except BaseException:
-            self._reboot_began = None
-            raise
-        self.log.append("machine.rebooting")
-        self._built, self._ready = False, trio.Event()
-        assert self._nursery is not None
-        self._nursery.start_soon(self._see_reboot_through)
+        await self._rebooting.begin()
 
-    async def _see_reboot_through(self) -> None:
-        with trio.move_on_after((BOOT_MS_MAX + 2 * STOP_GRACE_MS) / 1000) as scope:
-            await first_of(self._ready, self._ended)
-        if scope.cancelled_caught:
-            self._end("the machine did not come back from its reboot", failed=True)
-        began, self._reboot_began = self._reboot_began, None
-        if self._ready.is_set() and began is not None:
-            self.log.append("machine.rebooted", took_ms=round((time.monotonic() - began) * 1000))
-            await self._warm_standby()
-
-    async def tell_root(self, verb: str, values: Mapping[str, object] | None = None) -> None:
+    async def tell_root(
+        self, verb: str, values: Mapping[str, object] | None = None, fds: Sequence[int] = ()
+    ) -> None:
         if self._firmware is None or not self._ready.is_set():
             raise RequestRefused("the root is not up")
-        await self._firmware.send(verb, values)
+        await self._firmware.send(verb, values, fds)
 
     def stop(self, reason: str, *, failed: bool = False) -> None:
         """Begin an orderly end; `run` returns when it is done."""

@@ -1,7 +1,7 @@
 """Questions on a packet link: each has a number, and an answer that carries it."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import trio
@@ -20,14 +20,16 @@ class Questions:
         self._waiting: dict[int, trio.MemorySendChannel[LinkMessage]] = {}
         self._last = 0
 
-    async def ask(self, link: PacketLink, verb: str, values: Mapping[str, object]) -> Mapping[str, Any]:
+    async def ask(
+        self, link: PacketLink, verb: str, values: Mapping[str, object], fds: Sequence[int] = ()
+    ) -> Mapping[str, Any]:
         """Until it is answered. Raises RequestRefused; what `PacketLink.send` raises."""
         self._last += 1
         number = self._last
         send, receive = trio.open_memory_channel[LinkMessage](1)
         self._waiting[number] = send
         try:
-            await link.send(verb, {"request": number, **values})
+            await link.send(verb, {"request": number, **values}, fds)
             answer = await receive.receive()
         finally:
             del self._waiting[number]

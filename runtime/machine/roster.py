@@ -11,6 +11,7 @@ class Member:
     name: str  # its path: "outer/inner"
     pid: int = 0  # 0: it has not started
     exit: ExitStatus | None = None
+    is_saved: bool = False  # it was ended because it can go on later: no failure
 
 
 class Roster:
@@ -25,10 +26,15 @@ class Roster:
         self.__init__([member.name for member in self._configured])  # type: ignore[misc]
 
     def started(self, name: str, pid: int) -> None:
-        self._members.setdefault(name, Member(name)).pid = pid
+        member = self._members.setdefault(name, Member(name))
+        member.pid, member.exit, member.is_saved = pid, None, False
 
     def exited(self, name: str, status: ExitStatus) -> None:
         self._members.setdefault(name, Member(name)).exit = status
+
+    def saved(self, name: str) -> None:
+        """It is about to be ended."""
+        self._members.setdefault(name, Member(name)).is_saved = True
 
     @property
     def exits(self) -> dict[str, ExitStatus]:
@@ -53,5 +59,5 @@ class Roster:
         return [
             f"{member.name}: {member.exit}"
             for member in self._configured
-            if member.exit and member.exit.code != 0
+            if member.exit and member.exit.code != 0 and not member.is_saved
         ]

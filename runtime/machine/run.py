@@ -12,12 +12,16 @@ from runtime.chaos.faults.orders import FaultRefused
 from runtime.config.architecture import Architecture
 from runtime.config.model import MachineConfig, to_tables
 from runtime.exits import ExitCode
+from runtime.machine.captures import serve_captures
 from runtime.machine.debug_access import DebugAccess, debug_access
 from runtime.machine.description import MachineFailed
 from runtime.machine.held_signals import ENDING_SIGNALS, obeyed_signals
 from runtime.machine.management import ControlError, ManagementStatus, serve_management
-from runtime.machine.platform import Outcome, Platform, RequestRefused
+from runtime.machine.operations import Operations
+from runtime.machine.outcome import Outcome
+from runtime.machine.platform import Platform, RequestRefused
 from runtime.machine.root_faults import arm_seam, crash, service_root
+from runtime.machine.screen_doors import ScreenDoors
 from runtime.machine.trace import machine_trace
 from runtime.reserved_names import ROOT
 
@@ -37,10 +41,13 @@ async def run_machine(config: MachineConfig, options: "RunOptions") -> int:
         machine_trace(config, options.trace, options.trace_stamps) as trace,
         debug_access(options.folder, trace) as debug,
     ):
-        return await _run(Platform(config, options.log, debug), options, debug)
+        platform = Platform(config, options.log, debug)
+        screens = ScreenDoors(config, options.log)
+        with platform.sockets.opened(config, options.folder.path), screens.opened(options.folder):
+            return await _run(platform, options, debug, screens)
 
 
-async def _run(platform: Platform, options: "RunOptions", debug: DebugAccess) -> int:
+async def _run(platform: Platform, options: "RunOptions", debug: DebugAccess, screens: ScreenDoors) -> int:
     interrupted = False
 
     async def obey_signals() -> None:
@@ -61,7 +68,11 @@ async def _run(platform: Platform, options: "RunOptions", debug: DebugAccess) ->
         await task_started.wait()
         desk = FaultDesk(platform, nursery, options.folder.management_path)
         await nursery.start(platform.consoles.serve, options.folder)
-        await nursery.start(serve_management, PlatformControl(platform, desk), options.folder, options.log)
+        await nursery.start(serve_captures, options.folder, platform.tell_root)
+        await nursery.start(platform.streams.serve, options.folder)
+        nursery.start_soon(screens.serve, platform.tell_root)
+        control = PlatformControl(platform, desk, screens)
+        await nursery.start(serve_management, control, options.folder, options.log)
         outcome = await platform.run(options.announce_ready)
         nursery.cancel_scope.cancel()
     if debug.trace is not None and options.trace is not None:
@@ -78,8 +89,15 @@ async def _run(platform: Platform, options: "RunOptions", debug: DebugAccess) ->
 class PlatformControl:
     """Answers what management asks (`management.MachineControl`), with the help of broker and root."""
 
-    def __init__(self, platform: Platform, desk: FaultDesk) -> None:
-        self._platform, self._desk = platform, desk
+    def __init__(self, platform: Platform, desk: FaultDesk, screens: ScreenDoors) -> None:
+        self._platform, self._desk, self._screens = platform, desk, screens
+        self._operations = Operations(platform)
+
+    async def operate(self, operation: str, name: str, order: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            return await self._operations.perform(operation, name, order)
+        except (OSError, RequestRefused) as refused:
+            raise ControlError(ManagementStatus.REFUSED, str(refused)) from refused
 
     async def status(self) -> Mapping[str, Any]:
         return self._platform.status()
@@ -104,10 +122,13 @@ class PlatformControl:
         }
         partition["kind"] = self._kind(partition)
         partition["privileges"] = f"{partition['privileges']:#x}"
+        if (addresses := self._screens.addresses_of(name)) is not None:
+            partition["screen"] = dict(addresses)
+        is_paused = partition["process"] == "paused"
         with trio.move_on_after(ROOT_ANSWER_MS_MAX / 1000), contextlib.suppress(OSError, RequestRefused):
             inspected = await self._platform.ask_root("inspect", name=name)
             if inspected.get("heartbeat") is not None:
-                partition["heartbeat"] = inspected["heartbeat"]
+                partition["heartbeat"] = "paused" if is_paused else inspected["heartbeat"]
             pids: dict[str, int | None] = {}
             for row in inspected["devices"]:
                 for server in row.get("served_by", ()):

@@ -5,6 +5,7 @@
             lock                            flocked by the platform as long as it lives; says name and pid
             management, events              zmq ipc sockets, 0600
             console, console-*.log          of partitions: runtime.machine.console_lines
+            screen-*                        of partitions, for VNC viewers: runtime.machine.screen_doors
             debug, recorder                 debug port and flight recorder: runtime.machine.debug_access
             stderr                          of a detached machine
 
@@ -35,6 +36,9 @@ BASE_VARIABLE: Final = "PARTVISOR_RUNTIME_DIR"  # overrides the choice of folder
 SOCKET_PATH_BYTES_MAX: Final = 107  # sun_path, less its closing zero; unix(7)
 LOCK_BYTES_MAX: Final = 4096
 _ATTEMPTS_MAX: Final = 100
+CAPTURE_NAME: Final = "capture"
+STREAM_PREFIX: Final = "stream-"
+_SCREEN_PREFIX: Final = "screen-"
 _JANITOR_GRACE_MS: Final = 2_000
 _TOKEN_BYTES: Final = 4
 _FOLDER_PATTERN: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}[.][0-9a-f]{8}")
@@ -72,6 +76,22 @@ class LockRecord(msgspec.Struct, frozen=True):
     started_wall_ns: int
 
 
+def screen_of(path: Path) -> str | None:
+    """The partition whose screen's viewers connect there; None: it is no such path. See `MachineFolder.screen_path`."""
+    return path.name.removeprefix(_SCREEN_PREFIX) if path.name.startswith(_SCREEN_PREFIX) else None
+
+
+def stream_of(path: Path, *, dialled: bool) -> str | None:
+    """The partition whose streams come by there; None: it is no such path. See runtime.machine.streams.
+
+    `dialled`: a program of the host's listens there, so that the name has a service behind it.
+    """
+    if not path.name.startswith(STREAM_PREFIX):
+        return None
+    name = path.name.removeprefix(STREAM_PREFIX)
+    return name.rpartition("_")[0] if dialled else name
+
+
 @dataclass(frozen=True, slots=True)
 class MachineFolder:
     """Where one machine can be reached."""
@@ -92,6 +112,14 @@ class MachineFolder:
     @property
     def console_path(self) -> Path:
         return self.path / "console"
+
+    @property
+    def capture_path(self) -> Path:
+        return self.path / CAPTURE_NAME
+
+    def screen_path(self, partition: str) -> Path:
+        """Where viewers of its screen connect: runtime.machine.screen_doors."""
+        return self.path / f"{_SCREEN_PREFIX}{partition}"
 
     @property
     def debug_path(self) -> Path:
