@@ -109,6 +109,16 @@ class ModifyChannel:
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectStream:
+    """hv_sock: the guest wants to reach a service. Offer it a channel with the service as interface and the endpoint as
+    instance, or call `ChannelServer.refuse_stream`. Not kept: what a dying root had in hand gets no answer."""
+
+    endpoint: UUID
+    service: UUID
+    silo: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
 class ChannelReleased:
     """The relid is free again and means nothing until `offer` returns it anew."""
 
@@ -124,6 +134,7 @@ Action = (
     | OpenChannel
     | CloseChannel
     | ModifyChannel
+    | ConnectStream
     | ChannelReleased
 )
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
+from uuid import UUID
 
 from bus import channel_messages as messages
 from bus.channel_events import (
@@ -32,6 +33,7 @@ from bus.channel_events import (
     Output,
     Rescinded,
     SendMessage,
+    StreamRefused,
     Unloaded,
 )
 from bus.channel_message_codec import (
@@ -261,6 +263,13 @@ class ChannelClient:
             raise LocalProtocolError(f"channel {relid} is {channel.state.value}")
         return [self._send(messages.ModifyChannel(relid, target_vp))]
 
+    def connect_stream(self, endpoint: UUID, service: UUID, silo: UUID | None = None) -> list[Output]:
+        """hv_sock: -> an offer with these as instance and interface, or StreamRefused; before 4.1 silence is a no."""
+        self._check_connected()
+        if self._version < (Version.V4_0 if silo is None else Version.V5_2):
+            raise LocalProtocolError("the host's version has no such streams")
+        return [self._send(messages.TlConnectRequest(endpoint, service, silo))]
+
     def close(self, relid: int) -> list[Output]:
         """Close an open channel; its GPADLs stay. Or let go of one that has been rescinded, GPADLs and all."""
         channel = self._channels.get(relid)
@@ -400,4 +409,5 @@ _HANDLERS: Final[Mapping[type[ChannelMessage], Callable[[ChannelClient, Any], li
     messages.GpadlTorndown: ChannelClient._on_gpadl_torndown,
     messages.OpenChannelResult: ChannelClient._on_open_result,
     messages.ModifyChannelResponse: ChannelClient._on_modified,
+    messages.TlConnectResult: lambda _, message: [StreamRefused(message.endpoint, message.status)],
 }

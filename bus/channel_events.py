@@ -1,9 +1,18 @@
 """What comes out of a channel client: messages to post, and what has become of the connection and its channels."""
 
 from dataclasses import dataclass
+from uuid import UUID
 
 from bus.channel_message_codec import FeatureFlags
 from bus.channel_messages import OfferChannel
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRefused:
+    """hv_sock: nobody takes the connection that we asked for."""
+
+    endpoint: UUID
+    status: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,4 +103,5 @@ Output = (
     | Modified
     | Rescinded
     | Unloaded
+    | StreamRefused
 )

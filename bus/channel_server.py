@@ -13,6 +13,7 @@ Sources: openvmm vm/devices/vmbus/vmbus_server/src/channels.rs; Linux drivers/hv
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
+from uuid import UUID
 
 from bus import channel_messages as messages
 from bus.channel_actions import (
@@ -22,6 +23,7 @@ from bus.channel_actions import (
     ChannelOpened,
     Completion,
     ConnectionMade,
+    ConnectStream,
     GpadlMapped,
     GpadlUnmapped,
     OfferParameters,
@@ -31,7 +33,7 @@ from bus.channel_actions import (
 from bus.channel_lifecycle import ChannelLifecycle, ConnectionStage, HostConnection
 from bus.channel_message_codec import ChannelMessage, FeatureFlags, Side, Version, decode_message
 from bus.channel_messages import STATUS_CONNECTION_REFUSED, ConnectionState
-from bus.channel_states import ChannelState
+from bus.channel_states import WITHDRAWN_STATES, ChannelState
 from bus.channel_table import ChannelTable, HostChannel, State
 from bus.gpadl_server import GpadlServer
 from bus.protocol_errors import LocalProtocolError, RemoteProtocolError
@@ -86,6 +88,25 @@ class ChannelServer:
         channel = self._table.get(relid)
         return None if channel is None else channel.state
 
+    def sub_channel_index(self, relid: int) -> int:
+        """0: it is a primary."""
+        return self._channel(relid).parameters.sub_channel_index
+
+    def sub_channels(self, relid: int) -> dict[int, int]:
+        """Of a primary: relids by index, without those that have been revoked."""
+        subs = self._table.sub_channels(self._channel(relid))
+        return {
+            sub.parameters.sub_channel_index: sub.relid
+            for sub in subs
+            if sub.state not in WITHDRAWN_STATES or sub.successor is not None
+        }
+
+    def primary_of(self, relid: int) -> int:
+        """Of a sub-channel; a primary is its own."""
+        primary = self._table.find((*self._channel(relid).parameters.identity[:2], 0))
+        assert primary is not None  # a sub-channel goes before it
+        return primary.relid
+
     def offer(self, parameters: OfferParameters) -> tuple[int, list[Action]]:
         """A device is there. The guest hears of it as soon as it is connected and has asked for offers.
 
@@ -109,6 +130,12 @@ class ChannelServer:
         if self._connection.stage is ConnectionStage.DISCONNECTED:
             return []
         return self._begin_disconnect(None)
+
+    def refuse_stream(self, endpoint: UUID, service: UUID) -> list[Action]:
+        """Nobody takes a connection that the guest asked for. Before 4.1 that cannot be said; the guest times out."""
+        if self._connection.version < Version.V4_1:
+            return []
+        return [_send(messages.TlConnectResult(endpoint, service, STATUS_CONNECTION_REFUSED))]
 
     def receive(self, data: bytes) -> list[Action]:
         """One message of the guest.
@@ -230,11 +257,7 @@ class ChannelServer:
         return self._channels.modify(self._known_channel(message.relid), message)
 
     def _on_tl_connect(self, message: messages.TlConnectRequest) -> list[Action]:
-        """hv_sock has no server here. Before 4.1 a refusal cannot be expressed; the guest times out."""
-        if self._connection.version < Version.V4_1:
-            return []
-        status = STATUS_CONNECTION_REFUSED
-        return [_send(messages.TlConnectResult(message.endpoint, message.service, status))]
+        return [ConnectStream(message.endpoint, message.service, message.silo)]
 
     def _known_channel(self, relid: int) -> HostChannel:
         channel = self._table.get(relid)

@@ -11,6 +11,7 @@ from typing import Final
 
 from partitions.child import Partition
 from partitions.links.peer import borrow_link, lend_link, open_switch
+from partitions.streams.guest import Listener, Stream, StreamRefused, StreamTimeout
 from partitions.vp.port_io import PortIo
 from runtime.abi import HypercallError
 from runtime.statistics import StatsObject
@@ -29,17 +30,25 @@ _OPENERS: Final = {"link": lend_link, "borrow": borrow_link, "switch": open_swit
 def hold(partition: Partition) -> None:
     """Open each device of ours as `args` says, use the disks, and keep all that."""
     with contextlib.ExitStack() as held:
+        if partition.args.get("listens"):
+            listener = held.enter_context(partition.listen_stream(5000))
+            threading.Thread(target=_accept, args=(listener,), daemon=True).start()
         for name, how in partition.args.get("open", {}).items():
             if how == "disk":
                 held.enter_context(partition.open_disk(name, 64 << 10)).write(0, bytes(_BLOCK))
             elif how == "echo":
                 held.enter_context(partition.open_echo(name))
+            elif how == "tap":
+                tap = held.enter_context(partition.open_tap())
+                held.enter_context(tap.start(["sleep", "600"]))
             elif how == "net":
                 held.enter_context(partition.open_net(name))
             elif how == "serial":
                 held.enter_context(partition.open_serial(name))
             else:
                 held.enter_context(_OPENERS[how](partition, name))
+        for target in partition.args.get("connects", ()):
+            held.enter_context(_connect(partition, target))
         if partition.args.get("legacy"):
             PortIo(partition).inb(0x3FD)
         if partition.args.get("statistics"):
@@ -88,6 +97,21 @@ def open_again(partition: Partition) -> None:
 
 
 # -- more than it was given ------------------------------------------------------------------------------------
+
+
+def _accept(listener: Listener) -> None:
+    """For ever, and all are kept."""
+    while True:
+        with contextlib.suppress(StreamTimeout):
+            _kept.append(listener.accept(60))
+
+
+def _connect(partition: Partition, target: str) -> Stream:
+    """As soon as somebody listens there."""
+    while True:
+        with contextlib.suppress(StreamRefused):
+            return partition.connect_stream(target, 5000)
+        time.sleep(0.05)
 
 
 def steal(partition: Partition) -> None:

@@ -1,7 +1,12 @@
 """A partition holds the descriptors that it was handed, and no others."""
 
+import contextlib
 import json
+import os
+import socket
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -11,10 +16,14 @@ from runtime.authority.comparing import find_excess
 from runtime.authority.inspection import Report, inspect
 from runtime.config.architecture import Architecture
 from runtime.machine.rundir import MachineFolder
-from tests.machine.conftest import Boot, RunningMachine, machine_toml
+from runtime.machine.user_networks import find_program
+from tests.machine.conftest import PATIENCE_S, Boot, RunningMachine, machine_toml
 
 pytestmark = pytest.mark.machine
 
+WITH_GUEST_TAPS: Final = (
+    (Architecture.MICROKERNELIZED, Architecture.DISAGGREGATED) if Path("/dev/net/tun").exists() else ()
+)
 HOLD: Final = "tests.machine.authority_programs:hold"
 
 
@@ -68,6 +77,41 @@ def _inline(value: object) -> str:
     return json.dumps(value)
 
 
+def outer_networks() -> dict[str, str]:
+    """The backends that this host allows."""
+    found = {}
+    if WITH_GUEST_TAPS and os.geteuid() == 0:
+        found["net1"] = f'backend = "tap"\ninterface = "pva{os.getpid()}"\n'
+    if find_program() is not None:
+        found["net2"] = 'backend = "user"\n'
+    return found
+
+
+@contextlib.contextmanager
+def visitors(machine: RunningMachine, architecture: Architecture) -> Iterator[None]:
+    """Programs of the host: one at each end of a stream, and one that captures, where the root has the switch."""
+    (folder,) = machine.runtime_dir.iterdir()
+    with contextlib.ExitStack() as held:
+        if architecture is not Architecture.MONOLITHIC:
+            listener = held.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(str(folder / "stream-two_5000"))
+            listener.listen()
+            listener.settimeout(PATIENCE_S)
+            held.enter_context(listener.accept()[0])
+            caller = held.enter_context(socket.socket(socket.AF_UNIX))
+            caller.settimeout(PATIENCE_S)
+            caller.connect(str(folder / "stream-one"))
+            caller.sendall(b"CONNECT 5000\n")
+            assert caller.recv(100) == b"OK 5000\n"
+        if architecture is Architecture.MICROKERNELIZED:
+            watcher = held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            watcher.settimeout(PATIENCE_S)
+            watcher.connect(str(folder / "capture"))
+            watcher.send(b'{"name": "net0"}')
+            assert json.loads(watcher.recv(1000))["ok"]
+        yield
+
+
 def everything(architecture: str) -> str:
     """A machine with all that a config can ask for: both routes, a tree, a link, a switch, emulated devices, files."""
     tree = [
@@ -83,11 +127,19 @@ def everything(architecture: str) -> str:
     if architecture != Architecture.MICROKERNELIZED:
         three = three.replace('[[partition.emulated]]\nkind = "ide"\ndevice = "disk1"\n', "")
     devices = DEVICES
-    if architecture in (Architecture.MICROKERNELIZED, Architecture.DISAGGREGATED):
+    if architecture != Architecture.MONOLITHIC:
         three += '[[partition.device]]\nname = "line0"\n[[partition.device]]\nname = "net0"\n'
         three = three.replace("open = {", 'open = { line0 = "serial", net0 = "net",')
         devices += '[[root.device]]\nname = "line0"\nkind = "serial"\nbackend = "pty"\n'
         devices += '[[root.device]]\nname = "net0"\nkind = "net"\nbackend = "switch"\n'
+        one = one.replace("args = {", "streams = true\nargs = { listens = true,")
+        two = two.replace("args = {", 'streams = true\nargs = { connects = ["one", "host"],')
+        for name, more in outer_networks().items():
+            devices += f'[[root.device]]\nname = "{name}"\nkind = "net"\n{more}'
+            two += f'[[partition.device]]\nname = "{name}"\n'
+            two = two.replace("open = {", f'open = {{ {name} = "net",').replace("16MiB", "64MiB")
+    if architecture in WITH_GUEST_TAPS:
+        three = three.replace('net0 = "net"', 'net0 = "tap"') + '[partition.tap]\ndevice = "net0"\n'
     one = one.replace('name = "disk1"\n', 'name = "disk1"\nsignal_route = "broker"\n')
     names = [*(flag.name for flag in GUEST_PRIVILEGES), Privilege.ACCESS_STATS_CALLS.name]
     one = one.replace(
@@ -95,7 +147,9 @@ def everything(architecture: str) -> str:
     )
     two += '[[partition.file]]\nname = "notes"\npath = "notes.txt"\nmode = "write"\n'
     settings = {"architecture": architecture, "on_root_failure": "standby"}
-    return machine_toml(one, two, three, *tree, devices=devices, **settings)
+    text = machine_toml(one, two, three, *tree, devices=devices, **settings)
+    # Visitors of a root that is slow to say that it lives would be gone with it.
+    return text.replace("[machine]", "[machine]\nhang_ms = 30000")
 
 
 def look(machine: RunningMachine) -> Report:
@@ -116,9 +170,11 @@ def test_every_process_holds_what_the_config_grants_and_nothing_else(
 ) -> None:
     """Every descriptor and shared mapping of every process has a name, and the name is among the grants."""
     machine = boot(everything(architecture), options=("--trace", "/dev/null"))
-    for name in ("one", "two", "three", "outer/inner"):
-        machine.wait_for("guest.holding", name)
-    report = look(machine)
+    machine.wait_for("machine.ready")
+    with visitors(machine, architecture):
+        for name in ("one", "two", "three", "outer/inner"):
+            machine.wait_for("guest.holding", name)
+        report = look(machine)
     assert [one.row() for one in report.excess] == []
     assert (report.strangers, report.unreadable, report.silent) == ([], {}, None)
     assert report.is_clean
@@ -150,6 +206,16 @@ def _check_that_it_looked(report: Report, architecture: Architecture) -> None:
         assert ("pages", "one: disk0") in holdings(report, server)
         rung = "disk0" if server == "hypervisor" else server  # there it is a partition without a process
         assert ("doorbell", f"{rung} from one") in one
+    if architecture is not Architecture.MONOLITHIC:
+        assert {("socket", "streams of one"), ("socket", "streams of two")} <= holdings(report, "root")
+        assert ("pages", "one: streams") in holdings(report, "root")
+    if architecture in WITH_GUEST_TAPS:
+        assert ("file", "/dev/net/tun") in holdings(report, "three")
+        assert ("pipe", "three") in holdings(report, "programs of three")
+    if architecture is Architecture.MICROKERNELIZED:
+        assert ("socket", "captures") in holdings(report, "root")
+        if find_program() is not None:
+            assert ("socket", "passt") in holdings(report, "root")
     if architecture is Architecture.DISAGGREGATED:  # each driver has the pages of its own channels
         assert _shared(report, "disk0") == {"one: disk0", "two: disk0", "outer: disk0"}
         assert _shared(report, "disk1") == {"one: disk1"}

@@ -25,6 +25,7 @@ from bus.packets import GpaRange
 from bus.synic import MESSAGE_CONNECTION
 from partitions.machine_plan import AttachmentPlan
 from partitions.stack.guest_bus import GuestBus, RootResources
+from partitions.stack.offers import Devices
 from partitions.stack.received_messages import ReceivedMessages
 from partitions.stack.saved_state import SLOT_PAGES, SavedState
 from partitions.stack.served_channel import stop_all
@@ -274,8 +275,8 @@ class Guest:
 class _Root:
     """One root's life: as partitions/root.py lives it, with one guest."""
 
-    def __init__(self, kept: Kept, guest: AnyGuest, dies_at: int | None) -> None:
-        self._kept, self._guest = kept, guest
+    def __init__(self, kept: Kept, guest: AnyGuest, dies_at: int | None, devices: Devices) -> None:
+        self._kept, self._guest, self._devices = kept, guest, devices
         self._calls = Hypercalls(kept, dies_at)
         self._saved = SavedState(memoryview(kept.saved))
         self._bus: GuestBus | None = None
@@ -304,11 +305,11 @@ class _Root:
             if (GUEST, MESSAGE_CONNECTION) not in self._kept.connections:
                 bus.connect()
                 self._saved.format()
-                bus.offer(UUID(int=1), DEVICES["disk0"], _PLAN)
+                bus.offer(UUID(int=1), self._devices["disk0"], _PLAN)
             else:
                 state = self._saved.load()
                 self._received.adopt(state["received"], state.get("last_message"))
-                relids = bus.take_over(state["guests"][0], DEVICES, {"disk0": _PLAN})
+                relids = bus.take_over(state["guests"][0], self._devices, {"disk0": _PLAN})
                 for relid in relids:
                     bus.replay(relid)
                 for relid in relids:
@@ -333,11 +334,13 @@ class _Root:
         self._bus = None
 
 
-def run(kept: Kept, guest: AnyGuest, dies_at: int | None = None) -> tuple[int, dict[str, Any] | None]:
+def run(
+    kept: Kept, guest: AnyGuest, dies_at: int | None = None, devices: Devices = DEVICES
+) -> tuple[int, dict[str, Any] | None]:
     """One root: at how many moments it could have died, and what it saved at last, unless it did die."""
     open_before = _open_descriptors()
     gc.freeze()  # what was there before need not be looked through again at each death
-    root, state = _Root(kept, guest, dies_at), None
+    root, state = _Root(kept, guest, dies_at, devices), None
 
     async def live(root: _Root) -> None:
         nonlocal state
@@ -348,6 +351,8 @@ def run(kept: Kept, guest: AnyGuest, dies_at: int | None = None) -> tuple[int, d
         trio.run(live, root)
     except* Died:
         pass
+    except* trio.TrioInternalError:  # so trio calls what leaves a function that a thread asked for
+        assert root._calls.dead
     passes = root._calls.passes
     root.bury()
     del root

@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 from partitions.drivers import messages
 from partitions.drivers.messages import (
     GRANTS_MAX,
+    SUB_CHANNEL_INDEX_MAX,
     WAITING,
+    Asked,
     Begin,
     DriverMessage,
     End,
     Grant,
+    Leave,
     Lost,
     MalformedDriverMessage,
     Opened,
@@ -37,18 +40,20 @@ serves = st.builds(
     guest=u32,
     relid=u32,
     flag=u16,
-    flags=st.sampled_from([ServeFlags(bits) for bits in range(4)]),
+    flags=st.sampled_from([ServeFlags(bits) for bits in range(32)]),
     waiting=st.sampled_from(WAITING),
     ring_pages=u32,
     downstream_page_offset=u32,
     ring_gpfn=u64,
     grants=st.lists(st.builds(Grant, u64, u64, u32), max_size=GRANTS_MAX).map(tuple),
+    sub_channel=st.integers(0, SUB_CHANNEL_INDEX_MAX),
 )
 all_messages = st.one_of(
-    *(st.builds(kind, u64) for kind in (Begin, End, Stop, Stopped, Stick)),
+    *(st.builds(kind, u64) for kind in (Begin, End, Stop, Stopped, Stick, Leave)),
     serves,
     st.builds(Ready, u64, u32, u32, u64, u64, u64, u64),
     st.builds(Opened, u64, u32),
+    st.builds(Asked, u64, st.integers(0, SUB_CHANNEL_INDEX_MAX)),
     st.builds(Lost, u64, st.booleans(), st.text(max_size=40)),
 )
 
@@ -121,6 +126,9 @@ class Loop:
             number = self.stopping.pop(self._rng.randrange(len(self.stopping)))
             self.attached = {flag: one for flag, one in self.attached.items() if one != number}
             self._perform(self.table.stopped(number))
+
+    def ask(self, number: int, count: int) -> None:
+        self._perform(self.table.asked(number, count))
 
     def lose_one(self) -> None:
         if self.attached:
@@ -210,3 +218,14 @@ def test_a_channel_that_was_lost_is_told_of_again_to_a_root_that_did_not_hear_it
     for message in (Begin(1), serve(1, 1), End(1)):
         loop.receive(message)
     assert loop.said[-2:] == [Lost(1, False, "broken")] * 2
+
+
+def test_sub_channels_that_were_asked_for_are_told_of_again_to_a_root_that_did_not_hear_it() -> None:
+    loop = Loop(1, random.Random(0))
+    for message in (Begin(1), serve(1, 1), End(1)):
+        loop.receive(message)
+    loop.ask(1, 3)
+    assert loop.table.asked(2, 3) == [], "of an opening that is no more"
+    for message in (Begin(1), serve(1, 1), End(1)):
+        loop.receive(message)
+    assert [one for one in loop.said if isinstance(one, Asked)] == [Asked(1, 3)] * 2

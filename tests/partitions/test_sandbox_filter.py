@@ -80,7 +80,10 @@ def test_what_nobody_named_is_refused_and_what_is_newer_does_not_exist(profile: 
     assert judge(profile, "read", processor=I386) == bpf.KILL_PROCESS
 
 
-@pytest.mark.parametrize("profile", Profile)
+PARTITIONS = [profile for profile in Profile if profile is not Profile.PROGRAMS]
+
+
+@pytest.mark.parametrize("profile", PARTITIONS)
 def test_only_threads_are_made_and_only_oneself_is_signalled(profile: Profile) -> None:
     thread, new_user, new_network = 0x3D0F00, 0x1000_0000, 0x4000_0000  # as the C library makes one
     assert judge(profile, "clone", thread) == bpf.ALLOW
@@ -102,6 +105,8 @@ def test_only_the_root_has_sockets_with_names() -> None:
             assert judge(profile, name, unix, stream) == refused
     assert judge(Profile.ROOT, "socket", unix, stream) == bpf.ALLOW
     assert judge(Profile.ROOT, "socket", packet, stream) == refused
+    for name in ("socket", "connect", "bind"):
+        assert judge(Profile.PROGRAMS, name, unix, stream) == (refused if name == "socket" else bpf.ALLOW)
     for profile in Profile:
         assert judge(profile, "socketpair", unix, stream) == bpf.ALLOW
         assert (
@@ -119,11 +124,23 @@ def test_nothing_is_opened_for_writing(profile: Profile) -> None:
     assert judge(Profile.ROOT, "openat", 0, 0, os.O_RDWR) == bpf.ALLOW
 
 
-def test_who_claims_to_be_a_driver_gains_ioctls_and_accept_and_nothing_else() -> None:
+def test_programs_start_programs_in_no_new_namespace_and_have_sockets_of_their_own_network_alone() -> None:
+    refused, new_user, inet, netlink, packet = bpf.ERRNO | errno.EPERM, 0x1000_0000, 2, 16, 17
+    for flags in (17, 0x4111):
+        assert judge(Profile.PROGRAMS, "clone", flags) == bpf.ALLOW
+        assert judge(Profile.PROGRAMS, "clone", flags | new_user) == refused
+    assert judge(Profile.PROGRAMS, "execve") == bpf.ALLOW
+    for family, action in ((inet, bpf.ALLOW), (netlink, bpf.ALLOW), (packet, refused)):
+        assert judge(Profile.PROGRAMS, "socket", family, 1) == action
+    for profile in PARTITIONS:
+        assert judge(profile, "execve") == judge(profile, "fork") == refused
+
+
+def test_who_claims_to_be_a_driver_gains_ioctls_and_nothing_else() -> None:
     """A guest's parent names its module. What a driver may beyond a guest is said here, so that it stays so."""
     assert profile_of("partitions.drivers.process") is profile_of("partitions.drivers.vmm") is Profile.DRIVER
     assert profile_of("somebody.elses") is Profile.GUEST
-    assert rules.allowed(Profile.DRIVER) == [*rules.allowed(Profile.GUEST), "accept", "accept4"]
+    assert rules.allowed(Profile.DRIVER) == rules.allowed(Profile.GUEST)
     driver, guest = rules.conditional(Profile.DRIVER), rules.conditional(Profile.GUEST)
     assert {name for name in driver if driver[name] != guest.get(name)} == {"ioctl"}
 
@@ -135,14 +152,16 @@ def test_the_lists_in_the_docs_are_those_of_the_filter() -> None:
         return page.split(f"<!-- {marker} -->\n```text\n")[1].split("```")[0].split()
 
     assert block("allowed") == rules.allowed(Profile.GUEST)
-    to_drivers = block("allowed") + block("allowed to drivers")
-    assert to_drivers == rules.allowed(Profile.DRIVER)
-    assert to_drivers + block("allowed to the root") == rules.allowed(Profile.ROOT)
+    assert block("allowed") == rules.allowed(Profile.DRIVER)
+    assert block("allowed") + block("allowed to the root") == rules.allowed(Profile.ROOT)
+    assert block("allowed") + block("allowed to programs") == rules.allowed(Profile.PROGRAMS)
     assert block("deadly") == rules.hostile()
+    for name, (condition, _) in rules.conditional(Profile.PROGRAMS).items():
+        assert f"| `{name}` | {condition} |" in page
     names = [*rules.conditional(Profile.GUEST), *rules.conditional(Profile.ROOT)]
     for name in dict.fromkeys(names):
         cells = [
             rules.conditional(profile).get(name, ("any" if name in rules.allowed(profile) else "never",))[0]
-            for profile in Profile
+            for profile in PARTITIONS
         ]
         assert f"| `{name}` | {' | '.join(cells)} |" in page

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.chaos.faults.catalogue import FAULTS
 from runtime.cli import cli
 from runtime.commands.doctor import examine
 from runtime.reports import cell
@@ -88,6 +89,19 @@ def test_every_command_explains_itself_with_an_example(name: str) -> None:
     assert done.returncode == 0
     assert f"Example:\n    partvisor {name}" in done.stdout
     assert done.stdout.startswith(f"Usage: partvisor {name}")
+
+
+def test_the_examples_in_the_help_name_faults_that_there_are() -> None:
+    examples = [
+        line.split()
+        for command in cli.commands.values()
+        for line in (command.help or "").splitlines()
+        if line.split()[:2] in (["partvisor", "faults"], ["partvisor", "inject"])
+    ]
+    named = [words[2:3] if words[1] == "faults" else words[3:4] for words in examples]
+    faults = [name for words in named for name in words if name[:1] != "-"]
+    assert len(faults) >= 3
+    assert set(faults) <= set(FAULTS)
 
 
 def test_the_help_lists_every_command_and_the_exit_codes() -> None:
