@@ -83,8 +83,15 @@ class Disk:
         self.timeout_s: float | None = set_up_timeout_s
         self.description: Final = self._set_up() if description is None else description
         self.timeout_s = timeout_s
-        self.queues: tuple[Disk, ...] = (self,)
-        """The same disk by each of its channels, this one first: one thread each. There is no order between them."""
+        self.further_queues: tuple[Disk, ...] = ()  # beside this one, where the disk was opened with several
+
+    @property
+    def queues(self) -> "tuple[Disk, ...]":
+        """The same disk by each of its channels, this one first: one thread each, and no order between them.
+
+        Made anew each time: a disk that held itself would stay until the collector came by.
+        """
+        return (self, *self.further_queues)
 
     @property
     def size_bytes(self) -> int:

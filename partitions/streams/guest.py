@@ -19,7 +19,7 @@ from uuid import UUID
 
 from bus.channel_messages import OfferChannel
 from bus.guids import vsock_service
-from bus.native import RingClosed, RingCorrupt, RingFull
+from bus.native import RingClosed, RingCorrupt
 from bus.packets import PacketError, PacketType
 from bus.protocol_errors import LocalProtocolError
 from partitions.streams.wire import (
@@ -38,10 +38,11 @@ from partitions.vsc.channel import GuestChannel
 from partitions.vsc.vmbus import VmbusError, VmbusGuest
 
 HOST: Final = "host"
-RING_BYTES: Final = 64 << 10
+RING_BYTES: Final = 128 << 10
 BACKLOG: Final = 16  # connections that nobody has accepted yet; further ones are not opened
 CONNECT_S: Final = 10.0
 READ_PACKETS: Final = 16
+SEND_BYTES_MAX: Final = 64 << 10  # made packets of at a time
 FIRST_LOCAL_PORT: Final = 1 << 30
 _NS_PER_S: Final = 1_000_000_000
 _RING_SLACK_BYTES: Final = 16  # so much of a ring a packet can never have
@@ -74,6 +75,7 @@ class Stream:
     def __init__(self, opened: GuestChannel, ring_bytes: int = RING_BYTES) -> None:
         self._opened, self._channel = opened, opened.channel
         self._ring_bytes = ring_bytes
+        self._piece_bytes = min(PIECE_BYTES_MAX, ring_bytes // 2)  # two fit into a ring
         self._next_id = 1
         self._received = bytearray()
         self._at_end = self._sent_end = self._is_closed = False
@@ -92,36 +94,40 @@ class Stream:
     def _send(self, data: bytes, deadline: int | None, *, whole: bool) -> int:
         if self._sent_end:
             raise StreamError("the end of this direction was sent")
-        at = 0
-        while at < len(data):
-            piece = data[at : at + PIECE_BYTES_MAX]
-            if not self._put(encode_pipe(piece)):
-                if at and not whole:
-                    break
-                self._wait_for_room(ring_bytes_of(len(piece)), deadline)
-                continue
-            at += len(piece)
-            self.bytes_sent += len(piece)
-        return at
+        taken = 0
+        for start in range(0, len(data), SEND_BYTES_MAX):
+            part = data[start : start + SEND_BYTES_MAX]
+            pieces = [part[at : at + self._piece_bytes] for at in range(0, len(part), self._piece_bytes)]
+            packets = [encode_pipe(piece) for piece in pieces]
+            while packets:
+                if not (count := self._put(packets)):
+                    if taken and not whole:
+                        return taken
+                    self._wait_for_room(ring_bytes_of(len(pieces[0])), deadline)
+                    continue
+                sent = sum(map(len, pieces[:count]))
+                taken += sent
+                self.bytes_sent += sent
+                del packets[:count], pieces[:count]
+        return taken
 
     def send_eof(self, timeout_s: float | None = None) -> None:
         """No more is sent. What the other side sends can still be received."""
         if self._sent_end:
             return
         deadline = _deadline(timeout_s)
-        while not self._put(END):
+        while not self._put([END]):
             self._wait_for_room(ring_bytes_of(0), deadline)
         self._sent_end = True
 
-    def _put(self, packet: bytes) -> bool:
+    def _put(self, packets: list[bytes]) -> int:
+        """How many of them the ring has room for."""
         try:
-            self._channel.send(packet, self._next_id)
-        except RingFull:
-            return False
+            count = self._channel.send_many(packets, self._next_id)
         except (RingClosed, RingCorrupt) as error:
             raise StreamReset(str(error)) from error
-        self._next_id += 1
-        return True
+        self._next_id += count
+        return count
 
     def _wait_for_room(self, ring_bytes: int, deadline: int | None) -> None:
         try:
@@ -143,8 +149,11 @@ class Stream:
             if not packets:
                 raise StreamTimeout("nothing came")
             self._take(packets)
-        data = bytes(self._received[:limit])
-        del self._received[: len(data)]
+        if len(self._received) <= limit:
+            data, self._received = bytes(self._received), bytearray()
+        else:
+            data = bytes(memoryview(self._received)[:limit])
+            del self._received[: len(data)]
         self.bytes_received += len(data)
         return data
 

@@ -2,6 +2,9 @@
 
 A packet of the guest's is released when all of it is in the socket: a guest whose ring is empty knows that nothing is
 left here. The other end of the socket is a program's of the host, or that of another guest's stream.
+
+All relays of a root share its interpreter, so each call moves as much as there is: a ring's packets in one sendmsg, a
+socket's bytes as many packets with one signal. Who waits for room in a ring is woken by it, never by the clock alone.
 """
 
 import contextlib
@@ -11,14 +14,16 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from bus.native import Channel, RingClosed, RingCorrupt, RingFull
-from bus.packets import PacketError, PacketType
+from bus.native import Channel, RingClosed, RingCorrupt
+from bus.packets import PIPE_HEADER_BYTES, PacketError, PacketType
 from partitions.streams.wire import END, LINGER_S, PIECE_BYTES_MAX, decode_piece, encode_pipe, ring_bytes_of
 
 BATCH_PACKETS: Final = 16  # of the guest's, in hand at a time
 STOP_POLL_MS: Final = 100  # how late `stop` may be seen
-_FULL_POLL_MS: Final = 1  # while the guest leaves no room
+_FULL_WAIT_NS: Final = 1_000_000  # for room in the guest's ring; so late may be seen what it sends
+TAKEN_BYTES_MAX: Final = 256 << 10  # of the socket's, in hand at a time
 _PIECE_BYTES_MIN: Final = 256
+PAIR_BYTES: Final = 1 << 20  # wanted between two guests' ends, each way; the host may allow less
 _INBAND: Final = int(PacketType.INBAND)
 
 
@@ -42,6 +47,8 @@ def pair() -> tuple[StreamEnd, StreamEnd]:
     """Two ends, for two guests."""
     first, second = (StreamEnd(sock) for sock in socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM))
     first.other, second.other = second, first
+    for end in (first, second):
+        end.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PAIR_BYTES)
     return first, second
 
 
@@ -51,7 +58,9 @@ class StreamRelay:
     def __init__(self, channel: Channel, end: StreamEnd, ended: Callable[[], None]) -> None:
         """`ended`: called once, by the thread that serves, when the stream is over."""
         self._channel, self._end, self._ended = channel, end, ended
-        self._pending = bytearray(end.greeting)  # that the socket has no room for yet
+        self._pending = [memoryview(end.greeting)] if end.greeting else []  # no room for it in the socket yet
+        self._taken = memoryview(bytearray(TAKEN_BYTES_MAX))
+        self._packets: list[bytes] = []  # for the guest, whose ring has no room for them yet
         self._piece_bytes = PIECE_BYTES_MAX
         self._guest_ended = self._socket_ended = self._told_socket = False
         self.waits_for_guest = False  # also: for whoever is to read what it writes
@@ -92,8 +101,10 @@ class StreamRelay:
             if wanted:
                 poller.register(sock, wanted)
             self.waits_for_guest = bool(self._pending) or not has_room
-            if self._pending or channel.arm():  # what waits in the ring then stays there
-                poller.poll(STOP_POLL_MS if has_room else _FULL_POLL_MS)
+            if not has_room:
+                channel.wait_writable(ring_bytes_of(self._piece_bytes), _FULL_WAIT_NS)
+            elif self._pending or channel.arm():  # what waits in the ring then stays there
+                poller.poll(STOP_POLL_MS)
             channel.disarm()
             self.waits_for_guest = False
             if wanted:
@@ -117,7 +128,8 @@ class StreamRelay:
                 raise RingCorrupt(str(error)) from error
             if self._guest_ended:
                 raise RingCorrupt("bytes behind the end of the stream")
-            self._pending += data
+            if data:
+                self._pending.append(memoryview(data))
             self._guest_ended = not data
         if packets:
             self._flush()
@@ -125,14 +137,18 @@ class StreamRelay:
 
     def _flush(self) -> bool:
         """Into the socket, as far as there is room; then the packets are released, and an end passed on."""
-        sent = 0
         if self._pending:
             try:
-                sent = self._end.socket.send(self._pending, socket.MSG_NOSIGNAL)
+                sent = self._end.socket.sendmsg(self._pending, (), socket.MSG_NOSIGNAL)
             except BlockingIOError:
                 return False
-            del self._pending[:sent]
             self.bytes_read += sent
+            while sent >= len(self._pending[0]):
+                sent -= len(self._pending.pop(0))
+                if not self._pending:
+                    break
+            else:
+                self._pending[0] = self._pending[0][sent:]
         if not self._pending:
             self._channel.release()
             if self._guest_ended and not self._told_socket:
@@ -151,18 +167,24 @@ class StreamRelay:
                 self._piece_bytes //= 2
 
     def _give_to_guest(self) -> bool:
-        try:
-            data = self._end.socket.recv(self._piece_bytes)
-        except BlockingIOError:
-            return False
-        if not data and self._end.was_left:
-            raise ConnectionResetError("the other side went away")
-        try:
-            self._channel.send(encode_pipe(data) if data else END)
-        except RingFull as full:
-            raise RingCorrupt("the guest took back the room that there was") from full
-        self._socket_ended = not data
-        self.bytes_written += len(data)
+        """There is room for a piece."""
+        if not self._packets:
+            try:
+                count = self._end.socket.recv_into(self._taken)
+            except BlockingIOError:
+                return False
+            if not count and self._end.was_left:
+                raise ConnectionResetError("the other side went away")
+            starts = range(0, count, self._piece_bytes)
+            self._packets = [
+                encode_pipe(bytes(self._taken[at : min(at + self._piece_bytes, count)])) for at in starts
+            ] or [END]
+        sent = self._channel.send_many(self._packets)
+        if not sent:
+            raise RingCorrupt("the guest took back the room that there was")
+        self._socket_ended = self._packets[sent - 1] == END
+        self.bytes_written += sum(map(len, self._packets[:sent])) - sent * PIPE_HEADER_BYTES
+        del self._packets[:sent]
         return True
 
     def statistics(self) -> dict[str, int]:

@@ -22,7 +22,7 @@ from bus.packets import (
     encode_pipe,
 )
 
-PIECE_BYTES_MAX: Final = 8192  # what we put into one packet; up to MAX_PIPE_BYTES are taken
+PIECE_BYTES_MAX: Final = MAX_PIPE_BYTES  # of a packet; Linux takes in no more either
 END: Final = encode_pipe(b"")
 LINGER_S: Final = 8.0  # after the ends of both directions, for the other side to let go; as Linux
 PORT_MAX: Final = (1 << 32) - 1
@@ -32,7 +32,6 @@ _VERSION: Final = 1
 _PARTITIONS: Final = UUID("6f6e6c79-7061-5274-a973-73747265616d")  # ours: what a silo's GUID is made from
 
 assert _USER.size + 4 == 28
-assert PIECE_BYTES_MAX <= MAX_PIPE_BYTES
 
 __all__ = ["END", "encode_pipe"]
 

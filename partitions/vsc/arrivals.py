@@ -1,7 +1,7 @@
 """Devices that come and go while a guest runs, as its bus tells of them."""
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -38,6 +38,7 @@ class Arrivals:
         self._changed = changed
         self._offers: dict[int, OfferChannel] = {}
         self._changes: deque[DeviceChange] = deque(maxlen=CHANGES_KEPT_MAX)
+        self.rescinds: Final[Counter[int]] = Counter()  # by relid, which a new offer may have again
 
     def offered(self, offer: OfferChannel, *, first: bool) -> None:
         """With the condition held. `first`: it was there when we came."""
@@ -49,6 +50,7 @@ class Arrivals:
 
     def rescinded(self, relid: int) -> None:
         """With the condition held."""
+        self.rescinds[relid] += 1
         if (offer := self._offers.pop(relid, None)) is not None:
             self._changes.append(_change(False, offer))
 

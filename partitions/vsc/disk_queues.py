@@ -27,11 +27,11 @@ def further_queues(
     with contextlib.ExitStack() as opened:
         if queues > 1:
             disk.ask_for_sub_channels(queues - 1)
-            found = [disk]
+            found = []
             for index in range(1, queues):
                 channel = opened.enter_context(open_channel(name, SCSI, data_bytes, sub_channel=index))
                 rings = channel.channel, channel.data, channel.data_gpfn
                 found.append(opened.enter_context(Disk(*rings, description=disk.description)))
-            disk.queues = tuple(found)
-            opened.callback(setattr, disk, "queues", (disk,))
+            disk.further_queues = tuple(found)
+            opened.callback(setattr, disk, "further_queues", ())
         yield

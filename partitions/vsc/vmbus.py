@@ -108,7 +108,8 @@ class VmbusGuest:
             return self._find_offer(primary.interface, primary.instance, index)
 
         with self._changed:
-            self._wait_until(lambda: find() is not None or self._rescinded(primary.relid), "a sub-channel")
+            gone = self._gone(primary.relid)
+            self._wait_until(lambda: find() is not None or gone(), "a sub-channel")
             if (offer := find()) is None:
                 raise VmbusError(f"the host took the device away: waited for sub-channel {index}")
             return offer
@@ -168,9 +169,10 @@ class VmbusGuest:
                 lent.append(self._lend(offer.relid, slot, at, size, undo))
                 at += size
             vp = self._vps[next(self._turns) % len(self._vps)]
+            gone = self._gone(offer.relid)
             self._do(lambda: self._client.open(offer.relid, gpadl, ring_pages, vp.index))
             opened = self._await(
-                lambda fact: isinstance(fact, Opened) and fact.relid == offer.relid, "the open", offer.relid
+                lambda fact: isinstance(fact, Opened) and fact.relid == offer.relid, "the open", gone
             )
             if isinstance(opened, Opened) and opened.status:
                 raise VmbusError(f"the host could not open the channel (status {opened.status:#x})")
@@ -218,9 +220,10 @@ class VmbusGuest:
     def _lend(self, relid: int, slot: MemorySlot, offset: int, size: int, undo: contextlib.ExitStack) -> int:
         """Hand pages over; the GPADL's handle. `undo` takes them back."""
         pages = [GpaRange.of_slot(slot, offset, size)]
+        gone = self._gone(relid)
         gpadl = self._do(lambda: self._client.create_gpadl(relid, pages))
         created = self._await(
-            lambda fact: isinstance(fact, GpadlCreated) and fact.gpadl == gpadl, "a GPADL", relid
+            lambda fact: isinstance(fact, GpadlCreated) and fact.gpadl == gpadl, "a GPADL", gone
         )
         if isinstance(created, GpadlCreated) and created.status:
             raise VmbusError(f"the host refused the channel's pages (status {created.status:#x})")
@@ -248,13 +251,13 @@ class VmbusGuest:
             raise VmbusError(
                 "before version 5.3 the host does not tell whether it has moved a channel's interrupts"
             )
-        relid = opened.relid
+        relid, gone = opened.relid, self._gone(opened.relid)
         try:
             self._do(lambda: self._client.modify(relid, vp_index))
         except LocalProtocolError as error:
             raise VmbusError(str(error)) from error
         moved = self._await(
-            lambda fact: isinstance(fact, Modified) and fact.relid == relid, "the interrupts' move", relid
+            lambda fact: isinstance(fact, Modified) and fact.relid == relid, "the interrupts' move", gone
         )
         if isinstance(moved, Modified) and moved.status:
             raise VmbusError(f"the host did not move the channel's interrupts (status {moved.status:#x})")
@@ -286,12 +289,13 @@ class VmbusGuest:
 
     def _teardown_gpadl(self, relid: int, gpadl: int) -> None:
         """Take the pages back, and wait until the host no longer touches them."""
+        gone = self._gone(relid)
         try:
             self._do(lambda: self._client.teardown_gpadl(gpadl))
         except LocalProtocolError:
             return
         self._await(
-            lambda fact: isinstance(fact, GpadlTornDown) and fact.gpadl == gpadl, "a GPADL's end", relid
+            lambda fact: isinstance(fact, GpadlTornDown) and fact.gpadl == gpadl, "a GPADL's end", gone
         )
 
     def _sever(self, opened: GuestChannel) -> None:
@@ -360,27 +364,32 @@ class VmbusGuest:
         self,
         matches: Callable[[Output], bool],
         what: str,
-        relid: int | None = None,
+        gone: Callable[[], bool] = lambda: False,
         seconds_max: float = ANSWER_S_MAX,
     ) -> Output:
         """Wait for one thing that the host says, and take it off the list.
 
-        VmbusError: it did not come in time, the bus is lost, or the channel `relid` was rescinded: then it won't.
+        VmbusError: it did not come in time, the bus is lost, or its channel was rescinded (`gone`): then it won't.
         """
 
         def found() -> bool:
             return any(matches(fact) for fact in self._facts)
 
         with self._changed:
-            self._wait_until(lambda: found() or self._rescinded(relid), what, seconds_max)
+            self._wait_until(lambda: found() or gone(), what, seconds_max)
             if not found():
                 raise VmbusError(f"the host took the channel away: waited for {what}")
             fact = next(fact for fact in self._facts if matches(fact))
             self._facts.discard(fact)
         return fact
 
-    def _rescinded(self, relid: int | None) -> bool:
-        return relid is not None and self._client.channel_state(relid) in (None, ClientChannelState.RESCINDED)
+    def _gone(self, relid: int) -> Callable[[], bool]:
+        """Whether the channel is rescinded, or was from here on: whoever sleeps may find it offered again."""
+        before = self.arrivals.rescinds[relid]
+        return lambda: (
+            self._client.channel_state(relid) in (None, ClientChannelState.RESCINDED)
+            or self.arrivals.rescinds[relid] != before
+        )
 
     def _wait_until(
         self, condition: Callable[[], bool], what: str, seconds_max: float = ANSWER_S_MAX

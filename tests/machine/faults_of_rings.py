@@ -7,6 +7,7 @@ from tests.machine.probed_machine import ProbedMachine, soon
 from tests.machine.probing_guest import content
 
 _DELAY_MS = 30
+_ASLEEP_MS = 200  # a guest that has asked sleeps by then
 _TRIES = 400  # an index of free room is looked at once in a while
 _SOON_S = 0.3
 _SOME = Knobs(space=2, times=3)
@@ -138,7 +139,7 @@ def not_drained(machine: ProbedMachine) -> None:
 def mask_stuck(machine: ProbedMachine) -> None:
     """The disk is slow, so that the guest sleeps by the time that its answer comes."""
     block = machine.filled()
-    with machine.armed("storage-slow", delay_ms=_DELAY_MS), machine.armed("ring-mask-stuck") as fault:
+    with machine.armed("storage-slow", delay_ms=_ASLEEP_MS), machine.armed("ring-mask-stuck") as fault:
         reading = machine.start("read", block=block)
         fault.fires()
         healed_ns = fault.heal()

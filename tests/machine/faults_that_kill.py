@@ -20,7 +20,7 @@ from tests.machine.probing_guest import BLOCK, content
 
 _SHORT_MS: Final = 40
 _WAIT_MS: Final = 20_000
-_SLOW: Final = {"delay_ms": 2_000, "after_ms": 400}  # a read that is asked for at once is in the disk by then
+_IN_THE_DISK_MS: Final = 400  # a read that is asked for at once is there by then
 
 
 @contextlib.contextmanager
@@ -201,7 +201,10 @@ def root_dies_without_a_zygote(machine: ProbedMachine) -> None:
 def root_dies_while_disk_is_slow(machine: ProbedMachine) -> None:
     """The request is in the slow disk when its server goes, and the successor answers it."""
     block, kind = machine.filled(), "root-dies-while-disk-is-slow"
-    with _successors(machine, roots=1), machine.armed(kind, DISK, **_SLOW) as fault:
+    with (
+        _successors(machine, roots=1),
+        machine.armed(kind, DISK, delay_ms=2_000, after_ms=_IN_THE_DISK_MS) as fault,
+    ):
         answer = machine.ask("read", block=block)
         fault.fires()
     assert answer["done_ns"] > machine.all_of("root.exited")[-1]["fields"]["at_ns"]

@@ -216,9 +216,9 @@ class ProbedMachine(RunningMachine):
 def soon(condition: Callable[[], bool]) -> bool:
     """It comes true, within the patience for anything that must."""
     ends = time.monotonic() + PATIENCE_S
-    while not condition() and time.monotonic() < ends:
+    while not (came := condition()) and time.monotonic() < ends:
         time.sleep(0.002)
-    return condition()
+    return came  # asked once: it may be true of this look alone
 
 
 def _config(image: Path, settings: dict[str, str | int]) -> str:

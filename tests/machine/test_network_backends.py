@@ -40,6 +40,27 @@ def server(partition):
                     stream.abort()
 
 
+def deaf(partition):
+    """Takes no frame in until a program of the host wants to know how many there are; once that, and then again."""
+    with partition.open_net("net0", receive_bytes=1 << 16) as nic, partition.listen_stream(5000) as listener:
+        partition.report("ready", mtu=nic.mtu)
+        for _ in range(2):
+            with listener.accept(60) as stream:
+                count = 0
+                while frames := nic.receive(64, 0.1):
+                    count += len(frames)
+                stream.send_all(b"%d" % count)
+
+
+BROADCAST = """
+import socket
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    for _ in range(300):
+        sock.sendto(bytes(1000), ("10.9.0.255", 9))
+"""
+
+
 def shout(partition, target, port, word):
     with partition.connect_stream(target, port) as stream:
         stream.send_all(word)
@@ -75,6 +96,7 @@ def client(partition):
                 for words in ("cat /etc/shadow", "echo x > /var/tmp/partvisor", "ls /root /home", "cat /proc/1/status")
             ]
             + [run("sh", "-c", "echo x > /tmp/mine && cat /tmp/mine"), run("sh", "-c", "exit 7")],
+            "broadcast": lambda: run("python3", "-c", BROADCAST),
             "stream": lambda: shout(partition, "server", 5000, b"guest").decode(),
             "host": lambda: shout(partition, "host", 6000, b"host").decode(),
             "refused": refused,
@@ -105,6 +127,12 @@ def guest(name: str, address: str) -> str:
         f'[[partition]]\nname = "{name}"\nprogram = "backends:{name}"\nmemory = "32MiB"\nstreams = true\n'
         f'[[partition.device]]\nname = "net0"\n[partition.tap]\ndevice = "net0"\naddress = "{address}/24"\n'
     )
+
+
+DEAF: Final = (
+    '[[partition]]\nname = "deaf"\nprogram = "backends:deaf"\nmemory = "16MiB"\nstreams = true\n'
+    '[[partition.device]]\nname = "net0"\n'
+)
 
 
 def path_of(machine: RunningMachine, name: str) -> Path:
@@ -143,6 +171,34 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.02)
+
+
+def dropped(machine: RunningMachine, partition: str) -> int:
+    """Frames for it that its network dropped, as the operator is told."""
+    shown = json.loads(machine.command("show", partition, "--json").stdout)
+    (count,) = [row["dropped"] for row in shown["devices"] if row["device"] == "net0"]
+    return int(count)
+
+
+def heard(machine: RunningMachine) -> int:
+    """How many frames waited for the deaf guest, which takes them in now."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(PATIENCE_S)
+        sock.connect(str(path_of(machine, "stream-deaf")))
+        sock.sendall(b"CONNECT 5000\n")
+        return int(sock.makefile("rb").read().removeprefix(b"OK 5000\n"))
+
+
+def check_a_guest_that_does_not_take_its_frames(machine: RunningMachine) -> None:
+    """What its buffer has no room for is dropped and counted; the others go on; it hears again once it has read."""
+    assert ask(machine, "broadcast") == "0"
+    assert dropped(machine, "deaf") > 100
+    assert dropped(machine, "server") == 0
+    assert ask(machine, "ping") == "0"
+    waited = heard(machine)
+    assert 0 < waited < 100
+    assert ask(machine, "broadcast") == "0"
+    assert 0 < heard(machine) <= waited
 
 
 def frames_of(path: Path) -> list[bytes]:
@@ -184,12 +240,14 @@ def test_ordinary_programs_and_streams_and_what_a_dead_root_costs(
         machine_toml(
             guest("server", "10.9.0.1"),
             guest("client", "10.9.0.2"),
+            DEAF,
             devices=NETWORK,
             on_root_failure="restart",
         )
     )
     machine.wait_for("guest.ready", "server")
     machine.wait_for("guest.ready", "client")
+    machine.wait_for("guest.ready", "deaf")
 
     out = scratch / "net.pcap"
     capture = subprocess.Popen(
@@ -214,6 +272,7 @@ def test_ordinary_programs_and_streams_and_what_a_dead_root_costs(
         )
         assert bad.stdout == ""
 
+    check_a_guest_that_does_not_take_its_frames(machine)
     assert ask(machine, "walls") == "[True, True, True, True, 0, 7]"
     assert ask(machine, "stream") == "GUEST"
     assert ask(machine, "refused") == "refused"

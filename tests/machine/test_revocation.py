@@ -11,9 +11,10 @@ from tests.machine.test_authority import look
 
 pytestmark = pytest.mark.machine
 
+# In the process that roots, and with them the zygote of all partitions, are forked from.
 SITE = """
 import sys
-if "partitions.zygote" in sys.orig_argv:
+if "runtime.machine.incubating" in sys.orig_argv:
     from tests.machine import hostile_driver
     hostile_driver.install()
 """
