@@ -1,7 +1,7 @@
 """A driver that serves as it should, and lets go of nothing: it keeps a mapping of each slot that it was ever granted.
 
-`install` puts it in the place of partitions.drivers.process; a test's sitecustomize calls that before there is a zygote. So is
-its guest.
+`install` puts it in the place of partitions.drivers.process; a test's sitecustomize calls that before there is a
+zygote. So is its guest.
 """
 
 import mmap

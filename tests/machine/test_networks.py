@@ -154,6 +154,12 @@ def ready_line(machine: RunningMachine, after: int = 0) -> str:
     raise AssertionError(f"no line is ready: {machine.events}")
 
 
+def _without_what_came_twice(line: bytes) -> bytes:
+    """A line whose piece was taken in part, by a server that died before it could note that: the part is in front."""
+    last = line[-len(b"line 000000") :]
+    return last if last.startswith(line[: -len(last)]) else line
+
+
 @pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize(
     "architecture",
@@ -216,7 +222,8 @@ def test_guests_and_terminals_go_on_over_the_death_of_who_serves_them(
     assert (found["wrong"], found["twice"], found["malformed"]) == (0, 0, 0)
     assert sent["frames"] * 0.2 < found["frames"] <= sent["frames"]
     lines = paper.read_bytes().splitlines()
-    assert list(dict.fromkeys(lines)) == [b"line %06d" % number for number in range(3000)]
+    whole = [_without_what_came_twice(line) for line in lines]
+    assert list(dict.fromkeys(whole)) == [b"line %06d" % number for number in range(3000)]
     assert len(lines) < 3000 + 2 * 2048 / 12
 
 
