@@ -185,16 +185,16 @@ def test_so_many_viewers_and_no_more(shown: Shown) -> None:
     first = [RfbClient(shown.connect()) for _ in range(VIEWERS_MAX)]
     more = [shown.connect() for _ in range(CONNECTIONS_MAX - VIEWERS_MAX)]
     try:
-        more[0].sendall(b"RFB 003.008\n")
         until(lambda: shown.screens._viewers == CONNECTIONS_MAX)
+        with shown.connect() as beyond:
+            beyond.settimeout(WAIT_S)
+            assert beyond.recv(1) == b""
         greeting = b"RFB 003.008\n"
+        more[0].sendall(greeting)
         assert more[0].recv(len(greeting), socket.MSG_WAITALL) == greeting
         reason = more[0].recv(100)
         assert reason[:1] == b"\0"
         assert b"viewers" in reason
-        with shown.connect() as beyond:
-            beyond.settimeout(WAIT_S)
-            assert beyond.recv(1) == b""
         first[0].ask(incremental=False)
         first[0].update()
     finally:
