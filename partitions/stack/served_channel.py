@@ -347,8 +347,12 @@ class ServedChannel:
         return True
 
     def release(self) -> None:
-        """Give the doorbells back. Only after `stop`."""
+        """Give the doorbells back, and the service with all that it has mapped. Only after `stop`.
+
+        A service of a shared channel knows our `ring`: held by each other, they would stay until the collector came by.
+        """
         self._doorbells.close()
+        self._service = self._failed = None
 
     def statistics(self) -> dict[str, int]:
         counters = self.channel.statistics()

@@ -1,9 +1,11 @@
 """What counts as stuck: the root ends itself for it, so no guest may be able to make it look so."""
 
 import contextlib
+import gc
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -105,7 +107,7 @@ class FailingService:
 
 @contextlib.contextmanager
 def worker(
-    pair: RingPair, fails: Callable[[], bool]
+    pair: RingPair, fails: Callable[[], bool], service: "type[FailingService]" = FailingService
 ) -> Iterator[tuple[ServedChannel, list[bytes], list[WorkerEnd]]]:
     executed: list[bytes] = []
     ends: list[WorkerEnd] = []
@@ -116,7 +118,7 @@ def worker(
         memoryview(bytearray(PAGE_BYTES)),
         memoryview(bytearray(64)),
         Seam(),
-        lambda served: FailingService(served, executed, fails),
+        lambda served: service(served, executed, fails),
     )
     served.start("worker", ends.append)
     try:
@@ -192,3 +194,24 @@ def test_while_a_request_may_be_executed_again_nobody_else_is_let_at_its_device(
         vsp.let_go()
         assert entered.wait(PATIENCE_S)
         thread.join()
+
+
+def test_a_channel_that_was_released_keeps_nothing_of_its_service() -> None:
+    """A service that knows its channel's `ring`, as those of shared channels do: nobody waits for the collector."""
+    kept: list[weakref.ref[FailingService]] = []
+
+    class Ringing(FailingService):
+        def __init__(self, served: ServedChannel, executed: list[bytes], fails: Callable[[], bool]) -> None:
+            super().__init__(served, executed, fails)
+            self.ring = served.ring
+            kept.append(weakref.ref(self))
+
+    gc.disable()
+    try:
+        with ring_pair() as pair, worker(pair, lambda: False, Ringing) as (served, _, _):
+            pair.guest.send(b"before the end")
+            assert comes_true(lambda: bool(kept))
+        assert served is not None  # it is ours still, stopped and released
+        assert kept[0]() is None
+    finally:
+        gc.enable()
