@@ -22,6 +22,7 @@ BLOCK: Final = 4096
 BEFORE: Final = b"meant for its driver's eyes, too".ljust(64, b".") * (BLOCK // 64)
 AFTER: Final = b"what the guest does afterwards".ljust(64, b".") * (BLOCK // 64)
 SCRIBBLE: Final = 0xEE
+WRITTEN: Final = 0x77
 DATA_BYTES: Final = 64 << 10
 WORK_S: Final = 0.2
 PROWL_S: Final = 3 * WORK_S  # so that it lasts while the guest works
@@ -65,7 +66,7 @@ class HostileDriver(driver.Driver):
         while (held := _Clinging.first) is None:
             time.sleep(_PAUSE_S)
         ((old, fd),) = held.kept
-        while BEFORE not in old[:]:
+        while BEFORE not in old[:] or old[-2] != WRITTEN:
             time.sleep(_PAUSE_S)
         old[-1] = SCRIBBLE  # so far it may: its guest waits for it
         if self._mode == "rescinds":
@@ -121,6 +122,7 @@ def guest(partition: Partition) -> None:
 
 def _wait_to_be_seen(partition: Partition) -> None:
     (opened,) = partition.vmbus._channels.values()
+    opened.data[-2] = WRITTEN  # the write has been answered: now it may be taken away
     while opened.data[-1] != SCRIBBLE:
         time.sleep(_PAUSE_S)
     partition.report("was_seen")
