@@ -28,18 +28,16 @@ class VirtualClock:
     def after(self, delay_ns: float, what: Callable[..., object], *arguments: Any) -> None:
         """Call `what` so long from now."""
         self._entered += 1
-        due = self.now_ns + int(delay_ns)
-        heapq.heappush(self._due, (due, self._draw(), self._entered, what, arguments))
+        heapq.heappush(self._due, (self.now_ns + int(delay_ns), self._draw(), self._entered, what, arguments))
 
     def run(self, until_ns: int, over: Callable[[], bool] = lambda: False) -> bool:
         """Have events come, up to that instant, which is the time afterwards; or until `over`, and True."""
-        due = self._due
+        due, pop = self._due, heapq.heappop
         while not over():
             if not due or due[0][0] > until_ns:
                 self.now_ns = max(self.now_ns, until_ns)
                 return over()
-            when, _, _, what, arguments = heapq.heappop(due)
-            self.now_ns = when
+            self.now_ns, _, _, what, arguments = pop(due)
             self.turns += 1
             what(*arguments)
         return True

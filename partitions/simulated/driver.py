@@ -14,14 +14,14 @@ from bus.channel_messages import STATUS_SUCCESS
 from bus.memory import MemorySlot
 from bus.native import GpaMap
 from bus.seam import SEAM_BYTES
-from partitions.drivers.messages import Grant
-from partitions.drivers.partition import DRIVER_PRIVILEGES
+from partitions.drivers.building import DRIVER_PRIVILEGES
 from partitions.simulated.kernel import SimulatedHypercalls
 from partitions.simulated.process import DeadlySeam, Process
 from partitions.simulated.root import RootLife
 from partitions.simulated.serving import RingParts, ServedRing, Turns
 from partitions.stack.channel_host import ChannelListener, Opening, OpenRequest
 from partitions.stack.channel_ports import ChannelPorts, claim_doorbells, remove_ports
+from partitions.stack.grant import Grant
 from partitions.stack.guest_memory import GpaWindows, GuestMemory
 from partitions.stack.saved_state import RECORD_BYTES
 from partitions.stack.served_channel import ServedChannel, clear_record, place_rings

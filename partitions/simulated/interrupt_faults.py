@@ -6,13 +6,12 @@ from typing import Final
 
 from partitions.simulated.armed import Armed, Desk
 from partitions.simulated.clock import NS_PER_S
+from partitions.simulated.interrupts import Wake
 from partitions.simulated.machine import SimulatedMachine
 from partitions.simulated.process import Process
 from runtime.chaos.faults.hypervisor_kinds import EVERYBODY
 from runtime.chaos.faults.orders import FaultRefused
 from runtime.simulation.actions import ROOT_LABEL
-
-Wake = Callable[[], None]
 
 
 def wake_all(machine: SimulatedMachine, name: str) -> None:
@@ -40,8 +39,8 @@ def _each(desk: Desk, armed: Armed, strike: Callable[[Wake], None]) -> None:
         strike(wake)
         return True
 
-    machine.filters.append(passes)
-    armed.undo.append(lambda: machine.filters.remove(passes))
+    machine.interrupts.filters.append(passes)
+    armed.undo.append(lambda: machine.interrupts.filters.remove(passes))
 
 
 def _lost(desk: Desk, armed: Armed) -> None:
@@ -91,9 +90,9 @@ def _lost_across_reconnect(desk: Desk, armed: Armed) -> None:
         return desk.strikes(armed)
 
     machine.deaths.append(died)
-    machine.filters.append(passes)
+    machine.interrupts.filters.append(passes)
     armed.undo.append(lambda: machine.deaths.remove(died))
-    armed.undo.append(lambda: machine.filters.remove(passes))
+    armed.undo.append(lambda: machine.interrupts.filters.remove(passes))
     armed.undo.append(lambda: wake_all(machine, target))
 
 

@@ -148,11 +148,13 @@ class Kernel:
         for slot in world.closed_slots:
             if (fd := self._memory.pop(slot, None)) is not None:
                 os.close(fd)
-        for partition in [one for one in world.starting if one not in self._spawned]:
-            self._spawned.add(partition)
-            self.on_spawn(partition)
-        for partition in list(world.doomed):
-            self.on_doom(partition)
+        if world.starting:
+            for partition in [one for one in world.starting if one not in self._spawned]:
+                self._spawned.add(partition)
+                self.on_spawn(partition)
+        if world.doomed:
+            for partition in list(world.doomed):
+                self.on_doom(partition)
         self._look_at_timers()
         self._look_at_faults()
         self.on_event()
@@ -173,7 +175,9 @@ class Kernel:
 
     def _look_at_timers(self) -> None:
         """While everybody runs nobody breaks a promise: heartbeats are not simulated one by one then."""
-        due_ns = min(self.world.timers_ns.values(), default=None) if self.is_anybody_stopped() else None
+        if not self.is_anybody_stopped():
+            return
+        due_ns = min(self.world.timers_ns.values(), default=None)
         if due_ns is not None and (self._timers_due_ns is None or due_ns < self._timers_due_ns):
             self._timers_due_ns = due_ns
             self._clock.after(due_ns - self._clock.now_ns, self._timer, due_ns)
@@ -243,9 +247,12 @@ class SimulatedHypercalls(HypercallPort):
         pass
 
     def call(self, code: HypercallCode, fds: Sequence[int] = (), **args: object) -> Result:
-        given = {name: value for name, value in args.items() if value is not None and value != PARTITION_SELF}
-        for name in _PARTITIONS.intersection(given):  # the simulator knows them by their labels
-            given[name] = self._kernel.simulation.label_of(int(given[name]))  # type: ignore[call-overload]
+        given: dict[str, object] = {}
+        for name, value in args.items():
+            if value is not None and value != PARTITION_SELF:
+                if name in _PARTITIONS:  # the simulator knows them by their labels
+                    value = self._kernel.simulation.label_of(int(value))  # type: ignore[call-overload]
+                given[name] = value
         return self._kernel.call(self._label, code, given, self.label_made)
 
 

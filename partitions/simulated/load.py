@@ -10,6 +10,9 @@ from partitions.storage.disk import Disk
 from partitions.storage.errors import DiskClosedError
 from runtime.chaos.history import Ending, History, Operation, OperationKind, Outcome
 
+_KINDS: Final = {int(kind): kind for kind in OperationKind}  # a look-up costs less than the enum's own
+_OUTCOMES: Final = {int(outcome): outcome for outcome in Outcome}
+
 
 class KeptHistory:
     """A Keeper. `history` is what read_history would find."""
@@ -23,14 +26,14 @@ class KeptHistory:
         self.invoked += 1
         now = self.history.last_ns = self._clock.now_ns
         self.history.operations.append(
-            Operation(self.history.seed, self.invoked, OperationKind(kind), first_block, blocks, now)
+            Operation(self.history.seed, self.invoked, _KINDS[kind], first_block, blocks, now)
         )
         return self.invoked
 
     def complete(self, number: int, outcome: int, error: int = 0, values: tuple[int, ...] = ()) -> None:
         operation = self.history.operations[number - 1]
         operation.completed_ns = self.history.last_ns = self._clock.now_ns
-        operation.outcome, operation.error, operation.values = Outcome(outcome), error, values
+        operation.outcome, operation.error, operation.values = _OUTCOMES[outcome], error, values
 
     def end(self, *, gave_up: bool = False) -> None:
         self.history.last_ns = self._clock.now_ns
@@ -56,8 +59,7 @@ class BurstyLoad(VerifiedLoad):
     @property
     def oldest_ns(self) -> int | None:
         """Since when the request is waited for that has been in flight longest."""
-        while self._flying and self._flying[0].done:
-            self._flying.popleft()
+        self._drop_done()
         if not self._flying:
             return None
         pending = (
@@ -65,9 +67,21 @@ class BurstyLoad(VerifiedLoad):
         )
         return min(pending, default=None)
 
+    def _drop_done(self) -> None:
+        while self._flying and self._flying[0].done:
+            self._flying.popleft()
+
+    def let_go(self) -> None:
+        """The machine is gone: what it had goes at once, without a collector that looks for it."""
+        for slot in self._free:
+            slot.let_go()
+        self._free.clear()
+        self._flying.clear()
+
     def burst(self, most: int, rng: Random) -> bool:
         """Begin some requests at once, as many as there are slots and operations left for. False: the disk is gone."""
         left = self._plan.operations - self.kept.invoked
+        self._drop_done()
         try:
             for _ in range(min(1 + rng.randrange(most), len(self._free), left)):
                 self._issue(self._free.pop())

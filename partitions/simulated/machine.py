@@ -12,6 +12,7 @@ from partitions.simulated.costs import Costs
 from partitions.simulated.driver import DriverRings, SimulatedDriver
 from partitions.simulated.guest import SimulatedGuest
 from partitions.simulated.hosts import OfferedDisk, RingHost
+from partitions.simulated.interrupts import Interrupts
 from partitions.simulated.kernel import Kernel
 from partitions.simulated.medium import MemoryMedium, SimulatedMedium
 from partitions.simulated.plan import GuestPlan, MachinePlan
@@ -21,9 +22,8 @@ from partitions.simulated.reopening import ReopeningGuest
 from partitions.simulated.root import RootLife
 from partitions.simulated.serving import RingParts, ServedRing, Turns
 from partitions.stack.channel_host import ChannelListener, OpenRequest
-from partitions.storage.device import OfferedDevice
+from partitions.stack.offered_device import OfferedDevice
 from partitions.storage.vsp import StorageVsp
-from runtime.abi import ROOT_PARTITION
 from runtime.chaos.faults.orders import Order
 from runtime.config.architecture import Architecture
 from runtime.hypervisor.machine import RootFailurePolicy
@@ -65,22 +65,23 @@ class SimulatedMachine:
         self.guests: Final[dict[str, SimulatedGuest]] = {}
         self.programs: Final[dict[str, SimulatedGuest]] = {}  # those, and what else runs in partitions
         self.wrong: Final[list[str]] = []  # what guests found that they had not written
-        self.over: Final[set[str]] = set()  # guests whose load has ended, or who have
+        self._on: Final = {guest.name for guest in plan.guests}  # whose load goes on
+        self.is_over = False  # every guest's load has ended, or the guest has
         self.lives: Final[list[RootLife]] = []  # of the root; the last one is the one that counts
         self.drivers: Final[dict[str, SimulatedDriver]] = {}
         self._has_ended = False
         self._watchers: dict[str, list[Callable[[Step], bool]]] = {}
         self.starts: Final[list[Callable[[Process], None]]] = []  # told of each start of a process
         self.deaths: Final[list[Callable[[Process, str], None]]] = []  # and of each end, with its reason
-        # Asked of each interrupt, with whom it is for: True, and it is theirs to deliver.
-        self.filters: Final[list[Callable[[str, Callable[[], None]], bool]]] = []
         # Asked at each request of a ring to that device: how many ns it is held up; None: until it is healed.
         self.ring_faults: Final[list[Callable[[str], float | None]]] = []
         self._no_standby_until_ns = 0
         self._generation = 0
         self.kernel.on_spawn = self._spawn
         self.kernel.on_doom = self._doom
-        self.kernel.on_message = self._message
+        self.interrupts: Final = Interrupts(
+            self.kernel, costs, self.processes, self.programs, self.lives, self.drivers
+        )
         self.promises: Final = Promises(self)
 
     def close(self) -> None:
@@ -88,11 +89,19 @@ class SimulatedMachine:
             process.close()
         for guest in self.programs.values():
             guest.close()
+            if guest.load is not None:
+                guest.load.let_go()
         for driver in self.drivers.values():
             driver.close()
         for life in self.lives:
             life.close()
         self.kernel.close()
+        for medium in self.media.values():
+            medium.memory.recycle()
+
+    def _ended(self, guest: str) -> None:
+        self._on.discard(guest)
+        self.is_over = not self._on
 
     # -- what a root's life needs
 
@@ -158,7 +167,7 @@ class SimulatedMachine:
     ) -> ServedRing:
         def wake_guest() -> None:
             if (found := self.programs.get(guest)) is not None:
-                self._interrupt(guest, found.wake)
+                self.interrupts.deliver(guest, found.wake)
 
         rng, medium = self.rng, self.media[device]
 
@@ -182,6 +191,8 @@ class SimulatedMachine:
 
     def _held_up(self, device: str) -> float | None:
         """By all faults of its rings that are armed. None: for good, or until it is healed."""
+        if not self.ring_faults:
+            return 0.0
         waits = [waits(device) for waits in self.ring_faults]
         return None if None in waits else float(sum(filter(None, waits)))
 
@@ -269,8 +280,8 @@ class SimulatedMachine:
             guest.plan,
             self.burst,
             lambda kind, **fields: self.log(f"guest.{kind}", guest.name, **fields),
-            partial(self._signal, partition),
-            lambda: self.over.add(guest.name),
+            partial(self.interrupts.signal, partition),
+            partial(self._ended, guest.name),
         )
         if not reopens:
             self.guests[guest.name] = made
@@ -318,7 +329,7 @@ class SimulatedMachine:
             self._forget_media((driver.device,))
             self.log("driver.exited", driver.device, reason=reason)
         else:
-            self.over.add(name)
+            self._ended(name)
             if (guest := self.programs.get(name)) is not None:
                 guest.close()
             self.log("partition.exited", name, reason=reason)
@@ -346,47 +357,7 @@ class SimulatedMachine:
                 (driver,) = (one for one in self.drivers.values() if one.label == name)
                 life.process.after(self.costs.wake, driver.restart, life)
 
-    # -- interrupts
-
-    def _message(self, partition: int) -> None:
-        """Its line is raised: whoever runs there takes its messages, after the time that a wake takes."""
-        label = self.kernel.simulation.label_of(partition)
-
-        def deliver() -> None:
-            if (process := self.processes.get(label)) is None:
-                return
-            if label == ROOT_LABEL:
-                process.after(self.costs.wake, self._root_takes, process)
-            elif (guest := self.programs.get(label)) is not None:
-                process.after(self.costs.wake, guest.take_messages)
-
-        deliver()
-
-    def _root_takes(self, process: Process) -> None:
-        if (life := self.lives[-1]).process is process:
-            life.take_messages()
-
-    def _signal(self, guest: int, connection: int) -> None:
-        """The guest may have rung the doorbell behind a connection of its."""
-        found = dict.get(self.kernel.simulation.table, guest)
-        port = found.connections.get(connection) if found is not None else None
-        if port is None or port.port is None:
-            return
-        where = (port.port_partition, port.port)
-        for ring in self._rings_of(*where):
-            if ring.was_rung():
-                self._interrupt(self.kernel.simulation.label_of(where[0]), ring.wake)
-
-    def _rings_of(self, partition: int, port: int) -> list[ServedRing]:
-        if partition == ROOT_PARTITION:
-            rings = self.lives[-1].rings
-        else:
-            rings = [ring for driver in self.drivers.values() for ring in driver.rings]
-        return [ring for ring in rings if ring.listens_to(self.kernel.bell(partition, port))]
-
-    def _interrupt(self, name: str, wake: Callable[[], None]) -> None:
-        if not any(passes(name, wake) for passes in self.filters):
-            wake()
+    # -- who stands still
 
     def find_stuck(self) -> None:
         """A channel that holds work and does not move ends its server: the successor may be luckier."""

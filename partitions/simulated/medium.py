@@ -11,10 +11,21 @@ from partitions.simulated.clock import NS_PER_S
 from partitions.simulated.process import Died, Suspended
 from partitions.storage.backends import BLOCK_BYTES, BackendError
 from runtime.chaos.blocks import BLOCK_BYTES as CHECKED_BYTES
-from runtime.chaos.blocks import ZEROS, BlockRun
+from runtime.chaos.blocks import ZERO_BLOCK, ZEROS, BlockRun
 from runtime.chaos.faults.orders import Order
 
 Views = Sequence[memoryview]
+
+
+# Memory of media that are gone, all zeros again, by size: the next trial's pages are there already.
+_STOCK: Final[dict[int, list[memoryview]]] = {}
+STOCK_MAX: Final = 4  # of one size
+STOCK_BYTES_MAX: Final = 64 << 20  # of one medium
+
+
+def _zeros(size_bytes: int) -> memoryview:
+    stock = _STOCK.get(size_bytes)
+    return stock.pop() if stock else memoryview(mmap.mmap(-1, size_bytes))
 
 
 class MemoryMedium:
@@ -27,7 +38,7 @@ class MemoryMedium:
         self.size_bytes: Final = size_bytes
         self.block_bytes: Final = block_bytes
         self.read_only: Final = read_only
-        self._bytes: Final = memoryview(mmap.mmap(-1, size_bytes))
+        self._bytes: Final = _zeros(size_bytes)
         self._touched: set[int] = set()  # blocks of CHECKED_BYTES that were written
 
     def readv(self, views: Views, offset: int) -> None:
@@ -50,15 +61,27 @@ class MemoryMedium:
     def close(self) -> None:
         pass
 
+    def recycle(self) -> None:
+        """The machine is gone, and nobody reads or writes any more."""
+        stock = _STOCK.setdefault(self.size_bytes, [])
+        if len(stock) < STOCK_MAX and self.size_bytes <= STOCK_BYTES_MAX:
+            for block in self._touched:
+                at = block * CHECKED_BYTES
+                self._bytes[at : at + CHECKED_BYTES] = ZERO_BLOCK
+            stock.append(self._bytes)
+
     def _touch(self, offset: int, length: int) -> None:
         self._touched.update(range(offset // CHECKED_BYTES, (offset + length - 1) // CHECKED_BYTES + 1))
 
     def values(self, blocks: range, asked: Collection[int]) -> dict[int, int]:
         """What runtime.chaos.blocks finds in those of `blocks` that were asked for or written. None wrote: zeros."""
         found = dict.fromkeys(asked, ZEROS)
+        copy = memoryview(bytearray(CHECKED_BYTES))
+        run = BlockRun(copy)
         for block in sorted(self._touched.intersection(blocks)):
             at = block * CHECKED_BYTES
-            (found[block],) = BlockRun(self._bytes[at : at + CHECKED_BYTES]).values(block, 1)
+            copy[:] = self._bytes[at : at + CHECKED_BYTES]
+            (found[block],) = run.values(block, 1)
         return found
 
 

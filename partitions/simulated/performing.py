@@ -4,7 +4,7 @@ import gc
 from collections.abc import Mapping
 from typing import Any, Final
 
-from partitions.simulated.plan import left_out_of, planned
+from partitions.simulated.plan import MachinePlan, left_out_of, planned
 from partitions.simulated.planted import DEFECTS
 from partitions.simulated.trial import Done, SimulatedTrial
 from partitions.storage.vsp import StorageVsp
@@ -30,20 +30,19 @@ def perform_task(task: Task, server: type[StorageVsp] | None = None) -> Trial:
         return trial_of(task, None, (), str(error).splitlines()[0], 0.0)
     if server is None:
         server = DEFECTS[task.planted] if task.planted else StorageVsp
-    done = _run(SimulatedTrial(experiment, task.schedule, plan, task.seed, server))
-    findings = (*_judge(experiment, done), _rules(done))
-    return trial_of(task, done.evidence, findings, done.trouble, done.virtual_s)
-
-
-def _run(trial: SimulatedTrial) -> Done:
-    """Without the collector: hardly anything dies in a circle while a trial runs, and it takes a tenth of the time."""
     collects = gc.isenabled()
-    gc.disable()
+    gc.disable()  # hardly anything dies in a circle while a trial runs, and looking for it takes a tenth of the time
     try:
-        return trial.run()
-    finally:
+        return _performed(task, experiment, plan, server)
+    finally:  # by now all that the trial had is gone, and there is little left to look at
         if collects:
             gc.enable()
+
+
+def _performed(task: Task, experiment: Experiment, plan: MachinePlan, server: type[StorageVsp]) -> Trial:
+    done = SimulatedTrial(experiment, task.schedule, plan, task.seed, server).run()
+    findings = (*_judge(experiment, done), _rules(done))
+    return trial_of(task, done.evidence, findings, done.trouble, done.virtual_s)
 
 
 def _judge(experiment: Experiment, done: Done) -> list[Finding]:
@@ -57,6 +56,7 @@ def _rules(done: Done) -> Finding:
     figures = {
         "requests": float(done.requests),
         "turns": float(done.turns),
+        "busy_s": round(done.busy_s, 6),
         "digest": float(int(done.digest[:12], 16)),
     }
     if done.broken_rule:

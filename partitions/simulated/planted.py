@@ -5,7 +5,6 @@ real processes.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
@@ -75,8 +74,9 @@ def _is_write(packet_type: int, payload: bytes) -> bool:
 def _success(payload: bytes) -> bytes:
     packet = Packet.parse(payload)
     request = ScsiRequest.parse(packet.body)
-    done = replace(request, srb_status=SrbStatus.SUCCESS, scsi_status=0, sense_length=0, cdb_or_sense=b"")
-    return packet.reply(NtStatus.SUCCESS, done.build()).build()
+    return packet.completion(
+        NtStatus.SUCCESS, request.answer(SrbStatus.SUCCESS, 0, request.transfer_bytes, b"")
+    )
 
 
 DEFECTS: Final[Mapping[str, type[StorageVsp]]] = MappingProxyType(

@@ -40,7 +40,8 @@ class DeadlySeam(Seam):
             if watch(step):
                 self._words[_STRUCK] = step
                 raise Died(step)
-        super().passing(step)
+        if self._words[_STEP] == step:
+            super().passing(step)
 
     def disarm(self) -> None:
         self._words[_STEP] = 0
@@ -54,6 +55,7 @@ class Process:
 
     def __init__(self, clock: VirtualClock, name: str, on_death: Callable[["Process", str], None]) -> None:
         self.name, self.clock, self._on_death = name, clock, on_death
+        self._after: Final = clock.after
         self.is_alive, self.is_stopped = True, False
         self._held_up: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
         self._sleeping: set[Coroutine[float, None, object]] = set()
@@ -61,7 +63,7 @@ class Process:
 
     def after(self, delay_ns: float, what: Callable[..., object], *arguments: Any) -> None:
         """A turn of this process's."""
-        self.clock.after(delay_ns, self._turn, what, arguments)
+        self._after(delay_ns, self._turn, what, arguments)
 
     def _turn(self, what: Callable[..., object], arguments: tuple[Any, ...]) -> None:
         if not self.is_alive:

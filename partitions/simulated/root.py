@@ -17,11 +17,11 @@ from partitions.simulated.costs import Costs
 from partitions.simulated.kernel import Kernel, SimulatedHypercalls
 from partitions.simulated.process import DeadlySeam, Process, sleep
 from partitions.simulated.serving import ServedRing
+from partitions.stack.offered_device import OfferedDevice
 from partitions.stack.saved_state import SLOT_PAGES, SavedState
 from partitions.stack.stack_resources import RootResources
 from partitions.stack.virtualization_stack import VirtualizationStack
 from partitions.stack.vmbus_ports import partition_of_message_port
-from partitions.storage.device import OfferedDevice
 from partitions.vp.processor import VirtualProcessor
 from runtime.abi import PAGE_BYTES, ROOT_PARTITION, HypercallCode
 from runtime.hypercalls.caller import MappedSlot

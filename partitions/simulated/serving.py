@@ -7,7 +7,7 @@ turns at it: who hangs in the medium, or has failed in the middle of a request, 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from bus.memory import PAGE_BYTES
 from bus.native import Channel, GpaMap, RingClosed, RingError, Waiting
@@ -113,6 +113,7 @@ class ServedRing:
             seam=seam,
             fast=False,
         )
+        self.own_bell: Final = parts.own_bell
         self.is_closed = self._is_released = False
         self._is_serving = False  # a turn is on its way
         self._hangs_since_ns: int | None = None
@@ -142,11 +143,8 @@ class ServedRing:
 
     # -- its turns
 
-    def listens_to(self, bell: int) -> bool:
-        return self._parts.own_bell == bell and not self.is_closed
-
     def was_rung(self) -> bool:
-        return rung(self._parts.own_bell)
+        return rung(self.own_bell)
 
     def wake(self) -> None:
         """Its doorbell has rung."""
@@ -175,7 +173,7 @@ class ServedRing:
         self._turns.holder = self
         received = self.native.packets_received
         try:
-            self._vsp.serve(cast(Any, OneTurn()))
+            self._vsp.serve(OneTurn())  # type: ignore[arg-type]  # of an event it asks nothing else
         except Suspended as suspended:
             self._suspend(suspended)
             return

@@ -5,9 +5,10 @@ The load goes on for as long as the experiment says, as time that passes idly co
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Any, Final
+from operator import attrgetter
+from typing import Final
 
 from partitions.simulated.clock import NS_PER_MS, NS_PER_S
 from partitions.simulated.costs import Costs
@@ -21,11 +22,13 @@ from runtime.chaos.experiment.machine_files import TrialMachine
 from runtime.chaos.experiment.model import Experiment
 from runtime.chaos.experiment.schedule import Injection, Schedule
 from runtime.chaos.faults.orders import FaultRefused, Order
-from runtime.chaos.history import History
+from runtime.chaos.history import History, Operation
+from runtime.chaos.liveness import busy_ns
 from runtime.simulation.violation import Violation
 
 CALM_NS: Final = 300 * NS_PER_MS  # between the last healing and the end of the load
 _DIGEST_BYTES: Final = 16
+_ROW: Final = attrgetter(*(each.name for each in fields(Operation) if each.name not in ("kind", "outcome")))
 
 
 @dataclass(slots=True)
@@ -37,7 +40,8 @@ class Done:
     broken_rule: str  # of the hypervisor's state machine; "": none
     virtual_s: float
     requests: int
-    turns: int
+    turns: int  # events of the clock
+    busy_s: float  # virtual seconds in which any guest waited for an answer
     digest: str  # of all events and histories
 
 
@@ -122,9 +126,8 @@ class SimulatedTrial:
 
     def _is_over(self) -> bool:
         """No load will come any more."""
-        return self.machine.kernel.halted is not None or all(
-            guest.name in self.machine.over for guest in self._plan.guests
-        )
+        machine = self.machine
+        return machine.is_over or machine.kernel.world.halted is not None
 
     def _carry_out(self) -> None:
         machine, clock = self.machine, self.machine.clock
@@ -211,6 +214,7 @@ class SimulatedTrial:
             machine.clock.now_ns / 1e9,
             sum(len(history.operations) for history in histories.values()),
             machine.clock.turns,
+            busy_ns(histories.values(), machine.clock.now_ns) / NS_PER_S,
             _digest(events, histories),
         )
 
@@ -238,9 +242,8 @@ def _digest(events: list[Event], histories: Mapping[str, History]) -> str:
     for event in events:
         told.update(repr(sorted(event.items())).encode())
     for name, history in sorted(histories.items()):
-        told.update(f"{name} {history.ending} {[_row(one) for one in history.operations]}".encode())
+        kinds = [int(one.kind) for one in history.operations]  # numbers: an enum takes long to write
+        outcomes = [None if one.outcome is None else int(one.outcome) for one in history.operations]
+        rows = list(map(_ROW, history.operations))
+        told.update(f"{name} {history.ending} {kinds} {outcomes} {rows}".encode())
     return told.hexdigest()
-
-
-def _row(operation: Any) -> tuple[Any, ...]:
-    return tuple(getattr(operation, name) for name in operation.__slots__)

@@ -42,7 +42,7 @@ _CRC: Final = struct.Struct("<I")
 _MAGIC: Final = 0x4B4C_4256  # "VBLK"
 _SPOILED: Final = 0x4C_4F50_53  # "SPOL": put there before a read, gone after it
 _BODY_WORDS: Final = (BLOCK_BYTES - _HEAD.size) // _WORD.size
-_ZERO_BLOCK: Final = bytes(BLOCK_BYTES)
+ZERO_BLOCK: Final = bytes(BLOCK_BYTES)
 _IMAGE_PIECE_BLOCKS: Final = 256
 
 assert _HEAD.size == 32
@@ -102,7 +102,7 @@ class BlockRun:
         return tuple(found)
 
     def _suspect(self, index: int, magic: int) -> int:
-        if self._bytes(index) == _ZERO_BLOCK:
+        if self._bytes(index) == ZERO_BLOCK:
             return ZEROS
         if magic == _SPOILED:
             return UNFILLED

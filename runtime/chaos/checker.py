@@ -26,8 +26,9 @@ from typing import Final
 
 from runtime.chaos.blocks import NUMBER_BITS, SUSPECTS, ZEROS
 from runtime.chaos.history import Ending, History, Operation, OperationKind, Outcome
-from runtime.chaos.liveness import gaps, hangs
-from runtime.chaos.registers import BEGINNING, NEVER, Access, Conflict, Kind, Reason, Register
+from runtime.chaos.liveness import hangs, longest_gap
+from runtime.chaos.register_conflicts import BEGINNING, NEVER, Access, Conflict, Kind, Reason
+from runtime.chaos.registers import Register
 from runtime.chaos.verdict import Narrator, Verdict, Violation, first
 
 BOUND_S: Final = 10.0
@@ -224,7 +225,7 @@ def _sum_up(histories: Sequence[History], disk: _Disk, found: list[Violation]) -
         guests=len(histories),
         counts=Counter(violation.kind for violation in found),
         violations=first(found),
-        longest_gap=max((gap for history in histories for gap in gaps(history)), default=None),
+        longest_gap=longest_gap(histories),
         longest_operation_ns=max(took, default=0),
         elapsed_ns=last_ns - min((history.started_ns for history in histories), default=last_ns),
     )

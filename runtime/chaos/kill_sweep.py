@@ -24,7 +24,7 @@ from typing import Any, Final
 from bus.seam import Step
 from runtime.chaos.liveness import gaps_around
 from runtime.chaos.loaded_machine import Judged, Load, LoadedMachine, signal_process
-from runtime.chaos.registers import Kind
+from runtime.chaos.register_conflicts import Kind
 from runtime.chaos.running_machine import MachineEnded
 from runtime.chaos.verdict import EXPLAINED_MAX
 from runtime.exits import ExitCode

@@ -3,10 +3,12 @@
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import starmap
 
 from runtime.chaos.history import Ending, History, Operation
 
 _NS_PER_S = 1_000_000_000
+_BEGINS, _ENDS = 0, 1  # in this order where both happen at once
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -36,22 +38,59 @@ def gaps(history: History) -> Iterator[Gap]:
 
     The last one ends with the history where requests were still in flight then.
     """
-    events = [(operation.invoked_ns, 1) for operation in history.operations]
+    return starmap(Gap, _waits(history))
+
+
+def longest_gap(histories: Iterable[History]) -> Gap | None:
+    """Of all of them. None: nothing was ever waited for."""
+    longest = max((wait for history in histories for wait in _waits(history)), default=None)
+    return None if longest is None else Gap(*longest)
+
+
+def _waits(history: History) -> Iterator[tuple[int, int]]:
+    """`gaps`, as (length, start): there is one for each request, and few are looked at."""
+    events = [(operation.invoked_ns, _BEGINS) for operation in history.operations]
     events += [
-        (operation.completed_ns, -1) for operation in history.operations if operation.completed_ns is not None
+        (operation.completed_ns, _ENDS)
+        for operation in history.operations
+        if operation.completed_ns is not None
     ]
-    events.sort(key=lambda event: (event[0], -event[1]))
+    events.sort()
     in_flight, since = 0, 0
-    for now, change in events:
-        if change > 0:
+    for now, event in events:
+        if event == _BEGINS:
             if in_flight == 0:
                 since = now
+            in_flight += 1
         else:
-            yield Gap(now - since, since)
+            yield now - since, since
             since = now
-        in_flight += change
+            in_flight -= 1
     if in_flight and history.last_ns > since:
-        yield Gap(history.last_ns - since, since)
+        yield history.last_ns - since, since
+
+
+def busy_ns(histories: Iterable[History], ended_ns: int) -> int:
+    """How long anybody at all waited for an answer. What has none was waited for until its history's end, if it has
+    one, and else until `ended_ns`.
+    """
+    waits = sorted(
+        (operation.invoked_ns, _answered_ns(operation, history, ended_ns))
+        for history in histories
+        for operation in history.operations
+    )
+    busy, until = 0, 0
+    for begin, end in waits:
+        if end > until:
+            busy += end - max(begin, until)
+            until = end
+    return busy
+
+
+def _answered_ns(operation: Operation, history: History, ended_ns: int) -> int:
+    if operation.completed_ns is not None:
+        return operation.completed_ns
+    return ended_ns if history.ending is Ending.NONE else history.last_ns
 
 
 def gaps_around(history: History, instants_ns: Iterable[int]) -> list[Gap | None]:
@@ -59,13 +98,13 @@ def gaps_around(history: History, instants_ns: Iterable[int]) -> list[Gap | None
 
     From the instant to the gap's end is the time to the first completion after it.
     """
-    every = list(gaps(history))
-    starts = [gap.start_ns for gap in every]
+    every = list(_waits(history))
+    starts = [start_ns for _, start_ns in every]
     found: list[Gap | None] = []
     for instant in instants_ns:
         index = bisect_right(starts, instant) - 1
-        around = index >= 0 and instant < every[index].end_ns
-        found.append(every[index] if around else None)
+        around = index >= 0 and instant < sum(every[index])
+        found.append(Gap(*every[index]) if around else None)
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from runtime.chaos.blocks import SUSPECTS, value_text
 from runtime.chaos.history import Operation, OperationKind
 from runtime.chaos.liveness import Gap, Hang
-from runtime.chaos.registers import BEGINNING, NEVER, Access, Conflict, Kind, Reason
+from runtime.chaos.register_conflicts import BEGINNING, NEVER, Access, Conflict, Kind, Reason
 
 EXPLAINED_MAX: Final = 20  # violations that a verdict keeps; all are counted
 _NS_PER_S: Final = 1_000_000_000

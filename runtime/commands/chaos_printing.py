@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -73,14 +73,22 @@ def tell_shrinking(faults: int, runs: int) -> None:
     tell(f"{faults} faults tried, {runs} trials")
 
 
-def conclude(done: list[Trial], campaign: Campaign, journal: Path, as_json: bool) -> int:
+def conclude(
+    done: list[Trial],
+    campaign: Campaign,
+    journal: Path,
+    as_json: bool,
+    speed: Mapping[str, Any] | None = None,
+) -> int:
+    """`speed`: of the deterministic mode."""
     from runtime.chaos.experiment.campaign import broken, statistics, verdict
     from runtime.chaos.experiment.journal import Outcome
 
     worst = verdict(done, campaign.experiment.thresholds)
     complaints = broken(campaign.experiment.thresholds, statistics(done))
     if as_json:
-        print_json(summary(done, campaign.header, worst) | {"broken": complaints, "journal": str(journal)})
+        more = {"broken": complaints, "journal": str(journal)} | ({"speed": speed} if speed else {})
+        print_json(summary(done, campaign.header, worst) | more)
     else:
         print_summary(done, complaints, campaign.left_out)
         print(f"{worst.value}; the journal is {journal}")

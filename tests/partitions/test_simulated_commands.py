@@ -41,8 +41,16 @@ def test_a_run_is_journalled_and_each_line_replays(
     assert main([*command, "--journal", str(journal)]) == 0
     printed = capsys.readouterr()
     assert "x real time" in printed.err
-    assert json.loads(printed.out)["trials"] == 3
+    assert "events/s" in printed.err
+    summary = json.loads(printed.out)
+    assert summary["trials"] == 3
     header, trials = read_journal(journal)
+    speed = summary["speed"]
+    assert speed["virtual_s"] == pytest.approx(sum(trial.seconds for trial in trials), abs=0.01)
+    assert speed["factor"] == pytest.approx(speed["virtual_s"] / speed["wall_s"], rel=0.1)
+    assert 0 < speed["busy_s"] < speed["virtual_s"]
+    assert speed["factor_with_start"] <= speed["factor"]
+    assert speed["events_per_request"] >= 2  # one is served, and somebody takes its answer in
     assert header.simulated
     assert main(["chaos", "replay", str(journal), "--trial", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["trials"] == [trials[1].to_table()]

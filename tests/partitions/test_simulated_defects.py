@@ -16,7 +16,7 @@ from runtime.chaos.experiment.performing import Task
 from runtime.chaos.experiment.schedule import Schedule
 from runtime.chaos.experiment.shrinking import Shrinker
 from runtime.chaos.history import read_history
-from runtime.chaos.registers import Kind
+from runtime.chaos.register_conflicts import Kind
 from tests.partitions.dying_root import DyingRoot
 from tests.partitions.simulated_making import deaths, finding, tables, tasks, trials_of
 

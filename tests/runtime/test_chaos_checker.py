@@ -7,8 +7,8 @@ import pytest
 from runtime.chaos.blocks import FOREIGN, MISDIRECTED, TORN, UNFILLED, ZEROS
 from runtime.chaos.checker import CheckError, Cut, check
 from runtime.chaos.history import Ending, Outcome
-from runtime.chaos.liveness import Gap, gaps_around
-from runtime.chaos.registers import Kind
+from runtime.chaos.liveness import Gap, busy_ns, gaps_around
+from runtime.chaos.register_conflicts import Kind
 from runtime.chaos.verdict import EXPLAINED_MAX, Judgement, Verdict, summary
 from tests.runtime.history_script import Script
 
@@ -363,6 +363,7 @@ def test_the_longest_gap_counts_only_while_something_is_in_flight() -> None:
     script.read(1005, 1100, ZEROS)
     history = script.history()
     assert check([history]).longest_gap == Gap(80, 1020)
+    assert busy_ns([history, history], 5000) == 10 + 100  # at once counts once
     found = gaps_around(history, [1050, 500, 1019, 1020, 1100, 0])
     assert found == [Gap(80, 1020), None, Gap(20, 1000), Gap(80, 1020), None, Gap(10, 0)]
 

@@ -6,7 +6,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runtime.chaos.blocks import ZEROS
-from runtime.chaos.registers import Access, Reason, Register
+from runtime.chaos.register_conflicts import Access, Reason
+from runtime.chaos.registers import Register
 
 LATEST = 12
 OLD = 99  # a value that was there before

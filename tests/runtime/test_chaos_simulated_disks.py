@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.chaos.registers import Kind
+from runtime.chaos.register_conflicts import Kind
 from runtime.chaos.verdict import summary
 from tests.runtime.simulated_disk import DEFECTS, SimulatedDisk
 

@@ -56,7 +56,9 @@ def test_any_schedule_keeps_every_rule(capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.soak
 def test_any_schedule_keeps_every_rule_for_long(capsys: pytest.CaptureFixture[str]) -> None:
     campaign = simulate(SOAK_SECONDS, capsys)
-    assert campaign.inputs > SOAK_SECONDS / 60 * 100_000
+    assert (
+        campaign.inputs_per_minute > 100_000
+    )  # of processor time: a busy host gives it less, not it less of that
 
 
 def test_every_effect_can_be_carried_out_in_the_simulated_world() -> None:

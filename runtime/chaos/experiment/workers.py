@@ -4,7 +4,6 @@ import concurrent.futures
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
@@ -14,7 +13,6 @@ from runtime.machine.lifeline import die_with_parent
 
 JOBS_MAX: Final = 64
 _AHEAD: Final = 2  # tasks that are handed out, for each worker
-_EXIT_OF_SIGTERM: Final = 128 + signal.SIGTERM
 
 
 class WorkersLost(CommandError):
@@ -49,7 +47,7 @@ class LocalWorkers:
         waiting: set[concurrent.futures.Future[dict[str, Any]]] = set()
         try:
             for task in tasks:
-                waiting.add(pool.submit(_perform, task))
+                waiting.add(pool.submit(perform, task))
                 if len(waiting) >= self._jobs * _AHEAD:
                     done, waiting = concurrent.futures.wait(
                         waiting, return_when=concurrent.futures.FIRST_COMPLETED
@@ -67,20 +65,12 @@ class LocalWorkers:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _perform(table: Mapping[str, Any]) -> dict[str, Any]:
-    """`perform`, in a worker. One that is told to end does: its pool would go on with what was handed out already."""
-    try:
-        return perform(table)
-    except SystemExit:
-        os._exit(_EXIT_OF_SIGTERM)
-
-
 def _obey_the_campaign(pid: int) -> None:
     """A worker ends with its campaign, however that ends.
 
-    A Ctrl-C reaches all processes of a terminal. The campaign alone heeds it, and tells its workers: by SIGTERM, at
-    which whatever machine is under way goes with its worker.
+    A Ctrl-C reaches all processes of a terminal. The campaign alone heeds it, and tells its workers: by SIGTERM, of
+    which they die where they stand. Whatever machine is under way goes with its worker, and janitors take the folders.
+    (An exception from a signal handler could be lost: a destructor swallows it.)
     """
     die_with_parent(pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_EXIT_OF_SIGTERM))

@@ -14,7 +14,7 @@ import msgspec
 import zmq
 
 from runtime.machine.lifeline import die_with_parent
-from runtime.machine.management import Request
+from runtime.machine.management_wire import Request
 
 _BYTES_AT_ONCE = 4096
 _WAITING_MAX = 16  # requests and answers, on our side: the rest is the machine's to keep, or to drop

@@ -7,7 +7,7 @@ from runtime.chaos.checker import CheckError, Cut, check
 from runtime.chaos.experiment.evidence import Evidence
 from runtime.chaos.experiment.journal import Finding, Outcome
 from runtime.chaos.faults.kinds import Parameter, Value
-from runtime.chaos.registers import Kind
+from runtime.chaos.register_conflicts import Kind
 
 _KILLS: Final = frozenset({"kill", "fault-signal"})
 _ENDS_THE_MACHINE: Final = frozenset({"hypervisor", "platform"})
