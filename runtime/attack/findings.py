@@ -88,12 +88,21 @@ def pace_word(ratio: Interval | None) -> str:
     return "SLOWED" if is_slowed(ratio) else "undecided"
 
 
+def beside(ratio: Interval | None, other: Interval | None) -> Interval | None:
+    """One ratio by another, which was measured in other windows of the same run: an interval of intervals, so a wide
+    one. None: one of them is not known."""
+    if ratio is None or other is None or not other.low > 0:
+        return None
+    return Interval(ratio.value / other.value, ratio.low / other.high, ratio.high / other.low)
+
+
 @dataclass(slots=True)
 class Control:
     """What is no attack, in windows like those of attacks."""
 
     name: str
     windows: list[Window] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
     @property
     def ratio(self) -> Interval | None:
@@ -118,6 +127,12 @@ class Report:
         return ratio_of_windows([window for each in self.findings for window in each.windows])
 
     @property
+    def ratio_beside_honest(self) -> Interval | None:
+        """The pace under attack by that beside an honest guest of the same cap. Told, and no part of any verdict."""
+        honest = next((each for each in self.controls if each.name == "honest"), None)
+        return None if honest is None else beside(self.ratio, honest.ratio)
+
+    @property
     def is_contained(self) -> bool:
         """Slowed neighbours are a failure where the service as a whole slowed them; a single attack's is told."""
         kept = all(each.verdict in (Verdict.CONTAINED, Verdict.SLOWED) for each in self.findings)
@@ -133,10 +148,12 @@ class Report:
             "contained": self.is_contained,
             "pace": pace_word(ratio),
             "ratio": _json_ratio(ratio),
+            "ratio_beside_honest": _json_ratio(self.ratio_beside_honest),
             "breaches": list(self.breaches),
             "checked": self.checked,
             "pairs": sum(len(each.windows) for each in self.findings),
             "controls": {each.name: _json_ratio(each.ratio) for each in self.controls},
+            "control_errors": [error for each in self.controls for error in each.errors],
             "attacks": [_json_of(each) for each in self.findings],
         }
 

@@ -221,6 +221,8 @@ class _Run:
             quiet = _quiet_window()
         if isinstance(of, Finding):
             of.take(answer)
+        elif answer["error"]:
+            of.errors.append(f"{of.name}: {answer['error']}")
         if answer["made"]:  # otherwise both were quiet
             self._windows.append((of, (begun_ns, ended_ns), quiet))
 

@@ -4,12 +4,12 @@ A turn is a window in which a hostile guest does something, and a quiet one besi
 disturbs the host mostly lasts longer than both, so it disturbs both; and an interval gets narrow with their number.
 
 Beside attacks there are controls, in turns of their own among the others: nothing at all, which shows what the host's
-noise makes of the figure; and the hostile guest's honest share, burned to the end, which shows what its cap costs the
-neighbours though it harms nobody.
+noise makes of the figure; the hostile guest's share, burned to the end, which shows what its cap costs the neighbours
+though it asks nobody for anything; and its honest work with the device that is attacked, as fast as its cap lets it.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from runtime.attack.catalogue import Attack, Keeping
@@ -24,8 +24,12 @@ WINDOWS_MAX: Final = 400  # of one attack
 BREAKS_PER_GUEST: Final = (
     12  # channels that a guest may lose before it gets no more: sixteen, and some in reserve
 )
-CONTROLS: Final = ("idle", "share")
-CONTROL_PART: Final = 0.25  # of all turns
+CONTROLS: Final[Mapping[str, float]] = {  # and their parts of all turns
+    "idle": 0.1,
+    "share": 0.1,
+    "honest": 0.2,
+}
+CONTROL_PART: Final = sum(CONTROLS.values())
 
 
 def lead_of(attack: Attack | None) -> float:
@@ -39,9 +43,8 @@ def windows_of(attack: Attack, attacks: int, seconds: float) -> int:
     return min(windows, BREAKS_PER_GUEST) if attack.keeping is Keeping.BREAKS else windows
 
 
-def control_windows(seconds: float) -> int:
-    """Of each control."""
-    return round(seconds * CONTROL_PART / (len(CONTROLS) * TURN_S))
+def control_windows(control: str, seconds: float) -> int:
+    return round(seconds * CONTROLS[control] / TURN_S)
 
 
 def turns_of(attacks: Sequence[Attack], seconds: float, rng: random.Random) -> list[str]:
@@ -49,6 +52,6 @@ def turns_of(attacks: Sequence[Attack], seconds: float, rng: random.Random) -> l
     repeated = [each for each in attacks if each.keeping is not Keeping.LAST]
     turns = [each.name for each in repeated for _ in range(windows_of(each, len(repeated), seconds))]
     if repeated:
-        turns += [control for control in CONTROLS for _ in range(control_windows(seconds))]
+        turns += [control for control in CONTROLS for _ in range(control_windows(control, seconds))]
     rng.shuffle(turns)
     return turns

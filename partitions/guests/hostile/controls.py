@@ -1,9 +1,10 @@
-"""What a hostile guest does that is no attack, for comparison: nothing, and no more than anybody may."""
+"""What a hostile guest does that is no attack, for comparison: nothing, and what anybody may."""
 
 import time
 from collections.abc import Mapping
 from typing import Final
 
+from partitions.guests.hostile.honest import honest
 from partitions.guests.hostile.scene import AttackFunction, Scene
 from partitions.guests.hostile.tally import Tally
 
@@ -22,4 +23,4 @@ def share(scene: Scene, tally: Tally) -> None:
     tally.evidence = f"{(time.process_time_ns() - begun_ns) / 1e6:.1f} ms"
 
 
-CONTROLS: Final[Mapping[str, AttackFunction]] = {"idle": idle, "share": share}
+CONTROLS: Final[Mapping[str, AttackFunction]] = {"idle": idle, "share": share, "honest": honest}

@@ -10,13 +10,8 @@ from bus.synic import CHANNEL_MESSAGE, CONTACT_CONNECTION
 from partitions.guests.hostile.scene import Scene
 from partitions.guests.hostile.tally import Tally
 from partitions.guests.hostile_calls import hostile_call
-from partitions.stack.vmbus_ports import (
-    GUEST_INTERCEPT_CONNECTION,
-    driver_port,
-    intercept_port,
-    root_message_port,
-    server_event_port,
-)
+from partitions.stack.vmbus_ports import driver_port, root_message_port, server_event_port
+from partitions.vp.intercept_ports import GUEST_INTERCEPT_CONNECTION, intercept_port
 from runtime import codec
 from runtime.abi import (
     HvStatus,

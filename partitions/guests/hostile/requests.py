@@ -68,7 +68,7 @@ def _take_answers(scene: Scene, tally: Tally, door: Door, timeout_ns: int = _ANS
     return len(packets)
 
 
-def _kept(scene: Scene, tally: Tally) -> Door | None:
+def ready_door(scene: Scene, tally: Tally) -> Door | None:
     door = scene.kept_door()
     if door is None:
         tally.came_of_it("not offered again")
@@ -78,7 +78,7 @@ def _kept(scene: Scene, tally: Tally) -> Door | None:
 
 
 def duplicate_ids(scene: Scene, tally: Tally) -> None:
-    if (door := _kept(scene, tally)) is None:
+    if (door := ready_door(scene, tally)) is None:
         return
     identity = 7
     while scene.goes_on():
@@ -106,7 +106,7 @@ def duplicate_ids(scene: Scene, tally: Tally) -> None:
 
 def foreign_pages(scene: Scene, tally: Tally) -> None:
     """What it reads there would be somebody's; what it wrote there would be, too."""
-    if (door := _kept(scene, tally)) is None:
+    if (door := ready_door(scene, tally)) is None:
         return
     own = range(door.opened.slot.gpfn, door.opened.slot.gpfn + door.opened.slot.pages)
     edge = (own.start - 1, own.stop, own.stop + 1, own.stop + 4096)
@@ -173,7 +173,7 @@ def _succeeded(door: Door, flags: int, payload: bytes) -> bool:
 
 
 def impossible_requests(scene: Scene, tally: Tally) -> None:
-    if (door := _kept(scene, tally)) is None:
+    if (door := ready_door(scene, tally)) is None:
         return
     pfns = struct.pack("<Q", door.opened.data_gpfn)
     rng = scene.rng
@@ -216,7 +216,7 @@ def impossible_requests(scene: Scene, tally: Tally) -> None:
 
 def false_lengths(scene: Scene, tally: Tally) -> None:
     """RNDIS messages that are longer than their section, frames outside of their message, sections of nobody."""
-    if (door := _kept(scene, tally)) is None:
+    if (door := ready_door(scene, tally)) is None:
         return
     assert door.nic is not None
     rng, send = scene.rng, door.opened.data[len(door.opened.data) // 2 :]
@@ -258,7 +258,7 @@ def false_lengths(scene: Scene, tally: Tally) -> None:
 
 
 def frames_in_others_names(scene: Scene, tally: Tally) -> None:
-    with _adapter(scene, tally) as nic:
+    with adapter(scene, tally) as nic:
         if nic is None:
             return
         own, others = nic.mac, scene.args["neighbours"]
@@ -271,7 +271,7 @@ def frames_in_others_names(scene: Scene, tally: Tally) -> None:
 
 
 @contextlib.contextmanager
-def _adapter(scene: Scene, tally: Tally) -> Iterator[NetAdapter | None]:
+def adapter(scene: Scene, tally: Tally) -> Iterator[NetAdapter | None]:
     """As an honest guest has it: behind rings, or behind a server that is called."""
     name = str(scene.args["device"])
     if scene.partition.devices[name].get("messages"):
@@ -279,7 +279,7 @@ def _adapter(scene: Scene, tally: Tally) -> Iterator[NetAdapter | None]:
             scene.begin_now()
             yield nic
     else:
-        door = _kept(scene, tally)
+        door = ready_door(scene, tally)
         yield None if door is None else door.nic
 
 
@@ -305,7 +305,7 @@ def unread_answers(scene: Scene, tally: Tally) -> None:
 
 
 def doorbell_storm(scene: Scene, tally: Tally) -> None:
-    if (door := _kept(scene, tally)) is None:
+    if (door := ready_door(scene, tally)) is None:
         return
     count = 0
     try:

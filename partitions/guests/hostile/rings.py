@@ -112,6 +112,7 @@ def packet_changed_while_read(scene: Scene, tally: Tally) -> None:
         if door is None:
             return
         memory, size = door.memory, door.ring_bytes
+        _wait_taken(door)  # what set the channel up
         start = door.get(_WRITE)
         at = [start]
         lengths = [
@@ -166,6 +167,7 @@ def _while_changing(
                 change(count)
                 count += 1
 
+    meanwhile()  # once at least: under a cap the other thread may have all that we are given
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
