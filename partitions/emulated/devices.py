@@ -1,13 +1,14 @@
 """The emulated devices of one partition, found by port and by page: an intercept goes in, registers come out."""
 
-from collections.abc import Callable, Mapping
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from bus.intercept_messages import InterceptAccess, MemoryIntercept, PortIntercept, memory_access_size
 from partitions.emulated.ide import IdeDisk
 from partitions.emulated.keyboard import KeyboardController
-from partitions.emulated.plan import EmulatedPlan
+from partitions.emulated.plan import EmulatedPlan, EmulationError
 from partitions.emulated.port_device import PortDevice
 from partitions.emulated.records import AccessKey, Answer, Record
 from partitions.emulated.rtc import RealTimeClock
@@ -67,6 +68,18 @@ class PartitionDevices:
                 each.device.restore(saved.state)
                 each.answered[saved.last] = saved.answer
                 self._may_be_answered = True
+
+    def restore(self, states: Sequence[tuple[str, bytes]]) -> None:
+        """Become what was saved, in another machine perhaps. Interrupts were asserted before. EmulationError."""
+        if [kind for kind, _ in states] != [each.plan.kind for each in self.devices]:
+            had = ", ".join(kind for kind, _ in states)
+            raise EmulationError(f"what was saved are other devices: {had}")
+        for each, (kind, state) in zip(self.devices, states, strict=True):
+            try:
+                each.device.restore(state)
+            except (struct.error, ValueError, IndexError) as error:
+                raise EmulationError(f"the saved state of its {kind} is none: {error}") from error
+            each.device.take_interrupt()
 
     def _answered(self, key: AccessKey) -> Answer | None:
         """What a predecessor's device said to this very access, if it did. Asked once for each VP: an access is told

@@ -10,7 +10,7 @@ from typing import Final
 from bus.intercept_page import DirectAnswer, DirectRequest, InterceptPage
 from bus.memory import MemorySlot
 from bus.native import ServiceBudget, eventfd_signal
-from partitions.stack.vmbus_ports import (
+from partitions.vp.intercept_ports import (
     GUEST_INTERCEPT_CONNECTION,
     GUEST_INTERCEPT_PORT,
     INTERCEPT_PAGE_GPFN,

@@ -10,11 +10,9 @@ then what follows is done: an interrupt, a disk's request. A successor does agai
 interrupt that stands, a disk's request; and a line of text may be said twice.
 """
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import trio
@@ -30,6 +28,7 @@ from bus.intercept_page import DirectAnswer, DirectRequest
 from bus.memory import MemorySlot
 from bus.native import ServiceBudget
 from bus.synic import MessageType
+from partitions.emulated.consequences import Consequences
 from partitions.emulated.devices import (
     NOBODY,
     Emulated,
@@ -39,9 +38,9 @@ from partitions.emulated.devices import (
     string_registers,
 )
 from partitions.emulated.direct import DirectServer
-from partitions.emulated.disk_medium import carry_out, ide_disk
+from partitions.emulated.disk_medium import ide_disk
 from partitions.emulated.expected import Expected, count_of, expected_of
-from partitions.emulated.ide import DiskRequest, IdeDisk
+from partitions.emulated.guest import EmulatedGuest
 from partitions.emulated.keyboard import KeyboardController
 from partitions.emulated.paced_turns import PacedTurns
 from partitions.emulated.plan import EmulationError
@@ -50,30 +49,17 @@ from partitions.emulated.serial_port import SerialPort
 from partitions.emulated.string_memory import StringMemory
 from partitions.storage.device import DiskDevice
 from partitions.vp.processor import VirtualProcessor
-from runtime.abi import HypercallCode, HypercallError, HypervisorGone, InterceptType, RegisterName
+from runtime.abi import HypercallError, HypervisorGone, InterceptType, RegisterName
 from runtime.hypercalls.caller import Birth, HypercallPort, MappedSlot
 
 RECORDS_GPFN: Final = 0x8000  # in the parent's GPA space: a page for each emulated device
-VECTOR_OF_IRQ_0: Final = 0x20  # where operating systems put a PC's sixteen interrupt lines
-_INTERRUPTED_VP: Final = 0
+SAVE_MS_MAX: Final = 5_000  # for a disk to answer what it was asked before
+_LOOK_S: Final = 0.005
 _INTERCEPT_VP: Final = 1  # of the parent's, and made for this: VP 0 is the VMBus's
 _U64: Final = 2**64 - 1
 _ANSWERABLE: Final = frozenset(
     (MessageType.X64_IO_PORT_INTERCEPT, MessageType.GPA_INTERCEPT, MessageType.UNMAPPED_GPA)
 )
-
-
-@dataclass(slots=True)
-class _Guest:
-    """Under the host's lock, but for its ends."""
-
-    partition: int
-    name: str
-    devices: PartitionDevices
-    disks: Mapping[str, DiskDevice]
-    direct: DirectServer | None
-    budget: ServiceBudget
-    running: set[int] = field(default_factory=set)  # devices whose request is with a thread, by place
 
 
 class EmulationHost:
@@ -95,8 +81,9 @@ class EmulationHost:
         self._vp: VirtualProcessor | None = None  # where intercepts arrive, on SINT 0, if there may be any
         self._token = trio.lowlevel.current_trio_token()
         self._lock = threading.RLock()  # guards the guests' devices and records
+        self._consequences = Consequences(hypercalls, nursery, self._lock, log)
         self._expected: dict[str, Expected] = {}
-        self._guests: dict[int, _Guest] = {}
+        self._guests: dict[int, EmulatedGuest] = {}
         self.on_serial_output: Callable[[str, bytes], None] = lambda name, data: None  # for a terminal
 
     # -- children come and go
@@ -128,16 +115,18 @@ class EmulationHost:
         *,
         budget: ServiceBudget | None = None,
         taken_over: bool = False,
+        restored: Sequence[tuple[str, bytes]] = (),
     ) -> None:
         """A child that is there and has not started yet; or, taken over, one of a predecessor's.
 
         Args:
             devices: the parent's, by name; what an IDE disk stands for must be a `DiskDevice`.
             budget: its own, with which it pays for what is done for it here.
+            restored: what `save` said of each device of the partition that it is the continuation of.
 
         Raises:
             HypercallError: for instance, too little memory deposited.
-            EmulationError: a disk is not ours.
+            EmulationError: a disk is not ours; what is restored are not these devices.
         """
         expected = self._expected.get(name)
         if expected is None or not expected.plans:
@@ -151,6 +140,9 @@ class EmulationHost:
                     f"IDE disk {plan.device}: only a disk that the root itself drives can be one"
                 )
         ide = {plan.device: ide_disk(disks[plan.device]) for plan in plans if plan.device is not None}
+        if not taken_over:  # a child of that name may have been here before
+            for record in expected.records:
+                record[:] = bytes(len(record))
         emulated = [
             Emulated(
                 plan,
@@ -162,6 +154,8 @@ class EmulationHost:
         pc = PartitionDevices(emulated, StringMemory(self._call, partition))
         if taken_over:
             pc.take_over()
+        if restored:
+            pc.restore(restored)
         for each in emulated:
             each.record.save(each.device.save())
         for plan in plans:
@@ -172,13 +166,15 @@ class EmulationHost:
         direct = None
         if expected.is_direct:
             direct = DirectServer(self._call, self._birth.partition, partition, taken_over=taken_over)
-        self._guests[partition] = guest = _Guest(
+        self._guests[partition] = guest = EmulatedGuest(
             partition, name, pc, disks, direct, budget or ServiceBudget()
         )
         if direct is not None and not taken_over:
             self._start(guest, direct)
+        if restored:
+            self._consequences.follow(guest)
 
-    def _start(self, guest: _Guest, direct: DirectServer) -> None:
+    def _start(self, guest: EmulatedGuest, direct: DirectServer) -> None:
         direct.start(lambda request: self._answer_directly(guest, request), guest.budget)
 
     def _port(self, name: str) -> SerialPort:
@@ -194,15 +190,31 @@ class EmulationHost:
         if guest.direct is not None:
             guest.direct.stop()
         with self._lock:
-            for each in guest.devices.devices:
-                if isinstance(each.device, SerialPort):
+            for place, each in enumerate(guest.devices.devices):
+                if isinstance(each.device, SerialPort) and not (
+                    guest.saved and guest.saved[place][1] == each.device.save()
+                ):  # a line that was begun goes on where the partition does
                     each.device.end_line()
             guest.devices.close()
+
+    async def save(self, partition: int) -> list[tuple[str, bytes]]:
+        """(kind, state) of each device of a child that stands still, with nothing under way. EmulationError."""
+        if (guest := self._guests.get(partition)) is None:
+            return []
+        with trio.move_on_after(SAVE_MS_MAX / 1000) as patience:
+            self._consequences.follow(guest)
+            while guest.running:
+                await trio.sleep(_LOOK_S)
+        if patience.cancelled_caught:
+            raise EmulationError(f"{guest.name}: its disk has not answered for {SAVE_MS_MAX} ms")
+        with self._lock:
+            guest.saved = [(each.plan.kind, each.device.save()) for each in guest.devices.devices]
+            return guest.saved
 
     def resume(self) -> None:
         """Do again what a predecessor may not have done."""
         for guest in self._guests.values():
-            self._follow(guest)
+            self._consequences.follow(guest)
             if guest.direct is not None:
                 self._start(guest, guest.direct)
 
@@ -215,7 +227,7 @@ class EmulationHost:
         with self._lock:
             taken = each.device.type_in(data)
             each.record.save(each.device.save())
-        self._follow(guest)
+        self._consequences.follow(guest)
         return taken
 
     def press(self, name: str, key: int, pressed: bool) -> bool:
@@ -225,10 +237,10 @@ class EmulationHost:
         with self._lock:
             fits = each.device.press(key, pressed)
             each.record.save(each.device.save())
-        self._follow(guest)
+        self._consequences.follow(guest)
         return fits
 
-    def _find(self, name: str, kind: type) -> tuple[_Guest, Emulated]:
+    def _find(self, name: str, kind: type) -> tuple[EmulatedGuest, Emulated]:
         for guest in self._guests.values():
             for each in guest.devices.devices:
                 if guest.name == name and isinstance(each.device, kind):
@@ -300,9 +312,9 @@ class EmulationHost:
         except HypercallError:
             pass  # it has died, or somebody else has answered
         if guest is not None:
-            self._follow_soon(guest)
+            self._consequences.follow_soon(guest)
 
-    def _answer_directly(self, guest: _Guest, request: DirectRequest) -> DirectAnswer:
+    def _answer_directly(self, guest: EmulatedGuest, request: DirectRequest) -> DirectAnswer:
         """In the guest's thread. Whatever it wrote there gets an answer."""
         try:
             if request.message_type == MessageType.X64_IO_PORT_INTERCEPT:
@@ -312,75 +324,21 @@ class EmulationHost:
                 reply = self._memory_reply(guest, access, lambda: access.gva)  # see DirectAccess
         except InterceptFormatError:
             return DirectAnswer(_U64, 0, 0, _U64)
-        self._follow_soon(guest)
+        self._consequences.follow_soon(guest)
         return DirectAnswer(reply.rax, reply.rcx or 0, reply.address or 0, reply.rip)
 
-    def _port_reply(self, guest: _Guest | None, message: PortIntercept) -> Reply:
+    def _port_reply(self, guest: EmulatedGuest | None, message: PortIntercept) -> Reply:
         with self._lock:
             return (NOBODY if guest is None else guest.devices).port(message)
 
-    def _memory_reply(self, guest: _Guest | None, message: MemoryIntercept, rax: Callable[[], int]) -> Reply:
+    def _memory_reply(
+        self, guest: EmulatedGuest | None, message: MemoryIntercept, rax: Callable[[], int]
+    ) -> Reply:
         with self._lock:
             return (NOBODY if guest is None else guest.devices).memory(message, rax)
 
     def _rax(self, partition: int, vp: int) -> int:
         return self._call.get_vp_registers([RegisterName.RAX], vp, partition)[0]
-
-    # -- what follows
-
-    def _follow_soon(self, guest: _Guest) -> None:
-        """From the threads that answer. What follows takes trio, and nobody waits for it."""
-        if not all(each.device.is_quiet for each in guest.devices.devices):
-            with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._follow, guest)
-
-    def _follow(self, guest: _Guest) -> None:
-        with self._lock:
-            self._follow_devices(guest)
-
-    def _follow_devices(self, guest: _Guest) -> None:
-        for place, each in enumerate(guest.devices.devices):
-            device = each.device
-            if isinstance(device, IdeDisk):
-                if device.request is not None and place not in guest.running:
-                    guest.running.add(place)
-                    self._nursery.start_soon(self._run_requests, guest, place, device)
-            elif isinstance(device, KeyboardController) and device.take_reset():
-                self._reset(guest)
-            if each.plan.irq is not None and device.take_interrupt():
-                self._interrupt(guest, each.plan.irq)
-
-    def _interrupt(self, guest: _Guest, irq: int) -> None:
-        with contextlib.suppress(HypercallError):  # it has died
-            self._call.call(
-                HypercallCode.ASSERT_VIRTUAL_INTERRUPT,
-                partition=guest.partition,
-                vp=_INTERRUPTED_VP,
-                vector=VECTOR_OF_IRQ_0 + irq,
-            )
-
-    def _reset(self, guest: _Guest) -> None:
-        """A reset ends a partition: nothing starts it again."""
-        self._log("emulation.reset", guest=guest.name)
-        with contextlib.suppress(HypercallError):
-            self._call.finalize(guest.partition)
-
-    async def _run_requests(self, guest: _Guest, place: int, disk: IdeDisk) -> None:
-        """Until the device asks for nothing more."""
-        each = guest.devices.devices[place]
-        assert each.plan.device is not None
-        medium = guest.disks[each.plan.device]
-        while (request := self._request_of(disk)) is not None:
-            data = await trio.to_thread.run_sync(carry_out, medium, request)
-            with self._lock:
-                disk.complete(request, data)
-                each.record.save(disk.save())
-        guest.running.discard(place)
-        self._follow(guest)
-
-    def _request_of(self, disk: IdeDisk) -> DiskRequest | None:
-        with self._lock:
-            return disk.request
 
 
 async def _fail(error: BaseException) -> None:

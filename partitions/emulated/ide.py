@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from partitions.emulated.ide_commands import FEATURES_TAKEN, NOTHING_TO_DO, Command
 from partitions.emulated.ide_identity import HEADS, SECTORS_PER_TRACK, geometry, identify
 from partitions.emulated.port_device import PortDevice
 
@@ -28,30 +29,6 @@ DEVICE_LBA, DEVICE_SLAVE = 0x40, 0x10
 CONTROL_NO_INTERRUPT, CONTROL_RESET = 0x02, 0x04
 
 _STATE: Final = struct.Struct("<12BHHI512s")
-
-
-class Command(IntEnum):
-    """Those that do something; all others are aborted. Some have a second code: without retries."""
-
-    READ_SECTORS = 0x20
-    READ_SECTORS_ONCE = 0x21
-    WRITE_SECTORS = 0x30
-    WRITE_SECTORS_ONCE = 0x31
-    VERIFY_SECTORS = 0x40
-    VERIFY_SECTORS_ONCE = 0x41
-    EXECUTE_DIAGNOSTIC = 0x90
-    SET_GEOMETRY = 0x91
-    FLUSH_CACHE = 0xE7
-    IDENTIFY = 0xEC
-    SET_FEATURES = 0xEF
-
-
-_NOTHING_TO_DO: Final = frozenset(
-    {0x91, 0xE0, 0xE1, 0xE2, 0xE3, 0xE6, *range(0x10, 0x20), *range(0x70, 0x80)}
-)
-_FEATURES_TAKEN: Final = frozenset(
-    {0x02, 0x03, 0x55, 0x66, 0x82, 0xAA, 0xCC}
-)  # with a drive like ours: no effect
 
 
 class RequestKind(IntEnum):
@@ -78,6 +55,9 @@ class _Transfer(IntEnum):
     WRITE = 2
     IDENTIFY = 3
     VERIFY = 4  # reads, and moves nothing
+
+
+_WITHOUT_DATA: Final = (_Transfer.NONE, _Transfer.VERIFY)
 
 
 class IdeDisk(PortDevice):
@@ -235,9 +215,9 @@ class IdeDisk(PortDevice):
                 self._finish()
                 self._error = _NO_ERROR
             case Command.SET_FEATURES:
-                self._finish(0 if self._features in _FEATURES_TAKEN else ABORTED)
+                self._finish(0 if self._features in FEATURES_TAKEN else ABORTED)
             case _:
-                self._finish(0 if command in _NOTHING_TO_DO else ABORTED)
+                self._finish(0 if command in NOTHING_TO_DO else ABORTED)
 
     def _begin(self, transfer: _Transfer) -> None:
         """A transfer of sectors. A count of 0 means 256."""
@@ -374,4 +354,26 @@ class IdeDisk(PortDevice):
         ) = _STATE.unpack(state)
         self._request_kind, self._transfer = RequestKind(request_kind), _Transfer(transfer)
         self._pending, self._buffer = bool(pending), bytearray(buffer)
+        if not self._makes_sense:
+            raise ValueError(
+                f"{self._request_kind.name}, {self._transfer.name}: byte {self._at} of {self._lba}"
+            )
         self._watch_line()
+
+    @property
+    def _makes_sense(self) -> bool:
+        """Of a state from elsewhere: nothing that follows from it reaches beyond the medium, or writes to one that is
+        only read."""
+        kind, transfer = self._request_kind, self._transfer
+        wanted: dict[RequestKind, tuple[_Transfer, ...]] = {
+            RequestKind.READ: (_Transfer.READ, _Transfer.VERIFY),
+            RequestKind.WRITE: (_Transfer.WRITE,),
+        }
+        if self._at > SECTOR_BYTES or transfer not in wanted.get(kind, tuple(_Transfer)):
+            return False
+        if self._status & DATA_REQUEST and (kind is not RequestKind.NONE or transfer in _WITHOUT_DATA):
+            return False
+        if transfer in (_Transfer.NONE, _Transfer.IDENTIFY):
+            return transfer is _Transfer.NONE or self._left == 1
+        may_write = transfer is not _Transfer.WRITE or not self._read_only
+        return may_write and self._left > 0 and self._lba + self._left <= self._sectors

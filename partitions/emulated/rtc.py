@@ -235,6 +235,7 @@ class RealTimeClock(PortDevice):
 
     def restore(self, state: bytes) -> None:
         self._index, is_broken, self._offset_us, self._frozen_us, self._looked_us, cmos = _STATE.unpack(state)
+        self._index %= CMOS_BYTES
         self._is_broken, self._cmos = bool(is_broken), bytearray(cmos)
 
 

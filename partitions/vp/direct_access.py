@@ -20,7 +20,7 @@ from bus.intercept_page import DirectAnswer, InterceptPage
 from bus.memory import MemorySlot
 from bus.native import eventfd_signal
 from bus.synic import MessageType
-from partitions.stack.vmbus_ports import (
+from partitions.vp.intercept_ports import (
     GUEST_INTERCEPT_CONNECTION,
     GUEST_INTERCEPT_PORT,
     INTERCEPT_PAGE_GPFN,

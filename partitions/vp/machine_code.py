@@ -7,34 +7,26 @@ whoever wants INT 10h has to bring it.
 Needs the extra `emulation`: pip install 'partvisor[emulation]'
 """
 
+import contextlib
 import ctypes
-import enum
 import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from bus.memory import PAGE_BYTES, MemorySlot
+from bus.memory import PAGE_BYTES
+from partitions.vp.saved_registers import MachineCodeError as MachineCodeError
+from partitions.vp.saved_registers import Mode as Mode
+from partitions.vp.saved_registers import restore_registers, save_registers
 
 if TYPE_CHECKING:
     from partitions.child import Partition
+    from partitions.integration.guest import Integration
 
 HOLE_BYTES: Final = 64 * 1024  # above the RAM, as far as real mode reaches: accesses there are the parent's
 TRANSLATION_BYTES: Final = (
     32 << 20
 )  # for translated code, of a process's bounded memory; unicorn's own is 1 GiB
 _NO_END: Final = 0xFFFF_FFFF  # run until HLT
-
-
-class MachineCodeError(Exception):
-    """The code cannot be run, or did what no processor goes on after. One line."""
-
-
-class Mode(enum.IntEnum):
-    """What the processor starts in."""
-
-    REAL = 16
-    PROTECTED = 32
-    LONG = 64
 
 
 class MachineCode:
@@ -52,9 +44,9 @@ class MachineCode:
         if ram_bytes <= 0 or ram_bytes % PAGE_BYTES:
             raise MachineCodeError(f"{ram_bytes} bytes of RAM; want whole pages of {PAGE_BYTES}")
         self._access, self._vp = partition.accesses, vp
-        mapped = partition.hypercalls.map_gpa_pages(0, ram_bytes // PAGE_BYTES)
-        self._slot: Final = MemorySlot.from_fd(mapped.fd, mapped.gpfn, mapped.pages)
+        self._slot: Final = partition.map_memory(0, ram_bytes // PAGE_BYTES)
         self.memory: Final = self._slot.memory
+        self._mode: Final = mode
         self._x86, self._error = x86_const, unicorn.UcError
         modes = {16: unicorn.UC_MODE_16, 32: unicorn.UC_MODE_32, 64: unicorn.UC_MODE_64}
         self._processor: Any = unicorn.Uc(unicorn.UC_ARCH_X86, modes[mode])
@@ -67,8 +59,11 @@ class MachineCode:
         hook(unicorn.UC_HOOK_INSN, self._in, None, 1, 0, x86_const.UC_X86_INS_IN)
         hook(unicorn.UC_HOOK_INSN, self._out, None, 1, 0, x86_const.UC_X86_INS_OUT)
         hook(unicorn.UC_HOOK_INTR, self._interrupt)
+        self._block_hook: Final = unicorn.UC_HOOK_BLOCK
         self.on_access: Callable[[], None] | None = None  # called after each, for whoever measures
         self._unexpected: str | None = None
+        self._rests: Integration | None = None  # whose quiet times are ours
+        self._rested = False  # it has stopped for one, and has not halted
 
     # -- what it cannot do by itself
 
@@ -106,10 +101,58 @@ class MachineCode:
 
     def run(self, start: int) -> None:
         """From this address to the next HLT. Raises MachineCodeError: the code went where there is nothing."""
+        while True:
+            with contextlib.nullcontext() if self._rests is None else self._rests.writing():
+                self._rested = False
+                self._execute(start)
+            if not self._rested:
+                return
+            start = self.next_address
+
+    def _execute(self, start: int) -> None:
         self._unexpected = None
         try:
             self._processor.emu_start(start, _NO_END)
         except self._error as error:
-            raise MachineCodeError(f"at {self.register('rip'):#x}: {error}") from error
+            raise MachineCodeError(f"at {self._where}: {error}") from error
         if self._unexpected is not None:
-            raise MachineCodeError(f"at {self.register('rip'):#x}: {self._unexpected}")
+            raise MachineCodeError(f"at {self._where}: {self._unexpected}")
+
+    @property
+    def _where(self) -> str:
+        return f"{self.next_address:#x}"
+
+    @property
+    def next_address(self) -> int:
+        """Of the next instruction, as `run` wants it."""
+        if self._mode is Mode.REAL:
+            return 16 * self.register("cs") + self.register("ip")
+        return self.register("rip" if self._mode is Mode.LONG else "eip")
+
+    # -- saving
+
+    def rest_at_quiet_times(self, integration: "Integration") -> None:
+        """Take part in backups and in `partvisor save`: the processor stands between two blocks of code meanwhile.
+
+        Each block costs a look, about a microsecond. There it can be told from one that has halted: what stops before
+        a block has not executed its HLT.
+        """
+        self._rests = integration
+        self._processor.hook_add(self._block_hook, self._look)
+
+    def _look(self, processor: Any, address: int, size: int, _: object) -> None:
+        assert self._rests is not None
+        if self._rests.wants_quiet:
+            self._rested = True
+            processor.emu_stop()
+
+    def save(self) -> bytes:
+        """Its registers; not its memory. Only while it does not run."""
+        return save_registers(self._processor, self._x86, self._mode)
+
+    def restore(self, state: bytes) -> None:
+        """The registers of one that was saved. Its memory must be as it was: tables are read there.
+
+        Raises MachineCodeError: they are none, or of a processor in another mode.
+        """
+        restore_registers(self._processor, self._x86, self._mode, state)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from runtime.config.model import load
+from runtime.machine.saved_file import load as load_saved
 from runtime.machine.saved_partition import SavedPartitionError
-from runtime.machine.saved_partition import load as load_saved
-from runtime.machine.saving import load_for
+from runtime.machine.saving import image_for
 from tests.machine.conftest import PATIENCE_S, Boot, RunningMachine, idle_partition, machine_toml
 
 pytestmark = [pytest.mark.machine, pytest.mark.soak]
@@ -93,7 +93,7 @@ def test_a_partition_goes_on_where_it_was_saved(
     with pytest.raises(
         SavedPartitionError, match="has changed"
     ):  # it has gone on, so it does not do so twice
-        load_for(config, config.partitions[0], file)
+        image_for(config, config.partitions[0], file)
 
 
 def _is_saved(machine: RunningMachine, file: Path, image: Path) -> None:

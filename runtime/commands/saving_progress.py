@@ -1,0 +1,57 @@
+"""How far a save has come, on the terminal, where it takes longer than anybody likes to wait without a word."""
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from runtime.exits import CommandError
+
+if TYPE_CHECKING:
+    from runtime.machine.management_client import ManagementClient
+
+QUIET_S: Final = 2.0  # so long nothing is said
+_LOOK_S: Final = 0.5
+_JOIN_S: Final = 5.0
+
+
+@contextlib.contextmanager
+def _copying_client(machine: str | None) -> "Iterator[ManagementClient]":
+    """One that waits for as long as copying may take."""
+    from runtime.machine.management_client import ManagementClient
+    from runtime.machine.management_wire import COPYING_SECONDS_MAX
+    from runtime.machine.rundir import resolve
+
+    with ManagementClient(resolve(machine), COPYING_SECONDS_MAX + 2.0) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def telling_progress(machine: str | None, name: str) -> Iterator[None]:
+    """On stderr, from what the machine's events say."""
+    over = threading.Event()
+    thread = threading.Thread(target=_tell, args=(machine, name, over), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(_JOIN_S)
+
+
+def _tell(machine: str | None, name: str, over: threading.Event) -> None:
+    if over.wait(QUIET_S):
+        return
+    from runtime.machine.management_client import ManagementClient
+    from runtime.machine.rundir import resolve
+
+    print(f"saving {name}...", file=sys.stderr)
+    with contextlib.suppress(CommandError), ManagementClient(resolve(machine)) as client:
+        since = max((event.sequence for event in client.past_events()), default=0)
+        while not over.wait(_LOOK_S):
+            for event in client.past_events(since):
+                since = event.sequence
+                if event.kind == "partition.saving" and event.partition == name and event.fields["of"]:
+                    share = event.fields["bytes"] / event.fields["of"]
+                    print(f"saving {name}: {share:.0%} of its memory", file=sys.stderr)
