@@ -1,6 +1,7 @@
 """`partvisor bench`: what talking costs here, the speed of rings and disks, at every depth, and of a recovery."""
 
 import importlib
+from pathlib import Path
 from typing import Final
 
 import click
@@ -92,10 +93,22 @@ _plain("sched", "Whether partitions get the processor time that they should.")
     help="How every side of the machines waits; peers sleep with block, and spin otherwise.",
 )
 @click.option("--cpus", metavar="A,B", callback=cpu_pair, help="Of the guest that asks, and of all others.")
+@click.option(
+    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write an offline page there, too."
+)
+@click.option(
+    "--svg", type=click.Path(path_type=Path), metavar="FILE", help="Draw there where the time goes."
+)
 @_quick_option
 @_json_option
 def devices(
-    devices: tuple[str, ...], waiting: str, cpus: tuple[int, int] | None, quick: bool, as_json: bool
+    devices: tuple[str, ...],
+    waiting: str,
+    cpus: tuple[int, int] | None,
+    html: Path | None,
+    svg: Path | None,
+    quick: bool,
+    as_json: bool,
 ) -> int:
     """Each device class through a machine: latency, rate, processor time, where it goes, and a peer beside it.
 
@@ -103,8 +116,10 @@ def devices(
     Example:
       partvisor bench devices
       partvisor bench devices net serial --waiting block
+      partvisor bench devices --html devices.html --svg where.svg
     """
-    return _run("devices", devices=devices, waiting=waiting, cpus=cpus, quick=quick, as_json=as_json)
+    options = {"waiting": waiting, "cpus": cpus, "html": html, "svg": svg}
+    return _run("devices", devices=devices, quick=quick, as_json=as_json, **options)
 
 
 @bench.command("recovery")

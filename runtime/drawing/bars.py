@@ -75,15 +75,23 @@ def bar_parts(bars: Sequence[Bar], scale: Scale, text: Callable[[float], str]) -
 
 def split_chart(bars: Sequence[SplitBar], description: str) -> Markup:
     """Bars whose parts stand one after the other."""
-    height = 4 + _ROW * len(bars) + _BOTTOM
     return tag(
         "svg",
         tag("title", description),
-        [_split(bar, 4 + index * _ROW) for index, bar in enumerate(bars)],
-        viewBox=f"0 0 {WIDTH} {height}",
+        split_parts(bars),
+        viewBox=f"0 0 {WIDTH} {split_chart_height(len(bars))}",
         role="img",
         class_="chart bars",
     )
+
+
+def split_chart_height(bars: int) -> int:
+    return 4 + _ROW * bars + _BOTTOM
+
+
+def split_parts(bars: Sequence[SplitBar]) -> list[Markup]:
+    """What is in such a chart, WIDTH wide."""
+    return [_split(bar, 4 + index * _ROW) for index, bar in enumerate(bars)]
 
 
 def _x(part: float) -> float:

@@ -11,9 +11,11 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from bus.native import Histogram
+from bus.trace import STAMPS
 from runtime.config.model import MachineConfig
 from runtime.exits import CommandError, ExitCode
 from runtime.loaded_code import ASK_VARIABLE
@@ -204,11 +206,14 @@ class _Watch:
         )
 
 
-def measure(machine: MachineConfig, *, survey: bool = False) -> Boot:
+def measure(
+    machine: MachineConfig, *, survey: bool = False, trace: Path | None = None, trace_stamps: int = STAMPS
+) -> Boot:
     """Boot it and let its guests do what they do, to the end.
 
     Args:
         survey: find out who sees the data, too, and how much code is trusted. It disturbs nothing that is measured.
+        trace: where the stamps of all hops go at the end, `trace_stamps` of each thread at most.
 
     Raises:
         NothingMeasured: no guest reported a load.
@@ -218,7 +223,7 @@ def measure(machine: MachineConfig, *, survey: bool = False) -> Boot:
     watch = _Watch(machine, survey)
     try:
         with _asked_for_code() if survey else contextlib.nullcontext():
-            ended = run_in_foreground(machine, watch.hear)
+            ended = run_in_foreground(machine, watch.hear, trace=trace, trace_stamps=trace_stamps)
     except CommandError as error:
         raise watch.error or CommandError(f"{error}{watch.last_words}") from error
     if ended == ExitCode.INTERRUPTED:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime.abi import WHOLE_PROCESSOR
-from runtime.commands.sched import compare
 from runtime.config.model import SchedulerChoice, load
 from runtime.exits import CommandError, ExitCode
 from runtime.machine.launch import run_detached
+from runtime.measure.delivered_shares import delivered_between
 from runtime.measure.goals import conditions
 from runtime.reports import print_json, print_record, print_table
 
@@ -57,7 +57,7 @@ class Measured:
     """One mechanism's figures."""
 
     mechanism: str
-    weights: dict[str, Any]  # as `compare` returns them
+    weights: dict[str, Any]  # as `delivered_between` returns them
     changing: list[dict[str, Any]]  # the windows after the change
     changed: dict[str, Any]
     capped: dict[str, Any]
@@ -102,7 +102,7 @@ def _measure(request: Request, seconds: float) -> Measured:
 def _over(request: Request, seconds: float) -> dict[str, Any]:
     before = request("sched")
     time.sleep(seconds)
-    return compare(before, request("sched"))
+    return delivered_between(before, request("sched"))
 
 
 def off_by(shares: Mapping[str, Any], weights: Mapping[str, int]) -> float:

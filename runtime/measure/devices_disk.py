@@ -96,7 +96,7 @@ class ExportRow:
 
 
 @dataclass(frozen=True, slots=True)
-class _Server:
+class NbdServer:
     uri: str
     pids: tuple[int, ...]
 
@@ -116,7 +116,7 @@ def _running(command: list[str], **options: Any) -> Iterator["subprocess.Popen[b
 
 
 @contextlib.contextmanager
-def our_export(folder: Path) -> Iterator[_Server]:
+def our_export(folder: Path) -> Iterator[NbdServer]:
     """A machine of ours, booted. CommandError: it does not come up."""
     config = folder / "machine.toml"
     config.write_text(_MACHINE.format(pid=os.getpid(), size=DISK_BYTES))
@@ -127,7 +127,7 @@ def our_export(folder: Path) -> Iterator[_Server]:
             yield _await_export(process)
 
 
-def _await_export(process: "subprocess.Popen[bytes]") -> _Server:
+def _await_export(process: "subprocess.Popen[bytes]") -> NbdServer:
     assert process.stdout is not None
     deadline, data, pids = time.monotonic() + START_S, b"", []
     os.set_blocking(process.stdout.fileno(), False)
@@ -144,7 +144,7 @@ def _await_export(process: "subprocess.Popen[bytes]") -> _Server:
             if event["kind"] in ("root.started", "partition.started"):
                 pids.append(int(event["fields"]["pid"]))
             elif event["kind"] == "guest.nbd_ready":
-                return _Server(event["fields"]["uri"], tuple(pids))
+                return NbdServer(event["fields"]["uri"], tuple(pids))
     raise CommandError("the machine with the export does not boot: try partvisor run configs/nbd.toml")
 
 
@@ -168,7 +168,7 @@ def _peer_command(name: str, folder: Path) -> list[str] | None:
 
 
 @contextlib.contextmanager
-def _peer(command: list[str], folder: Path) -> Iterator[_Server]:
+def _peer(command: list[str], folder: Path) -> Iterator[NbdServer]:
     path = folder / "peer.sock"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with _running(command, **quiet) as process:
@@ -177,11 +177,22 @@ def _peer(command: list[str], folder: Path) -> Iterator[_Server]:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise CommandError(f"{command[0]} does not start")
             time.sleep(0.01)
-        yield _Server(f"nbd+unix:///?socket={path}", (process.pid,))
+        yield NbdServer(f"nbd+unix:///?socket={path}", (process.pid,))
     path.unlink(missing_ok=True)
 
 
-def run_job(server: _Server, seconds: float, folder: Path) -> Figures:
+@contextlib.contextmanager
+def running_peer(name: str) -> Iterator[tuple[Path, int]]:
+    """Its socket, and its pid. CommandError: it is not installed, or it does not start."""
+    with tempfile.TemporaryDirectory(prefix="pv-bench-") as place:
+        folder = Path(place)
+        if (command := _peer_command(name, folder)) is None:
+            raise CommandError(f"{name.split()[0]} is not installed")
+        with _peer(command, folder) as server:
+            yield folder / "peer.sock", server.pids[0]
+
+
+def run_job(server: NbdServer, seconds: float, folder: Path) -> Figures:
     """The fio job. CommandError: it failed."""
     command = ["fio", "--name=reads", "--ioengine=nbd", f"--uri={server.uri}", "--rw=randread", "--bs=4k"]
     command += [f"--iodepth={DEPTH}", f"--size={DISK_BYTES}", "--time_based", f"--runtime={seconds}"]
@@ -212,16 +223,10 @@ def qemu_server() -> str:
     return QEMU if shutil.which(QEMU) or not shutil.which(QEMU_NBD) else QEMU_NBD
 
 
-def measure_peer(name: str, seconds: float, cpus: tuple[int, int]) -> Figures:
-    """One of the peers, or the API, once. CommandError: it is not installed, or it fails."""
-    with tempfile.TemporaryDirectory(prefix="pv-bench-") as place:
-        folder = Path(place)
-        if name == API:
-            return _api(seconds, cpus, folder)
-        if (command := _peer_command(name, folder)) is None:
-            raise CommandError(f"{name.split()[0]} is not installed")
-        with _peer(command, folder) as server:
-            return run_job(server, seconds, folder)
+def measure_peer(name: str, seconds: float) -> Figures:
+    """One of the peers, once. CommandError: it is not installed, or it fails."""
+    with running_peer(name) as (path, pid):
+        return run_job(NbdServer(f"nbd+unix:///?socket={path}", (pid,)), seconds, path.parent)
 
 
 def _api(seconds: float, cpus: tuple[int, int], folder: Path) -> Figures:

@@ -1,13 +1,14 @@
 """Devices whose user is outside of the machine: a viewer, the operator, an NBD client. The clock is theirs.
 
 A machine stands for a round; each look at it goes on for so many seconds. What everybody used meanwhile is read from
-/proc, as it is for guests that measure themselves. The guest behind the device is called asker here, too.
+/proc, as it is for guests that measure themselves. The guest behind the device is called asker here, too. This host's
+CLOCK_MONOTONIC is one for all processes: so a client's moments and the stamps of a traced machine make one way.
 """
 
-import itertools
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,15 +16,15 @@ from typing import Final
 from bus.native import Histogram, monotonic_ns
 from runtime.config.model import WaitingKind
 from runtime.exits import CommandError
-from runtime.machine.management_client import ManagementClient
 from runtime.measure.architectures import LoadFigures
+from runtime.measure.devices.client_clock import ClientClock
+from runtime.measure.devices.looks import LOOKS
+from runtime.measure.devices.on_cpu import on_cpu
 from runtime.measure.devices.operations import SCREEN_HEIGHT, SCREEN_WIDTH, Look, OutsideOperation
+from runtime.measure.devices.path_walk import PathSplit, split_of_way, stamps_of_way
 from runtime.measure.devices.standing_machine import StandingMachine, standing
-from runtime.measure.devices.viewer import Viewer
-from runtime.measure.devices_disk import our_export, run_job
-from runtime.measure.process_usage import Usage
-
-NBD: Final = "nbd"
+from runtime.measure.devices_disk import DEPTH, DISK_BYTES, NbdServer, run_job
+from runtime.trace_file import Capture
 
 NBD_SECONDS_MIN: Final = 0.5  # of fio, which takes a while to begin
 _HEAD: Final = """
@@ -67,84 +68,28 @@ memory = "64MiB"
 cpus = [{first}]
 integration = true
 """
-_BACKSPACE: Final = 0xFF08
-_LETTER: Final = ord("h")
-_LEFT, _RIGHT = 1, 4  # buttons
-_STEP: Final = 16  # pixels between two clicks: what one paints is smaller
-_TOP: Final = 100  # of where clicks go: below the letter
+_NBD: Final = f"""
+[[root.device]]
+name = "disk0"
+kind = "disk"
+backend = "memory"
+size = {DISK_BYTES}
+[[partition]]
+name = "asker"
+program = "partitions.guests.nbd:main"
+memory = "64MiB"
+cpus = [{{first}}]
+args = {{{{ device = "disk0" }}}}
+[[partition.device]]
+name = "disk0"
+[[partition.file]]
+name = "nbd"
+mode = "listen"
+"""
 
 
 class NotHere(CommandError):
     """This host has not what the measuring takes. One line."""
-
-
-Begin = Callable[[], int]
-"""Called when all is ready: when to end, in ns."""
-Looking = Callable[[StandingMachine, Begin, Histogram], int]
-"""Records each operation, and says how many were not as they had to be."""
-
-
-def _keys(machine: StandingMachine, begin: Begin, latency: Histogram) -> int:
-    """A letter, and backspace, which takes it away: each changes the picture."""
-    with _viewer(machine) as viewer:
-        deadline = begin()
-        for keysym in itertools.cycle((_LETTER, _BACKSPACE)):
-            viewer.ask(incremental=True)
-            begun = monotonic_ns()
-            viewer.key(keysym)
-            viewer.until_changed()
-            latency.record((ended := monotonic_ns()) - begun)
-            if ended >= deadline and keysym == _BACKSPACE:  # the next round finds the screen as we did
-                return 0
-    raise AssertionError
-
-
-def _strokes(machine: StandingMachine, begin: Begin, latency: Histogram) -> int:
-    """Clicks all over the screen with one button, then with the other one, whose colour is another."""
-    with _viewer(machine) as viewer:
-        across, down = range(_STEP, viewer.width - _STEP, _STEP), range(_TOP, viewer.height - _STEP, _STEP)
-        deadline = begin()
-        for button, y, x in itertools.cycle(itertools.product((_LEFT, _RIGHT), down, across)):
-            viewer.ask(incremental=True)
-            begun = monotonic_ns()
-            viewer.point(x, y, button)
-            viewer.until_changed()
-            latency.record((ended := monotonic_ns()) - begun)
-            viewer.point(x, y, 0)
-            if ended >= deadline:
-                return 0
-    raise AssertionError
-
-
-def _pictures(machine: StandingMachine, begin: Begin, latency: Histogram) -> int:
-    short = 0
-    with _viewer(machine) as viewer:
-        deadline = begin()
-        while (begun := monotonic_ns()) < deadline:
-            viewer.ask(incremental=False)
-            short += viewer.update()[0] != viewer.width * viewer.height
-            latency.record(monotonic_ns() - begun)
-    return short
-
-
-def _key_values(machine: StandingMachine, begin: Begin, latency: Histogram) -> int:
-    wrong, order = 0, {"operation": "get", "key": "state", "pool": "guest"}
-    with ManagementClient(machine.folder) as client:
-        client.request("integration", name="asker", service="kvp", order=order)
-        deadline = begin()
-        while (begun := monotonic_ns()) < deadline:
-            answer = client.request("integration", name="asker", service="kvp", order=order)
-            latency.record(monotonic_ns() - begun)
-            wrong += answer.get("value") != "well"
-    return wrong
-
-
-def _viewer(machine: StandingMachine) -> Viewer:
-    """Of the one screen, all of which it has seen."""
-    viewer = Viewer(machine.folder.screen_path("asker"))
-    viewer.ask(incremental=False)
-    viewer.update()
-    return viewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,14 +101,9 @@ class OutsideMachine:
 OUTSIDE_MACHINES: Final = {
     "screen": OutsideMachine(_SCREEN, "guest.painting"),
     "integration": OutsideMachine(_INTEGRATION, "guest.takes_part"),
+    "nbd": OutsideMachine(_NBD, "guest.nbd_ready"),
 }
-OUTSIDE: Final = (*OUTSIDE_MACHINES, NBD)
-_LOOKS: Final[dict[Look, Looking]] = {
-    Look.KEY: _keys,
-    Look.STROKE: _strokes,
-    Look.PICTURE: _pictures,
-    Look.KEY_VALUE: _key_values,
-}
+OUTSIDE: Final = tuple(OUTSIDE_MACHINES)
 
 
 def measure_outside(
@@ -172,52 +112,92 @@ def measure_outside(
     seconds: float,
     waiting: WaitingKind,
     cpus: tuple[int, int],
-) -> list[LoadFigures]:
-    """All of one class, in their order, in one machine. CommandError: it failed. NotHere."""
-    kind = operations[0].device
-    if kind == NBD:
-        return [_nbd(one, place, seconds) for one in operations]
-    first, second = cpus
-    known = OUTSIDE_MACHINES[kind]
+) -> list[LoadFigures | NotHere]:
+    """All of one class, in their order, in one machine. CommandError: it failed."""
+    found: list[LoadFigures | NotHere] = []
+    with _machine(operations[0].device, place, waiting, cpus) as machine:
+        for one in operations:
+            if one.look is not Look.NBD_JOB:
+                found.append(_figures(one, machine, seconds, cpus)[0])
+                continue
+            try:
+                found.append(_nbd_job(one, machine, place, seconds))
+            except NotHere as error:
+                found.append(error)
+    return found
+
+
+def traced_outside(
+    operations: Sequence[OutsideOperation],
+    place: Path,
+    seconds: float,
+    waiting: WaitingKind,
+    cpus: tuple[int, int],
+) -> list[PathSplit]:
+    """Of one class, all in one machine that is traced. CommandError."""
+    trace = place / "outside.trace"
+    trace.unlink(missing_ok=True)
+    with _machine(operations[0].device, place, waiting, cpus, trace) as machine:
+        clocks = [_figures(one, machine, min(seconds, one.traced_seconds), cpus)[1] for one in operations]
+    if not trace.exists():
+        raise CommandError(f"{operations[0].device}: the machine left no trace; see: partvisor run --trace")
+    capture = Capture.read(trace)
+    return [
+        split_of_way(
+            stamps_of_way(capture, one.way, clock.moments), one.way, len(clock.moments), clock.mean_ns
+        )
+        for one, clock in zip(operations, clocks, strict=True)
+    ]
+
+
+@contextmanager
+def _machine(
+    kind: str, place: Path, waiting: WaitingKind, cpus: tuple[int, int], trace: Path | None = None
+) -> Iterator[StandingMachine]:
+    """CommandError: it does not come up, or whoever used it lost it."""
+    known, (first, second) = OUTSIDE_MACHINES[kind], cpus
     text = (_HEAD + known.text).format(
         pid=os.getpid(), kind=kind, waiting=waiting, first=first, second=second
     )
-    with standing(text, place, kind, known.ready) as machine:
-        allowed = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, {second})
+    with standing(text, place, kind, known.ready, trace) as machine:
         try:
-            return [_figures(one, machine, seconds) for one in operations]
+            yield machine
         except OSError as error:
             raise CommandError(f"{kind}: {error}") from error
-        finally:
-            os.sched_setaffinity(0, allowed)
 
 
-def _figures(operation: OutsideOperation, machine: StandingMachine, seconds: float) -> LoadFigures:
-    latency, before, begun = Histogram(), machine.usage(), monotonic_ns()
+def _figures(
+    operation: OutsideOperation, machine: StandingMachine, seconds: float, cpus: tuple[int, int]
+) -> tuple[LoadFigures, ClientClock]:
+    """We use it from the CPU that its root has."""
+    clock, before, begun = ClientClock(), machine.usage(), monotonic_ns()
 
     def begin() -> int:
         nonlocal before, begun
         before, begun = machine.usage(), monotonic_ns()
         return begun + int(seconds * 1e9)
 
-    wrong = _LOOKS[operation.look](machine, begin, latency)
+    with on_cpu(cpus[1]):
+        wrong = LOOKS[operation.look](machine, begin, clock)
     took = (monotonic_ns() - begun) / 1e9
     after = machine.usage()
     if wrong:
         raise CommandError(f"{operation.text}: {wrong} answers were not what they had to be")
     used = {name: after[name].since(before[name]) for name in before}
-    return LoadFigures(operation.text, ("asker",), 0, 1, latency.count, took, latency, used)
+    latency = clock.latency
+    return LoadFigures(operation.text, ("asker",), 0, 1, latency.count, took, latency, used), clock
 
 
-def _nbd(operation: OutsideOperation, place: Path, seconds: float) -> LoadFigures:
-    """Reads of fio's; its own time is in no figure, and what the export used is not told by process."""
+def _nbd_job(
+    operation: OutsideOperation, machine: StandingMachine, place: Path, seconds: float
+) -> LoadFigures:
+    """Reads of fio's, on whichever CPU it likes; its own time is in no figure."""
     if shutil.which("fio") is None:
         raise NotHere("fio is not installed: apt-get install fio")
-    with our_export(place) as server:
-        found = run_job(server, max(seconds, NBD_SECONDS_MIN), place)
-    count = max(round(found.per_second), 1)
-    used = {"machine": Usage(round((found.server_cpu_us or 0) * 1e3 * count))}
-    return LoadFigures(
-        operation.text, ("export",), operation.peers[0].payload_bytes, 32, count, 1.0, Histogram(), used
-    )
+    seconds = max(seconds, NBD_SECONDS_MIN)
+    server, before = NbdServer(machine.said["uri"], tuple(machine.pids.values())), machine.usage()
+    found, after = run_job(server, seconds, place), machine.usage()
+    count = max(round(found.per_second * seconds), 1)
+    used = {name: after[name].since(before[name]) for name in machine.pids}
+    size = operation.peers[0].payload_bytes
+    return LoadFigures(operation.text, ("asker",), size, DEPTH, count, seconds, Histogram(), used)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from runtime.exits import CommandError
 from runtime.machine.rundir import MachineFolder, find_machines
@@ -26,7 +26,7 @@ _WORDS_MAX: Final = 300
 # Never executed anew, so that what ties its life to ours holds.
 _START: Final = (
     "import sys; from runtime.machine.lifeline import die_with_parent; die_with_parent(int(sys.argv[1]));"
-    " from runtime.cli import main; sys.exit(main(['run', sys.argv[2], '--json']))"
+    " from runtime.cli import main; sys.exit(main(['run', *sys.argv[2:], '--json']))"
 )
 
 
@@ -34,6 +34,7 @@ _START: Final = (
 class StandingMachine:
     folder: MachineFolder
     pids: Mapping[str, int]
+    said: Mapping[str, Any]  # the fields of the event that we waited for
 
     def usage(self) -> dict[str, Usage]:
         """Of its processes by their names, and of this one."""
@@ -42,21 +43,24 @@ class StandingMachine:
 
 
 @contextlib.contextmanager
-def standing(config: str, place: Path, name: str, ready: str) -> Iterator[StandingMachine]:
-    """Boot it, and wait for that event. CommandError: it does not come up."""
+def standing(
+    config: str, place: Path, name: str, ready: str, trace: Path | None = None
+) -> Iterator[StandingMachine]:
+    """Boot it, and wait for that event. CommandError: it does not come up. `trace`: written when it has ended."""
     path, events = place / f"{name}.toml", place / f"{name}.events"
     path.write_text(config)
     command = [sys.executable, "-P", "-c", _START, str(os.getpid()), str(path)]
+    command += [] if trace is None else ["--trace", str(trace)]
     with events.open("wb") as out:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, process_group=0
         )
     try:
-        pids = _await(process, events, ready)
+        pids, said = _await(process, events, ready)
         folder = next((one for one in find_machines() if one.pid == process.pid), None)
         if folder is None:
             raise CommandError(f"the machine {name} has ended")
-        yield StandingMachine(folder, pids)
+        yield StandingMachine(folder, pids, said)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -66,7 +70,9 @@ def standing(config: str, place: Path, name: str, ready: str) -> Iterator[Standi
             process.wait()
 
 
-def _await(process: "subprocess.Popen[bytes]", events: Path, ready: str) -> dict[str, int]:
+def _await(
+    process: "subprocess.Popen[bytes]", events: Path, ready: str
+) -> tuple[dict[str, int], dict[str, Any]]:
     deadline = time.monotonic() + BOOT_S
     while time.monotonic() < deadline:
         ended, said = process.poll() is not None, events.read_text(errors="replace")
@@ -84,7 +90,7 @@ def _await(process: "subprocess.Popen[bytes]", events: Path, ready: str) -> dict
                 case "partition.started" if event["fields"]["pid"] != pids.get(_HYPERVISOR):
                     pids[str(event["partition"])] = int(event["fields"]["pid"])
                 case kind if kind == ready:
-                    return pids
+                    return pids, event["fields"]
         if ended:
             raise CommandError(f"the machine does not boot: {said.strip()[-_WORDS_MAX:]}")
         time.sleep(_LOOK_S)

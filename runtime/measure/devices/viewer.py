@@ -5,7 +5,9 @@ import struct
 from pathlib import Path
 from typing import Final, Self
 
+from bus.native import monotonic_ns
 from runtime.exits import CommandError
+from runtime.measure.devices.path_walk import ClientMoments
 
 PATIENCE_S: Final = 10.0
 _VERSION: Final = b"RFB 003.008\n"
@@ -20,6 +22,7 @@ class Viewer:
 
     def __init__(self, path: Path) -> None:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._said_at = self._waited_ns = 0  # when it said its last, and how long it has waited since then
         try:
             self._sock.settimeout(PATIENCE_S)
             self._sock.connect(str(path))
@@ -47,20 +50,32 @@ class Viewer:
         data = bytearray(count)
         view, at = memoryview(data), 0
         while at < count:
-            if not (got := self._sock.recv_into(view[at:])):
+            begun = monotonic_ns()
+            got = self._sock.recv_into(view[at:])
+            self._waited_ns += monotonic_ns() - begun
+            if not got:
                 raise ConnectionResetError("the screen has closed the connection")
             at += got
         return data
 
+    def _say(self, message: bytes) -> None:
+        self._said_at, self._waited_ns = monotonic_ns(), 0
+        self._sock.sendall(message)
+
+    def moments(self) -> ClientMoments:
+        """Of what it said last and has seen by now. Its own are those in which it did not wait."""
+        now = monotonic_ns()
+        return ClientMoments(self._said_at, now, now - self._said_at - self._waited_ns)
+
     def key(self, keysym: int) -> None:
         """Down, and up again."""
-        self._sock.sendall(struct.pack(">BB2xIBB2xI", 4, 1, keysym, 4, 0, keysym))
+        self._say(struct.pack(">BB2xIBB2xI", 4, 1, keysym, 4, 0, keysym))
 
     def point(self, x: int, y: int, buttons: int) -> None:
-        self._sock.sendall(struct.pack(">BBHH", 5, buttons, x, y))
+        self._say(struct.pack(">BBHH", 5, buttons, x, y))
 
     def ask(self, *, incremental: bool) -> None:
-        self._sock.sendall(struct.pack(">BBHHHH", 3, incremental, 0, 0, self.width, self.height))
+        self._say(struct.pack(">BBHHHH", 3, incremental, 0, 0, self.width, self.height))
 
     def update(self) -> tuple[int, bool]:
         """How many pixels came, and whether any of them is another one than before."""
@@ -88,5 +103,6 @@ class Viewer:
 
     def until_changed(self) -> None:
         """An incremental update was asked for; ask on until one has other pixels."""
+        ask = struct.pack(">BBHHHH", 3, 1, 0, 0, self.width, self.height)
         while not self.update()[1]:
-            self.ask(incremental=True)
+            self._sock.sendall(ask)

@@ -1,13 +1,15 @@
 /* One request and its reply between two C processes: what a transport costs without Python.
  *
  * usage: ipc_pingpong KIND BYTES SECONDS RATE CLIENT_CPUS SERVER_CPUS     prints one JSON object
- *        KIND: slot, futex, eventfd, pipe, seqpacket      RATE: requests a second, each at its own time; 0: one after the other
+ *        KIND: slot, futex, eventfd, pipe, pty, seqpacket, stream
+ *        RATE: requests a second, each at its own time; 0: one after the other
  *        CPUS: such as 0 or 0,1
  *
  * slot is the limit of them all: BYTES of shared memory that the two hand each other, spinning; its last eight bytes are the
  * turn. The others copy the payload through shared memory (futex, eventfd) or through the kernel. The server adds one to the
  * first and to the last word of each request; the client checks both. Each exchange is timed. */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <sched.h>
 #include <signal.h>
@@ -24,6 +26,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include "clock.h"
@@ -155,7 +158,24 @@ static const struct way {
 } WAYS[] = {
     {"slot", slot_put, slot_get},          {"futex", futex_put, futex_get}, {"eventfd", eventfd_put, eventfd_get},
     {"pipe", fd_put, fd_get},              {"seqpacket", fd_put, fd_get}, {"stream", fd_put, fd_get},
+    {"pty", fd_put, fd_get},
 };
+
+/* Both ends of a raw terminal: [0] is the slave. */
+static void open_terminal(int ends[2])
+{
+    struct termios mode;
+    ends[1] = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (ends[1] < 0 || grantpt(ends[1]) < 0 || unlockpt(ends[1]) < 0)
+        fail("posix_openpt");
+    const char *const name = ptsname(ends[1]);
+    ends[0] = name ? open(name, O_RDWR | O_NOCTTY | O_CLOEXEC) : -1;
+    if (ends[0] < 0 || tcgetattr(ends[0], &mode) < 0)
+        fail("the terminal");
+    cfmakeraw(&mode);
+    if (tcsetattr(ends[0], TCSANOW, &mode) < 0)
+        fail("tcsetattr");
+}
 
 static void connect_sides(const char *kind, struct side *client, struct side *server)
 {
@@ -169,6 +189,10 @@ static void connect_sides(const char *kind, struct side *client, struct side *se
     } else if (strcmp(kind, "seqpacket") == 0 || strcmp(kind, "stream") == 0) {
         if (socketpair(AF_UNIX, strcmp(kind, "stream") == 0 ? SOCK_STREAM : SOCK_SEQPACKET, 0, there) < 0)
             fail("socketpair");
+        back[0] = there[1];
+        back[1] = there[0];
+    } else if (strcmp(kind, "pty") == 0) {
+        open_terminal(there);
         back[0] = there[1];
         back[1] = there[0];
     }
