@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-SOCKET_BUFFER_BYTES: Final = 1 << 20  # asked for; what the kernel counts has overhead in it
+from partitions.calls.endpoint import adopt_endpoint
+
 RECONNECTS_MAX: Final = 1_000  # in a row, without a reply in between
 _PAUSE_S_MAX: Final = 0.1  # between two of them, doubling
 _NS_PER_S: Final = 1_000_000_000
@@ -45,9 +46,7 @@ class CallSocket:
         return self._poll.fileno()
 
     def _attach(self) -> None:
-        sock = socket.socket(fileno=self._connect())
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+        sock = adopt_endpoint(self._connect())
         self._socket = sock
         self._poll.register(sock.fileno(), select.EPOLLIN)
         if self._closed:  # meanwhile: whoever did so saw the old socket

@@ -33,6 +33,15 @@ class NetAdapter(Protocol):
     def flush(self, timeout_s: float | None = None) -> None:
         """Until the server has completed all that was sent. NetTimeoutError."""
 
+    def fileno(self) -> int:
+        """For who waits for other things beside frames: readable, while armed, when there may be some to receive."""
+
+    def arm(self) -> bool:
+        """Before such a wait. False: do not wait, there may be some already."""
+
+    def disarm(self) -> None:
+        """After it."""
+
     def close(self) -> None:
         """Take no frames any more."""
 

@@ -4,6 +4,7 @@ Whoever forwards a frame also puts it into the socket, and waits for nothing: wh
 and counted. Wire: runtime.machine.capture_wire.
 """
 
+import contextlib
 import socket
 import threading
 import time
@@ -64,6 +65,11 @@ class Capture:
             self.ended = True
         else:
             self.frames += count
+
+    def end(self) -> None:
+        """As if the client had enough."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RD)
 
     def farewell(self) -> bytes:
         """The last packet."""

@@ -1,31 +1,22 @@
-"""Captures of a machine's networks, as they are asked for: from a client's socket to a `Capture` on its switch."""
+"""Captures of a machine's networks, as they are asked for: from names to a switch, in this process or in another one.
 
-import contextlib
-import json
+The client's socket goes to whoever has the switch, by the passage of its driver partition where that is not us; so its
+frames take no other way than that.
+"""
+
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
-import trio
-
-from partitions.net.capture import EVERY_PORT, Capture
+from bus import guids
+from partitions.drivers.passage import HandsIn, PassageBlocked
+from partitions.net import capture_service
+from partitions.net.capture_service import EVERY, OUTSIDE, CaptureRefused
 from partitions.net.device import NetDevice
-from partitions.net.switch import TooManyCaptures
-
-OUTSIDE: Final = "outside"  # what a user calls a switch's port to its driver or TAP
-_FAREWELL_S_MAX: Final = 1.0
-
-
-class CaptureRefused(Exception):
-    """The text says why, and `status` which kind of reason it is, as runtime.machine.management has it."""
-
-    def __init__(self, status: str, text: str) -> None:
-        super().__init__(text)
-        self.status = status
 
 
 class CaptureDesk:
-    """Of the process that has the switches."""
+    """Of the root."""
 
     def __init__(
         self,
@@ -36,45 +27,42 @@ class CaptureDesk:
         """`attached`: each partition's devices. `id_of(partition)`: LookupError, if it does not run."""
         self._devices, self._attached, self._id_of = devices, attached, id_of
 
-    async def serve(self, values: Mapping[str, Any], sock: socket.socket) -> None:
-        """Until the client has enough. The socket is closed."""
-        with sock:
-            try:
-                network, capture = self._begin(values, sock)
-                with capture.lock:  # its answer comes before any frame
-                    network.switch.watch(capture)
-                    _say(sock, {"ok": True, "network": network.name})
-            except CaptureRefused as refused:
-                _say(sock, {"ok": False, "status": refused.status, "message": str(refused)})
+    def take(self, values: Mapping[str, Any], sock: socket.socket) -> None:
+        """A client's wishes and its socket, which is ours from here on."""
+        try:
+            network, words = self._look_up(values)
+            device = self._devices[network]
+            if isinstance(device, NetDevice):
+                device.take_socket(words, sock)
                 return
-            except TooManyCaptures as many:
-                _say(sock, {"ok": False, "status": "BUSY", "message": str(many)})
-                return
-            try:
-                await trio.lowlevel.wait_readable(sock)  # it says no more: this is its end
-            finally:
-                network.switch.unwatch(capture)
-            with trio.move_on_after(_FAREWELL_S_MAX):
-                await _say_last(sock, capture.farewell())
+            if not isinstance(device, HandsIn):
+                raise CaptureRefused("REFUSED", f"nobody can look into the switch of {network}")
+            device.hand_in(words, sock.fileno())
+        except CaptureRefused as refused:
+            capture_service.refuse(sock, refused)
+        except PassageBlocked as blocked:
+            capture_service.refuse(sock, CaptureRefused("REFUSED", str(blocked)))
+        sock.close()
 
-    def _begin(self, values: Mapping[str, Any], sock: socket.socket) -> tuple[NetDevice, Capture]:
+    def _look_up(self, values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """The network, and what who has its switch is told."""
         name, port, snap_bytes = values.get("name"), values.get("port"), values.get("snap_bytes")
         if not isinstance(name, str) or not isinstance(snap_bytes, int) or snap_bytes < 1:
             raise CaptureRefused("BAD_REQUEST", "want {name, port, snap_bytes}")
         if name in self._attached:
-            network = self._network(self._adapter_of(name, port))
-            return network, Capture(sock, snap_bytes, self._mac(network, name))
-        network = self._network(name)
+            return self._adapter_of(name, port), {"port": self._id(name), "snap_bytes": snap_bytes}
+        if not self._is_network(name):
+            known = [one for one in self._devices if self._is_network(one)] + list(self._attached)
+            text = f"{name[:80]!r} is no network and no partition; there are {known}"
+            raise CaptureRefused("NOT_FOUND", text)
         if port is None:
-            return network, Capture(sock, snap_bytes, EVERY_PORT)
+            return name, {"port": EVERY, "snap_bytes": snap_bytes}
         if port == OUTSIDE:
-            if not network.leads_out:
-                raise CaptureRefused("NOT_FOUND", f"network {network.name} has no port to the outside")
-            return network, Capture(sock, snap_bytes, None)
-        if network.name not in self._attached.get(str(port), ()):
-            having = [one for one, devices in self._attached.items() if network.name in devices]
-            raise CaptureRefused("NOT_FOUND", f"port {port!r} of {network.name}: it has {', '.join(having)}")
-        return network, Capture(sock, snap_bytes, self._mac(network, str(port)))
+            return name, {"port": OUTSIDE, "snap_bytes": snap_bytes}
+        if name not in self._attached.get(str(port), ()):
+            having = [one for one, devices in self._attached.items() if name in devices]
+            raise CaptureRefused("NOT_FOUND", f"port {port!r} of {name}: it has {', '.join(having)}")
+        return name, {"port": self._id(str(port)), "snap_bytes": snap_bytes}
 
     def _adapter_of(self, partition: str, port: object) -> str:
         names = [one for one in self._attached[partition] if self._is_network(one)]
@@ -86,7 +74,7 @@ class CaptureDesk:
                 )
             return str(port)
         if not names:
-            raise CaptureRefused("REFUSED", f"partition {partition} has no network that the root serves")
+            raise CaptureRefused("REFUSED", f"partition {partition} has no network of the root's")
         if len(names) > 1:
             raise CaptureRefused(
                 "REFUSED", f"{partition} has {len(names)} adapters; choose: --port {names[0]}"
@@ -94,41 +82,10 @@ class CaptureDesk:
         return names[0]
 
     def _is_network(self, name: str) -> bool:
-        return getattr(self._devices.get(name), "interface", None) == NetDevice.interface
+        return getattr(self._devices.get(name), "interface", None) == guids.NETWORK
 
-    def _network(self, name: str) -> NetDevice:
-        device = self._devices.get(name)
-        if isinstance(device, NetDevice):
-            return device
-        if self._is_network(name):
-            raise CaptureRefused(
-                "REFUSED",
-                f"the switch of {name} is in another process than the root's: capture wants"
-                ' architecture = "microkernelized"',
-            )
-        known = [one for one in self._devices if self._is_network(one)] + list(self._attached)
-        raise CaptureRefused("NOT_FOUND", f"{name[:80]!r} is no network and no partition; there are {known}")
-
-    def _mac(self, network: NetDevice, partition: str) -> bytes:
+    def _id(self, partition: str) -> int:
         try:
-            return network.mac_of(self._id_of(partition))
+            return self._id_of(partition)
         except LookupError as error:
             raise CaptureRefused("REFUSED", f"partition {partition} does not run") from error
-
-
-def _say(sock: socket.socket, words: Mapping[str, Any]) -> None:
-    """The first packet on an empty socket: there is room. Who has gone away learns nothing."""
-    with contextlib.suppress(OSError):
-        sock.send(json.dumps(words).encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-
-
-async def _say_last(sock: socket.socket, packet: bytes) -> None:
-    while True:
-        try:
-            sock.send(packet, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        except BlockingIOError:
-            await trio.lowlevel.wait_writable(sock)
-        except OSError:
-            return
-        else:
-            return

@@ -1,17 +1,20 @@
 """A network as it is offered: a switch, and perhaps a driver behind it. Each channel that is opened is a port."""
 
+import socket
 import threading
 import weakref
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 from uuid import UUID
 
 from bus import guids
 from bus.native import Channel, GpaMap
 from bus.seam import Seam
+from partitions.calls.endpoint_service import EndpointService
 from partitions.calls.serving import Caller
-from partitions.drivers.driven_device import EndpointService
 from partitions.hardware.watch import Condition, HardwareWatch
 from partitions.machine_plan import DevicePlan
+from partitions.net import capture_service
 from partitions.net.address import address_of
 from partitions.net.frames import ADDRESS_BYTES, MTU_MAX, MTU_MIN
 from partitions.net.message_port import MessagePort
@@ -70,6 +73,10 @@ class NetDevice:
             return self._driver.mac
         return address_of(self.name, partition)
 
+    def take_socket(self, words: Mapping[str, Any], sock: socket.socket) -> None:
+        """A TakesSockets: somebody captures."""
+        capture_service.serve(self, words, sock)
+
     @property
     def leads_out(self) -> bool:
         """Its switch has a port to the outside."""
@@ -95,6 +102,7 @@ class NetDevice:
         self.switch.stick()
 
     def close(self) -> None:
+        self.switch.end_captures()
         if self._uplink is not None:
             self._uplink.close()
 

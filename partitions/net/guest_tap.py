@@ -12,14 +12,12 @@ import select
 import socket
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from partitions.net.adapter import NetAdapter
 from partitions.net.errors import NetError
 from partitions.net.frames import ETHERNET_HEADER_BYTES
 from partitions.programs.client import Program, run
-
-if TYPE_CHECKING:
-    from partitions.net.nic import Nic
 
 FRAMES_AT_ONCE: Final = 64
 SEND_PATIENCE_S: Final = 0.05  # for a server that takes nothing; then what waits is dropped
@@ -29,7 +27,7 @@ _FRAME_BYTES_MAX: Final = 65_535
 class GuestTap:
     """Owns neither the adapter nor the descriptors."""
 
-    def __init__(self, nic: "Nic", tap_fd: int, runner: socket.socket) -> None:
+    def __init__(self, nic: NetAdapter, tap_fd: int, runner: socket.socket) -> None:
         self.nic: Final = nic
         self._tap_fd, self._runner = tap_fd, runner
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -60,17 +58,17 @@ class GuestTap:
     # -- the thread
 
     def _run(self) -> None:
-        poller, channel = select.poll(), self.nic.channel
+        poller, nic = select.poll(), self.nic
         poller.register(self._stop_fd, select.POLLIN)
         poller.register(self._tap_fd, select.POLLIN)
-        poller.register(channel.fileno(), select.POLLIN)
+        poller.register(nic.fileno(), select.POLLIN)
         try:
             while not self._stopping:
                 if self._pass_in() + self._pass_out():
                     continue
-                if channel.arm():
+                if nic.arm():
                     poller.poll()
-                channel.disarm()
+                nic.disarm()
         except NetError as error:
             self.failure = error
         except Exception as error:  # RingClosed between two looks: the same

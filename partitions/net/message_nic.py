@@ -124,6 +124,15 @@ class MessageNic:
         self.link_changes += up != self.link_up
         self.link_up = up
 
+    def fileno(self) -> int:
+        return self._receiving.socket.fileno()
+
+    def arm(self) -> bool:
+        return not self._received
+
+    def disarm(self) -> None:
+        """A reply rings whether anybody waits or not."""
+
     def flush(self, timeout_s: float | None = None) -> None:
         if not self._transmitting.settle(_deadline(timeout_s)):
             raise NetTimeoutError("a message is not completed")

@@ -10,7 +10,6 @@ started again shows as a pause, and as lost frames.
 
 import struct
 import time
-from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
@@ -18,22 +17,18 @@ from bus.native import Channel, RingClosed, RingCorrupt, RingFull
 from bus.packets import DESCRIPTOR_BYTES, TRAILER_BYTES, PacketType
 from partitions.net import nvsp, rndis
 from partitions.net.errors import NetClosedError, NetProtocolError, NetTimeoutError
+from partitions.net.frame_inbox import RANGE, FrameInbox
 from partitions.net.frames import MTU_MAX, Frame, FramePacker
 from partitions.net.handshake import AdapterDescription, Begin, Control, Lent, Say, set_up
-from partitions.net.packet_information import received_with
 
 REAP_PACKETS: Final = 64  # taken in at a time
-RECEIVED_FRAMES_MAX: Final = 8192  # kept while nobody asks for them; the next ones are dropped and counted
 SET_UP_TIMEOUT_S: Final = 30.0
 _NS_PER_S: Final = 1_000_000_000
 _TRANSFER_PAGES: Final = int(PacketType.TRANSFER_PAGES)  # a comparison with a member of an enum takes longer
 _COMPLETION: Final = int(PacketType.COMPLETION)
 _DATA: Final = int(nvsp.Channel.DATA)
-_PACKET: Final = int(rndis.Type.PACKET)
 _SEND_RNDIS_PACKET: Final = int(nvsp.Type.SEND_RNDIS_PACKET)
 _TRANSFER_HEAD: Final = struct.Struct("<HBxI")
-_RANGE: Final = struct.Struct("<II")
-_START: Final = struct.Struct("<IIII12xII")
 _COMPLETION_PACKET_BYTES: Final = DESCRIPTOR_BYTES + nvsp.MESSAGE_BYTES + TRAILER_BYTES
 
 
@@ -69,7 +64,7 @@ class Nic:
         self._next_id = 1
         self._answers: dict[int, bytes | None] = {}  # to NVSP messages, by packet id
         self._control_answers: dict[int, bytes] = {}  # to RNDIS messages, by request id
-        self._received: deque[bytes] = deque()
+        self._inbox = FrameInbox(receive_memory)
         self._in_flight: dict[int, int] = {}  # sections, by packet id
         self._free: list[int] = []
         self._section_bytes = 0
@@ -77,8 +72,8 @@ class Nic:
         self._completion = b""
         self._refused = b""
         self.link_up = False
-        self.frames_sent = self.frames_received = self.bytes_sent = self.bytes_received = 0
-        self.errors = self.dropped = self.malformed = self.unknown_ids = self.link_changes = 0
+        self.frames_sent = self.bytes_sent = self.errors = self.malformed = 0
+        self.unknown_ids = self.link_changes = 0
         lent = Lent(receive_gpadl, len(receive_memory)), Lent(send_gpadl, len(send_memory))
         self.description: Final = self._set_up(*lent, mtu, promiscuous, set_up_timeout_s)
         self.link_up = self.link_up or self.description.link_up
@@ -173,15 +168,20 @@ class Nic:
     def receive(self, limit: int = 256, timeout_s: float | None = None) -> list[bytes]:
         """Frames that came in, at most `limit`; waits for the first. Empty: `timeout_s` is over."""
         deadline = _deadline(timeout_s)
-        while not self._received:
+        inbox = self._inbox
+        while not inbox.frames:
             if not self._reap(deadline):
                 return []
-        received = self._received
-        if limit >= len(received):
-            frames = list(received)
-            received.clear()
-            return frames
-        return [received.popleft() for _ in range(limit)]
+        return inbox.fetch(limit)
+
+    def fileno(self) -> int:
+        return self.channel.fileno()
+
+    def arm(self) -> bool:
+        return self.channel.arm()
+
+    def disarm(self) -> None:
+        self.channel.disarm()
 
     def flush(self, timeout_s: float | None = None) -> None:
         """Until the server has completed all that was sent. NetTimeoutError."""
@@ -199,18 +199,19 @@ class Nic:
             pass
 
     def statistics(self) -> dict[str, int]:
-        names = (
-            "frames_sent",
-            "frames_received",
-            "bytes_sent",
-            "bytes_received",
-            "errors",  # sections that the server refused
-            "dropped",  # frames that came and were not fetched
-            "malformed",  # what the server said and made no sense
-            "unknown_ids",  # completions of nothing: after a death of the server that is no fault
-            "link_changes",
-        )
-        return {name: getattr(self, name) for name in names} | {"in_flight": self.in_flight}
+        inbox = self._inbox
+        return {
+            "frames_sent": self.frames_sent,
+            "frames_received": inbox.frames_received,
+            "bytes_sent": self.bytes_sent,
+            "bytes_received": inbox.bytes_received,
+            "errors": self.errors,  # sections that the server refused
+            "dropped": inbox.dropped,  # frames that came and were not fetched
+            "malformed": self.malformed + inbox.malformed,  # what the server said and made no sense
+            "unknown_ids": self.unknown_ids,  # completions of nothing: after a death of the server that is no fault
+            "link_changes": self.link_changes,
+            "in_flight": self.in_flight,
+        }
 
     # -- what comes in
 
@@ -265,44 +266,14 @@ class Nic:
             self.malformed += 1
             return self._refused
         if channel == _DATA:
-            self._take_frames(extra[8:end])
+            self._inbox.take(extra[8:end])
         else:
-            for size, offset in _RANGE.iter_unpack(extra[8:end]):
+            for size, offset in RANGE.iter_unpack(extra[8:end]):
                 if offset + size > self._receive_bytes:
                     self.malformed += 1
                 else:
                     self._take_control(bytes(self._receive[offset : offset + size]))
         return self._completion
-
-    def _take_frames(self, ranges: bytes) -> None:
-        memory, limit = self._receive, self._receive_bytes
-        received, unpack = self._received, _START.unpack_from
-        count = total = 0
-        room = RECEIVED_FRAMES_MAX - len(received)
-        for size, offset in _RANGE.iter_unpack(ranges):
-            if offset + size > limit or size < 44:
-                self.malformed += 1
-                continue
-            kind, length, data_offset, data_bytes, info_at, info_bytes = unpack(memory, offset)
-            if kind != _PACKET or length > size or data_offset < 36 or data_offset + data_bytes > length - 8:
-                self.malformed += 1
-                continue
-            if count >= room:
-                self.dropped += 1
-                continue
-            first = offset + 8 + data_offset
-            frame = memory[first : first + data_bytes]
-            if info_bytes:
-                try:
-                    frame = received_with(memory[offset : offset + length], frame, info_at, info_bytes)
-                except rndis.MalformedRndis:
-                    self.malformed += 1
-                    continue
-            received.append(bytes(frame))
-            count += 1
-            total += data_bytes
-        self.frames_received += count
-        self.bytes_received += total
 
     def _take_control(self, data: bytes) -> None:
         try:

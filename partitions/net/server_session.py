@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Final, Self
 
-from partitions.net import nvsp, rndis
+from partitions.net import nvsp, offloads, rndis
 from partitions.net.frames import ETHERNET_HEADER_BYTES, MTU_MAX, MTU_MIN, packet_bytes
 from partitions.net.nvsp import MalformedNvsp, Version
 from partitions.net.rndis import Oid
@@ -230,11 +230,15 @@ class ServerSession:
                 return LINK_SPEED_100BIT_S.to_bytes(4, "little")
             case Oid.CURRENT_PACKET_FILTER:
                 return self.packet_filter.to_bytes(4, "little")
+            case Oid.TCP_OFFLOAD_HARDWARE_CAPABILITIES:
+                return offloads.CAPABILITIES
         return None
 
     def _set(self, oid: int, info: bytes) -> rndis.Status:
         if self.phase is not Phase.READY:
             return rndis.Status.FAILURE
+        if oid == Oid.TCP_OFFLOAD_PARAMETERS:
+            return offloads.switched(info)
         if oid != Oid.CURRENT_PACKET_FILTER:
             return rndis.Status.NOT_SUPPORTED
         if len(info) != 4:

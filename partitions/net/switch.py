@@ -99,6 +99,11 @@ class LearningSwitch:
         with self._lock:
             self._captures = tuple(one for one in self._captures if one is not capture)
 
+    def end_captures(self) -> None:
+        """The network goes: who captures is told the end."""
+        for capture in self._captures:
+            capture.end()
+
     def _targets(
         self,
         source: SwitchPort,

@@ -5,10 +5,7 @@ host sees one interface that stays up.
 """
 
 import errno
-import fcntl
 import os
-import socket
-import struct
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -16,23 +13,12 @@ from partitions.machine_plan import DevicePlan
 from partitions.sdk.context import DriverContext
 from partitions.sdk.net import NetDriver
 from partitions.storage.backends import BackendError, BackendOpenError
+from runtime.machine.host_interfaces import attach, bring_up, open_tun, remedy
 
 FRAME_BYTES_MAX: Final = 65_535
-_TUN: Final = "/dev/net/tun"
-_TUNSETIFF: Final = 0x4004_54CA
-_IFF_TAP: Final = 0x0002
-_IFF_NO_PI: Final = 0x1000
-_SIOCGIFFLAGS: Final = 0x8913
-_SIOCSIFFLAGS: Final = 0x8914
-_SIOCSIFMTU: Final = 0x8922
-_IFF_UP: Final = 1
-_NAME_AND_FLAGS: Final = struct.Struct("16sH22x")  # struct ifreq, of linux/if.h
-_NAME_AND_NUMBER: Final = struct.Struct("16si20x")
 _VANISHED: Final = (errno.EBADFD, errno.ENODEV)
 _kept: dict[str, int] = {}  # descriptors of this process's interfaces, by device
 _spare: dict[str, int] = {}  # of none yet: their interfaces are in use
-
-assert _NAME_AND_FLAGS.size == _NAME_AND_NUMBER.size == 40
 
 
 class TapDriver(NetDriver):
@@ -89,13 +75,10 @@ def open_tap(plan: DevicePlan, log: Callable[..., None]) -> int:
     if plan.name not in _kept:
         assert plan.interface is not None
         try:
-            _kept[plan.name] = _attach(plan.interface, _spare.get(plan.name))
+            _kept[plan.name] = attach(plan.interface, _spare.get(plan.name))
         except OSError as error:
-            remedy = f"ip tuntap add dev {plan.interface} mode tap user $USER"
-            raise BackendOpenError(
-                error.errno or 0, f"{plan.interface}: {error.strerror}: have it made for you, by: {remedy}"
-            ) from error
-        told = _bring_up(plan.interface, plan.mtu)
+            raise BackendOpenError(error.errno or 0, remedy(plan.interface, error)) from error
+        told = bring_up(plan.interface, plan.mtu)
         log("net.tap_ready", device=plan.name, interface=plan.interface, **told)
     return os.dup(_kept[plan.name])
 
@@ -113,35 +96,4 @@ def open_when_free(plan: DevicePlan) -> None:
     The interface must have been made for good: the other kind goes with its last descriptor, and only who may make
     interfaces makes it anew.
     """
-    _spare[plan.name] = _open_tun()
-
-
-def _open_tun() -> int:
-    return os.open(_TUN, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
-
-
-def _attach(interface: str, spare: int | None) -> int:
-    descriptor = _open_tun() if spare is None else os.dup(spare)
-    try:
-        fcntl.ioctl(descriptor, _TUNSETIFF, _NAME_AND_FLAGS.pack(interface.encode(), _IFF_TAP | _IFF_NO_PI))
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _bring_up(interface: str, mtu: int | None) -> dict[str, str]:
-    """What could not be done: for who made the interface to do."""
-    name = interface.encode()
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-            if mtu is not None:
-                fcntl.ioctl(control, _SIOCSIFMTU, _NAME_AND_NUMBER.pack(name, mtu))
-            _, flags = _NAME_AND_FLAGS.unpack(
-                fcntl.ioctl(control, _SIOCGIFFLAGS, _NAME_AND_FLAGS.pack(name, 0))
-            )
-            if not flags & _IFF_UP:
-                fcntl.ioctl(control, _SIOCSIFFLAGS, _NAME_AND_FLAGS.pack(name, flags | _IFF_UP))
-    except OSError as error:
-        return {"not_set_up": error.strerror or str(error)}
-    return {}
+    _spare[plan.name] = open_tun()

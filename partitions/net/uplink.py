@@ -12,11 +12,11 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from partitions.hardware.gone import DeviceGone
 from partitions.hardware.watch import Condition, HardwareWatch
 from partitions.net.frames import ETHERNET_HEADER_BYTES
 from partitions.net.switch import LearningSwitch
 from partitions.sdk.net import NetDriver
+from partitions.stack.device_gone import DeviceGone
 from partitions.storage.backends import BackendError
 
 RECEIVE_FRAMES_MAX: Final = 64  # asked of a driver at a time
@@ -40,7 +40,7 @@ class Uplink:
         watch: HardwareWatch | None = None,
     ) -> None:
         self._driver, self._switch, self._link_changed, self._watch = driver, switch, link_changed, watch
-        self._lock = threading.Lock()  # of `transmit`: every guest's thread comes here
+        self._lock = threading.Lock()  # of the driver: every guest's thread comes here, and our own
         self._failure: str | None = None
         self._link_up = driver.link_up
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -57,13 +57,13 @@ class Uplink:
         if (failure := self._failure) is not None:
             self._failure = None
             raise DriverFailed(failure)
-        with self._lock:
-            try:
+        try:
+            with self._lock:
                 taken = self._driver.transmit(frames)
-            except BackendError as error:
-                self.errors += 1
-                taken = 0
-                self._failed("transmit", error)
+        except BackendError as error:
+            self.errors += 1
+            taken = 0
+            self._failed("transmit", error)
         if not 0 <= taken <= len(frames):
             raise DriverFailed(f"transmit took {taken} of {len(frames)} frames")
         self.frames_out += taken
@@ -101,7 +101,8 @@ class Uplink:
     def _take_in(self) -> bool:
         """False: there was less than it could have been."""
         try:
-            frames = self._driver.receive(RECEIVE_FRAMES_MAX)
+            with self._lock:
+                frames = self._driver.receive(RECEIVE_FRAMES_MAX)
         except BackendError as error:
             self.errors += 1
             self._failed("receive", error)

@@ -14,6 +14,7 @@ from typing import Final
 
 from partitions import platform_ends
 from partitions.machine_plan import DevicePlan
+from partitions.net.first_contact import FirstContact
 from partitions.net.frames import ETHERNET_HEADER_BYTES
 from partitions.sdk.context import DriverContext
 from partitions.sdk.net import NetDriver
@@ -39,12 +40,14 @@ class FrameReader:
         self._data += data
 
     def take(self, limit: int) -> list[bytes]:
-        """BrokenFraming."""
+        """BrokenFraming: what is next is no frame. Those in front of it have come out before."""
         frames: list[bytes] = []
         at, data = 0, self._data
         while len(frames) < limit and len(data) - at >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(data, at)
             if not ETHERNET_HEADER_BYTES <= length <= FRAME_BYTES_MAX:
+                if frames:
+                    break
                 raise BrokenFraming(f"a frame of {length} bytes")
             if len(data) - at - _LENGTH.size < length:
                 break
@@ -63,10 +66,12 @@ class UserDriver(NetDriver):
         self._socket = socket.socket(fileno=context.backing_fd)
         self._socket.setblocking(False)
         self._reader, self._unsent = FrameReader(), bytearray()
+        self._first_contact = FirstContact()
         self._is_gone = False
 
     def transmit(self, frames: Sequence[memoryview]) -> int:
         """BackendError: passt is gone."""
+        self._first_contact.guest_said(frames)
         self._flush()
         taken = 0
         for frame in frames:
@@ -93,6 +98,9 @@ class UserDriver(NetDriver):
 
     def receive(self, limit: int) -> list[bytes]:
         """BackendError: what came makes no sense, which is the end of it."""
+        return self._first_contact.pass_on(self._receive(limit))
+
+    def _receive(self, limit: int) -> list[bytes]:
         if self._unsent and not self._is_gone:
             self._flush()
         try:

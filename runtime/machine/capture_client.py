@@ -1,4 +1,4 @@
-"""The client's end of a capture: records out of the root's socket, into a pcap file. Blocking."""
+"""The client's end of a capture: records out of a socket, into a pcap file. Blocking."""
 
 import io
 import select
@@ -12,12 +12,12 @@ import msgspec
 
 from runtime.exits import CommandError, ExitCode
 from runtime.machine.capture_wire import PACKET_BYTES_MAX, PACKET_HEAD, RECORD_HEAD, file_head
-from runtime.machine.management import ManagementStatus
 from runtime.machine.management_client import RequestRefused
+from runtime.machine.management_wire import ManagementStatus
 from runtime.machine.rundir import MachineFolder
 
 ANSWER_SECONDS_MAX: Final = 5.0
-RETURN_SECONDS_MAX: Final = 10.0  # for the successor of a root that died
+RETURN_SECONDS_MAX: Final = 10.0  # for the successor of who had the switch, and died
 _LOOK_S: Final = 0.2
 _NS_PER_S: Final = 1_000_000_000
 
@@ -37,7 +37,8 @@ class Captured:
     frames: int = 0
     bytes: int = 0
     dropped: int = 0  # that the socket had no room for
-    interruptions: int = 0  # roots that died meanwhile
+    interruptions: int = 0  # times that whoever has the switch died meanwhile
+    lost: str = ""  # why it ended before anybody wanted it to
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -80,7 +81,7 @@ def records_of(packet: bytes) -> Iterator[tuple[int, int]]:
 
 
 class Recorder:
-    """One capture, over as many roots as there come to be."""
+    """One capture, over as many processes with the switch as there come to be."""
 
     def __init__(self, folder: MachineFolder, name: str, port: str | None, snap_bytes: int) -> None:
         """Begins; what comes waits in the socket until `run`. Raises as `connect`."""
@@ -117,7 +118,7 @@ class Recorder:
             while packet := self._receive():
                 self._take(packet, self.captured.frames if count is None else count)
         except OSError:
-            pass  # the root is gone: what it had dropped last, nobody knows
+            pass  # who has the switch is gone: what it had dropped last, nobody knows
         finally:
             self._socket.close()
             self._out.flush()
@@ -146,16 +147,18 @@ class Recorder:
         self._out.flush()
 
     def _come_back(self) -> bool:
-        """The root died. False: so did the machine."""
+        """Whoever has the switch died. False: nobody else has it in time, or the machine ended."""
         self._socket.close()
         self._dropped_before = self.captured.dropped
-        deadline = time.monotonic() + RETURN_SECONDS_MAX
+        deadline, problem = time.monotonic() + RETURN_SECONDS_MAX, ""
         while self._folder.is_alive() and time.monotonic() < deadline:
             try:
                 self._socket = connect(self._folder, *self._wanted)
-            except (NoCapture, RequestRefused):
+            except (NoCapture, RequestRefused) as error:
+                problem = str(error)
                 time.sleep(_LOOK_S)
             else:
                 self.captured.interruptions += 1
                 return True
+        self.captured.lost = problem if self._folder.is_alive() else "the machine ended"
         return False

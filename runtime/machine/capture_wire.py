@@ -1,12 +1,13 @@
-"""What travels between a machine's root and who captures a network: one SEQPACKET socket for each capture.
+"""What travels between who has a network's switch and who captures it: one SEQPACKET socket for each capture.
 
-    client -> platform   {name, port, snap_bytes} in JSON; the platform hands the very socket on to the root
-    root -> client       {ok: true, network, of} or {ok: false, status, message} in JSON
-    root -> client       [u64 dropped so far] + records, each as a pcap file has it: as often as frames come
-    client -> root       the end of its stream: enough. The root answers by a packet without records, and closes
+    client -> platform   {name, port, snap_bytes} in JSON; the platform hands the very socket on to the root, and that,
+                         where another process has the switch, to its driver
+    switch -> client     {ok: true, network} or {ok: false, status, message} in JSON
+    switch -> client     [u64 dropped so far] + records, each as a pcap file has it: as often as frames come
+    client -> switch     the end of its stream: enough. It is answered by a packet without records, and closed
 
-So the client writes records into its file as they are, and the root opens no path. A socket that is full costs records,
-which are counted, and nobody's time.
+So the client writes records into its file as they are, and nobody in the machine opens a path. A socket that is
+full costs records, which are counted, and nobody's time.
 """
 
 import struct

@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import threading
@@ -15,8 +16,9 @@ from typing import Any, Final
 
 import pytest
 
+from runtime.config.architecture import Architecture
 from runtime.config.model import ConfigError, load
-from tests.machine.conftest import Boot, RunningMachine, idle_partition, machine_toml
+from tests.machine.conftest import PATIENCE_S, Boot, RunningMachine, idle_partition, machine_toml
 
 pytestmark = pytest.mark.machine
 _CLONE_NEWNET: Final = 0x4000_0000
@@ -130,7 +132,8 @@ def talk(path: str, words: list[bytes]) -> list[bytes]:
         for word in words:
             os.write(terminal, word)
             answer = b""
-            while len(answer) < len(word):
+            while word.upper() not in answer:
+                assert select.select([terminal], [], [], PATIENCE_S)[0], (word, answer)
                 answer += os.read(terminal, 100)
             answers.append(answer)
         return answers
@@ -198,6 +201,10 @@ def test_guests_and_terminals_go_on_over_the_death_of_who_serves_them(
     path = ready_line(machine)
     assert talk(path, [b"one", b"two"]) == [b"ONE", b"TWO"]
     machine.wait_for("guest.net_listens")
+    if has_rings:
+        machine.wait_for(
+            "guest.late"
+        )  # before its driver dies: the next one would know what was lent to this one
     time.sleep(0.2)
     seen = len(machine.events)
     for name in ("root",) if root else ("net0", "serial0"):
@@ -205,7 +212,8 @@ def test_guests_and_terminals_go_on_over_the_death_of_who_serves_them(
     if root:
         machine.wait_for("root.restored")
         path = ready_line(machine, seen)
-    assert talk(path, [b"three"]) == [b"THREE"]
+    (answer,) = talk(path, [b"three"])
+    assert answer in (b"THREE", b"TWOTHREE"), "what it could not note before it died comes again"
     say(path, b".")
     machine.wait_for("guest.printing")
     killed = [event for event in machine.events if event["kind"] == "root.started"][-1]["fields"]["pid"]
@@ -220,7 +228,7 @@ def test_guests_and_terminals_go_on_over_the_death_of_who_serves_them(
         assert ("mac" if root else "error") in late  # a driver partition knows what was lent before
     assert machine.wait() == 0, machine.errors
     assert (found["wrong"], found["twice"], found["malformed"]) == (0, 0, 0)
-    assert sent["frames"] * 0.2 < found["frames"] <= sent["frames"]
+    assert 0 < found["frames"] <= sent["frames"]  # how many are lost is the host's affair
     lines = paper.read_bytes().splitlines()
     whole = [_without_what_came_twice(line) for line in lines]
     assert list(dict.fromkeys(whole)) == [b"line %06d" % number for number in range(3000)]
@@ -321,16 +329,13 @@ def test_what_cannot_be_is_refused_with_what_can(
         load(config)
 
 
-@pytest.mark.parametrize(("architecture", "is_refused"), [("microkernel", True), ("disaggregated", False)])
-def test_a_tap_of_a_guest_is_refused_where_it_has_no_rings(
-    tmp_path: Path, architecture: str, is_refused: bool
+@pytest.mark.parametrize("architecture", list(Architecture))
+def test_a_guest_may_have_a_tap_whatever_leads_to_its_network(
+    tmp_path: Path, architecture: Architecture
 ) -> None:
     config = tmp_path / "machine.toml"
     attached = '[[partition.device]]\nname = "net0"\nring_bytes = "64KiB"\n[partition.tap]\ndevice = "net0"\n'
     net = '[[root.device]]\nname = "net0"\nkind = "net"\nbackend = "switch"\n'
     config.write_text(machine_toml(idle_partition("one") + attached, devices=net, architecture=architecture))
-    if not is_refused:
-        load(config)
-        return
-    with pytest.raises(ConfigError, match=r"partition\[0\].tap: found a TAP; allowed: none with arch"):
-        load(config)
+    (partition,) = load(config).partitions
+    assert partition.tap is not None

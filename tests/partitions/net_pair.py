@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,9 +18,24 @@ from partitions.net.switch import LearningSwitch
 from partitions.net.vsp import NetVsp
 from partitions.stack.channel_client import ChannelClient
 from tests.partitions.storage_pair import FIRST_GPFN, JOIN_S, host_end
+from tests.patience import WAIT_S
 
 RECEIVE_GPADL, SEND_GPADL = 0xE1E11, 0xE1E12
 RECORD_BYTES = 64
+TYPE = b"\x88\xb5"
+
+
+def frame(to: bytes, sender: bytes, number: int, size: int = 60) -> bytes:
+    body = random.Random(number).randbytes(size)
+    return to + sender + TYPE + number.to_bytes(4, "big") + body
+
+
+def drain(nic: Nic, count: int, timeout_s: float = WAIT_S) -> list[bytes]:
+    """Until there are so many, or no more come."""
+    found: list[bytes] = []
+    while len(found) < count and (more := nic.receive(512, timeout_s)):
+        found += more
+    return found
 
 
 @dataclass

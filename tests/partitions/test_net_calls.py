@@ -4,8 +4,7 @@ import contextlib
 import random
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -26,8 +25,8 @@ from partitions.net.server_session import Adapter
 from partitions.sdk.context import DriverContext
 from partitions.sdk.net import NetDriver
 from tests.partitions.called import Died, Endpoint
+from tests.patience import WAIT_S, until
 
-WAIT_S = 10.0
 MTU = 1500
 EVERYTHING = int(PacketFilter.PROMISCUOUS)
 
@@ -120,13 +119,6 @@ def drain(nic: MessageNic, count: int) -> list[bytes]:
     return frames
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
 def test_frames_of_any_size_go_between_two_clients_in_order_and_none_to_a_third() -> None:
     rng = random.Random(1)
     with a_world() as world:
@@ -212,7 +204,7 @@ def test_a_link_that_goes_down_and_up_is_told_of_and_a_server_that_is_gone_for_g
         with a_nic(ends) as nic:
             for up in (False, True):
                 driver.up = up
-                wait_until(lambda up=up: nic.receive(1, 0.01) == [] and nic.link_up == up)  # type: ignore[misc]
+                until(lambda up=up: nic.receive(1, 0.01) == [] and nic.link_up == up)  # type: ignore[misc]
             assert nic.statistics()["link_changes"] == 2
             for endpoint in ends:
                 endpoint.close()
@@ -251,17 +243,17 @@ def test_a_monitors_wire_is_one_port_at_the_hosts_switch_as_long_as_its_guest_is
                     way.forward(port, [memoryview(one) for one in sent])  # type: ignore[arg-type]
                     assert drain(nic, 300) == sent
                     nic.send([frame(there, here, 1), frame(b"\xff" * 6, here, 2)], WAIT_S)
-                    wait_until(lambda: len(port.got) == 1)
+                    until(lambda: len(port.got) == 1)
                     port.packet_filter = EVERYTHING
                     way.join(port)  # type: ignore[arg-type]
                     nic.send([frame(b"\xff" * 6, here, 3)], WAIT_S)
-                    wait_until(lambda: len(port.got) == 2)
+                    until(lambda: len(port.got) == 2)
                     world.restart()
                     way.forward(port, [memoryview(sent[0])])  # type: ignore[arg-type]  # lost: it was another's
                     port.packet_filter = int(PacketFilter.DIRECTED)
                     port.got.clear()
                     way.leave(port)  # type: ignore[arg-type]
-                    wait_until(lambda: not world.device._message_ports[9].is_open)
+                    until(lambda: not world.device._message_ports[9].is_open)
                     assert nic.receive(1, 0.01) in ([], sent[:1])
                     nic.send([frame(there, here, 4)], WAIT_S)  # the new server knows it from here on
         finally:

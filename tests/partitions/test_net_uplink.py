@@ -2,7 +2,9 @@
 
 import errno
 import socket
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,8 +18,7 @@ from partitions.sdk.context import DriverContext
 from partitions.sdk.net import NetDriver
 from partitions.storage.backends import BackendError
 from tests.partitions.test_net_switch import BROADCAST, OTHERS, OWN, FakePort
-
-WAIT_S = 10.0
+from tests.patience import WAIT_S, until
 
 
 def context(backing_fd: int | None = None) -> DriverContext:
@@ -29,7 +30,7 @@ class Adapter(NetDriver):
     """Fails as it is told to."""
 
     sent: list[bytes] = field(default_factory=list)
-    waiting: list[bytes] = field(default_factory=list)
+    waiting: deque[bytes] = field(default_factory=deque)  # which the test's thread adds to
     fails: list[Exception] = field(default_factory=list)
     takes: Callable[[int], int] = lambda count: count
     up: bool = True
@@ -45,7 +46,7 @@ class Adapter(NetDriver):
         return taken
 
     def receive(self, limit: int) -> list[bytes]:
-        frames, self.waiting = self.waiting[:limit], self.waiting[limit:]
+        frames = [self.waiting.popleft() for _ in range(min(limit, len(self.waiting)))]
         if frames == [b"fail"]:
             raise ZeroDivisionError("as asked")
         return frames
@@ -64,13 +65,6 @@ def linked(driver: NetDriver) -> Iterator[tuple[LearningSwitch, FakePort, Uplink
         yield switch, guest, uplink, news
     finally:
         uplink.close()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def outward(number: int = 0) -> memoryview:
@@ -104,7 +98,7 @@ def test_a_driver_that_took_what_was_not_there_fails_its_caller(taken: int) -> N
 
 
 def test_a_driver_that_fails_where_nobody_sees_it_fails_the_next_caller_once() -> None:
-    driver = Adapter(waiting=[b"fail"])
+    driver = Adapter(waiting=deque([b"fail"]))
     with linked(driver) as (switch, guest, uplink, _):
         until(lambda: uplink._failure is not None)
         with pytest.raises(DriverFailed, match="as asked"):
@@ -112,6 +106,59 @@ def test_a_driver_that_fails_where_nobody_sees_it_fails_the_next_caller_once() -
         switch.forward(guest, [outward()])
         driver.waiting.append(OWN[0] + OTHERS[0] + b"well")
         until(lambda: bool(guest.got))
+
+
+class Unguarded(NetDriver):
+    """Gives back what it is given, and is good for one call at a time; a call takes as long as a switch of threads."""
+
+    def __init__(self) -> None:
+        super().__init__(context())
+        self.frames: list[bytes] = []
+        self.inside = self.overlaps = 0
+
+    def _call(self) -> None:
+        self.overlaps += self.inside
+        self.inside += 1
+        time.sleep(0.0005)
+        self.inside -= 1
+
+    def transmit(self, frames: Sequence[memoryview]) -> int:
+        self._call()
+        self.frames += [frame[6:12] + frame[:6] + frame[12:] for frame in map(bytes, frames)]
+        return len(frames)
+
+    def receive(self, limit: int) -> list[bytes]:
+        self._call()
+        frames, self.frames = self.frames[:limit], self.frames[limit:]
+        return frames
+
+
+def test_a_driver_that_knows_of_no_threads_is_called_by_one_at_a_time() -> None:
+    driver, count = Unguarded(), 40
+    with linked(driver) as (switch, guest, _, _):
+        other = FakePort(OWN[1])
+        switch.join(other)
+
+        def send(port: FakePort, address: bytes) -> None:
+            for number in range(count):
+                switch.forward(port, [memoryview(OTHERS[0] + address + number.to_bytes(4, "big"))])
+
+        senders = [
+            threading.Thread(target=send, args=(guest, OWN[0])),
+            threading.Thread(target=send, args=(other, OWN[1])),
+        ]
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join(WAIT_S)
+
+        def came(port: FakePort) -> list[int]:
+            """What was sent back to it; it sees what the other one sends outwards, too."""
+            return [int.from_bytes(frame[12:], "big") for frame in port.got if frame[:6] == port.mac]
+
+        until(lambda: len(came(guest)) >= count and len(came(other)) >= count)
+        assert came(guest) == came(other) == list(range(count))
+        assert driver.overlaps == 0
 
 
 def test_the_link_is_told_when_it_changes() -> None:

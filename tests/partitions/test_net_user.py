@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from partitions.net.first_contact import ASK_AGAIN_S, HELD_FRAMES_MAX, FirstContact
 from partitions.net.user import UNSENT_BYTES_MAX, BrokenFraming, FrameReader, UserDriver
 from partitions.sdk.context import DriverContext
 from partitions.storage.backends import BackendError
@@ -55,6 +56,20 @@ def test_a_length_that_no_frame_has_is_the_end(length: int, rest: bytes) -> None
         reader.take(1)
 
 
+@given(frames_st.filter(bool), st.integers(1, 15), st.binary())
+def test_whole_frames_in_front_of_nonsense_come_out_and_then_it_is_the_end(
+    frames: list[bytes], limit: int, rest: bytes
+) -> None:
+    reader, found = FrameReader(), list[bytes]()
+    reader.feed(b"".join(map(framed, frames)) + bytes(4) + rest)
+    while len(found) < len(frames):
+        found += reader.take(limit)
+    assert found == frames
+    for _ in range(2):
+        with pytest.raises(BrokenFraming):
+            reader.take(limit)
+
+
 def test_frames_go_both_ways_and_what_is_not_taken_is_dropped_at_a_bound() -> None:
     with driver() as (one, other):
         other.setblocking(False)
@@ -90,10 +105,61 @@ def test_the_link_is_down_once_the_other_end_is_gone_or_talks_nonsense() -> None
         with pytest.raises(BackendError):
             one.transmit([memoryview(bytes(60))])
     with driver() as (one, other):
-        other.send(bytes(4))
+        other.send(framed(b"e" * 60) + bytes(4))
+        assert one.receive(5) == [b"e" * 60]
         with pytest.raises(BackendError):
             one.receive(5)
         assert not one.link_up
+
+
+ZERO, EVERYBODY, PASST, GUEST = bytes(6), b"\xff" * 6, b"\x02\xfc\0\0\0\1", b"\0\x15\x5d\0\0\2"
+OUTER, INNER = bytes((10, 0, 2, 2)), bytes((10, 0, 2, 15))
+
+
+def ip_frame(target: bytes, number: int, address: bytes = INNER) -> bytes:
+    return target + PASST + b"\x08\0" + bytes(12) + OUTER + address + bytes([number]) * 20
+
+
+@given(
+    st.lists(st.sampled_from([ZERO, EVERYBODY]), min_size=1, max_size=HELD_FRAMES_MAX),
+    st.integers(0, 20),
+)
+def test_who_has_not_spoken_is_asked_for_its_address_and_then_has_each_frame_once_in_its_order(
+    targets: list[bytes], cut: int
+) -> None:
+    now_s = 1.0
+    contact = FirstContact(lambda: now_s)
+    frames = [ip_frame(target, number) for number, target in enumerate(targets)]
+    asked = contact.pass_on(frames[:1]) + contact.pass_on(frames[1 : 1 + cut])
+    question = b"\x08\x06\0\1\x08\0\6\4\0\1" + PASST + OUTER + ZERO + INNER
+    assert asked == [EVERYBODY + PASST + question]  # once
+    now_s += ASK_AGAIN_S
+    assert contact.pass_on([]) == asked  # and again, by the clock
+    contact.guest_said([memoryview(PASST + GUEST + b"\x08\x06" + bytes(28))])
+    assert contact.pass_on(frames[1 + cut :]) == [GUEST + frame[6:] for frame in frames]
+    now_s += ASK_AGAIN_S
+    assert contact.pass_on([]) == []
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        ip_frame(GUEST, 1),
+        ip_frame(EVERYBODY, 1, b"\xff" * 4),
+        ip_frame(EVERYBODY, 1, bytes((224, 0, 0, 1))),
+        EVERYBODY + PASST + b"\x08\x06" + bytes(28),
+        ZERO + PASST,
+    ],
+)
+def test_what_is_for_somebody_or_everybody_goes_as_it_is(frame: bytes) -> None:
+    assert FirstContact().pass_on([frame]) == [frame]
+
+
+def test_frames_that_nobody_asks_for_are_bounded() -> None:
+    contact = FirstContact()
+    contact.pass_on([ip_frame(ZERO, number % 256) for number in range(3 * HELD_FRAMES_MAX)])
+    contact.guest_said([memoryview(PASST + GUEST + bytes(2))])
+    assert len(contact.pass_on([])) == HELD_FRAMES_MAX
 
 
 @given(st.text(max_size=40))
