@@ -1,7 +1,7 @@
 """Drivers of network adapters: frames out, frames in. See docs/network.md.
 
 Behind each device is a switch: its ports are the partitions that have the device, and the driver is the port to the
-outside. Calls of `transmit` never overlap, nor do those of `receive`; the two come from different threads.
+outside. Calls of `transmit` and `receive` come from several threads, and never overlap.
 """
 
 import os

@@ -10,6 +10,7 @@ A packet is released when it and all before it have their replies: who takes ove
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -72,8 +73,12 @@ class AsyncPump:
         self._start(lambda: self._watch(stop))
 
     def drain(self) -> None:
-        """What the ring holds now, and nothing else."""
-        self._start(self._take_once)
+        """What the ring holds now, and nothing else.
+
+        Blocks like `run`, and yet in a thread: a root that takes over calls it in a trio loop, and no thread has two.
+        """
+        with ThreadPoolExecutor(1, "drain") as thread:
+            thread.submit(self._start, self._take_once).result()
 
     def _start(self, main: Callable[[], Awaitable[None]]) -> None:
         self._order.clear()

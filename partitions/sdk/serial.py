@@ -8,7 +8,7 @@ from partitions.sdk.context import DriverContext
 class SerialDriver:
     """One line. BackendError from `write` loses those bytes; anything else costs the channel its worker.
 
-    `write` and `read` come from different threads; calls of one of them never overlap.
+    Calls of `write` and `read` come from different threads, and never overlap.
     """
 
     def __init__(self, context: DriverContext) -> None:

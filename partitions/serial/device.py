@@ -6,8 +6,8 @@ from uuid import UUID
 
 from bus.native import Channel, GpaMap
 from bus.seam import Seam
+from partitions.calls.endpoint_service import EndpointService
 from partitions.calls.serving import Caller
-from partitions.drivers.driven_device import EndpointService
 from partitions.machine_plan import DevicePlan
 from partitions.sdk.opening import open_driver
 from partitions.sdk.serial import SerialDriver
@@ -26,7 +26,7 @@ class SerialDevice:
 
     def __init__(self, name: str, driver: SerialDriver) -> None:
         self.name, self._driver = name, driver
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the driver: its calls come from several threads
         self._ahead = ReadAhead()
 
     def open(self, channel: Channel, gpa_map: GpaMap, record: memoryview, seam: Seam) -> SerialVsp:
@@ -35,14 +35,14 @@ class SerialDevice:
     def open_for(
         self, client: ChannelClient, channel: Channel, gpa_map: GpaMap, record: memoryview, seam: Seam
     ) -> SerialVsp:
-        return self.open(channel, gpa_map, record, seam)
+        return SerialVsp(channel, self._driver, self._lock, record, seam, client.budget)
 
     def open_messages(self, record: memoryview, seam: Seam) -> EndpointService:
         raise TypeError(f"{self.name} has to know on which connection it is called")
 
     def open_calls(self, caller: Caller, record: memoryview, seam: Seam) -> EndpointService:
         if caller.receives:
-            return ReadService(self._driver, self._ahead)
+            return ReadService(self._driver, self._lock, self._ahead)
         return WriteService(self._driver, self._lock, record, seam)
 
     def stick(self) -> None:

@@ -36,7 +36,7 @@ class ReadAhead:
     """Of one line: the piece that was read of its driver, and that nobody has said to have got."""
 
     def __init__(self) -> None:
-        self.lock: Final = threading.Lock()  # of `read` of the driver, too
+        self.lock: Final = threading.Lock()
         self._numbers = time.monotonic_ns()  # from where no server before us has counted
         self._kept: Piece | None = None
 
@@ -94,7 +94,7 @@ class WriteService(_Service):
     """Of a client's first connection."""
 
     def __init__(self, driver: SerialDriver, lock: threading.Lock, record: memoryview, seam: Seam) -> None:
-        """`lock`: of the driver's `write`."""
+        """`lock`: of the driver."""
         super().__init__(driver)
         self._lock, self._record, self._seam = lock, record, seam
         self.bytes_written = 0
@@ -152,9 +152,9 @@ class WriteService(_Service):
 class ReadService(_Service):
     """Of a client's second connection."""
 
-    def __init__(self, driver: SerialDriver, ahead: ReadAhead) -> None:
+    def __init__(self, driver: SerialDriver, lock: threading.Lock, ahead: ReadAhead) -> None:
         super().__init__(driver)
-        self._ahead = ahead
+        self._lock, self._ahead = lock, ahead
         self.bytes_read = 0
 
     def serve_one(self, sock: socket.socket) -> bool:
@@ -174,7 +174,8 @@ class ReadService(_Service):
                 return kept
             self.busy = True
             try:
-                data = self._driver.read(PIECE_BYTES_MAX)
+                with self._lock:
+                    data = self._driver.read(PIECE_BYTES_MAX)
             except BackendError:
                 self.errors += 1
                 return None

@@ -11,11 +11,12 @@ twice when that one dies.
 import time
 from typing import Final
 
-from bus.native import Channel, RingClosed, RingCorrupt, RingError, RingFull
+from bus.native import Channel, RingClosed, RingCorrupt, RingError
 from bus.packets import PacketError
 from partitions.serial.wire import PIECE_BYTES_MAX, decode_piece, encode_piece, ring_bytes_of
 
 READ_PACKETS: Final = 16
+SENT_BYTES_MAX: Final = 32 << 10  # made packets of at a time
 _NS_PER_S: Final = 1_000_000_000
 _RING_SLACK_BYTES: Final = 16  # so much of a ring a packet can never have
 
@@ -28,7 +29,9 @@ class SerialLine:
     """A line, open from the start."""
 
     def __init__(self, channel: Channel, ring_bytes: int) -> None:
+        self.channel: Final = channel
         self._channel, self._ring_bytes = channel, ring_bytes
+        self._piece_bytes = min(PIECE_BYTES_MAX, ring_bytes // 2)  # of a small ring
         self._next_id = 1
         self._read = bytearray()  # taken in, and not asked for
         self._at_end = False
@@ -39,15 +42,15 @@ class SerialLine:
         deadline, at = _deadline(timeout_s), 0
         try:
             while at < len(data):
-                piece = data[at : at + PIECE_BYTES_MAX]
-                try:
-                    self._channel.send(encode_piece(piece), self._next_id)
-                except RingFull:
-                    if not self._channel.wait_writable(ring_bytes_of(len(piece)), _left(deadline)):
-                        break
-                    continue
-                self._next_id += 1
-                at += len(piece)
+                ends = range(at, min(at + SENT_BYTES_MAX, len(data)), self._piece_bytes)
+                pieces = [data[start : start + self._piece_bytes] for start in ends]
+                sent = self._channel.send_many([encode_piece(piece) for piece in pieces], self._next_id)
+                if not sent and not self._channel.wait_writable(
+                    ring_bytes_of(len(pieces[0])), _left(deadline)
+                ):
+                    break
+                self._next_id += sent
+                at += sum(map(len, pieces[:sent]))
         except (RingClosed, RingCorrupt) as error:
             raise SerialClosedError(str(error)) from error
         self.bytes_written += at

@@ -12,11 +12,13 @@ import threading
 from typing import Final
 from zlib import crc32
 
-from bus.native import Channel, RingClosed, RingError, RingFull
+from bus.native import Channel, RingClosed, RingError, RingFull, ServiceBudget
 from bus.packets import PacketError, PacketType
 from bus.seam import Seam, Step
+from bus.trace import Hop
 from partitions.sdk.serial import SerialDriver
 from partitions.serial.wire import PIECE_BYTES_MAX, decode_piece, encode_piece, ring_bytes_of
+from partitions.stack.paying_thread import PayingThread
 from partitions.storage.backends import BackendError
 
 STOP_POLL_NS: Final = 100_000_000  # how late `stop` may be seen where nobody closes the channel
@@ -38,14 +40,24 @@ class SerialVsp:
     """One opening of a line's channel. `serve` runs in one thread; `statistics` may be read from any."""
 
     def __init__(
-        self, channel: Channel, driver: SerialDriver, lock: threading.Lock, record: memoryview, seam: Seam
+        self,
+        channel: Channel,
+        driver: SerialDriver,
+        lock: threading.Lock,
+        record: memoryview,
+        seam: Seam,
+        budget: ServiceBudget | None = None,
     ) -> None:
-        """`lock`: of `write`; who has it for ever is stuck."""
+        """`lock`: of the driver; who has it for ever is stuck. `budget`: the guest's, for our second thread."""
+        self._budget = budget or ServiceBudget()
         self._channel, self._driver, self._lock = channel, driver, lock
         self._record, self._seam = record, seam
         self._failure: Exception | None = None
         self.waits_for_guest = False  # also: for whoever is to read what it writes
         self.requests = self.dropped = self.errors = self.bytes_written = self.bytes_read = 0
+        self.pieces_sent = 0  # to the guest; its number is a packet's id
+        self._piece_bytes = PIECE_BYTES_MAX  # less, where the guest has made a small ring
+        self._is_traced = channel.is_traced  # a stamp is for nobody otherwise
 
     def replay(self) -> None:
         """`serve` finds in the ring what was not taken, and in the record how much of the first packet was."""
@@ -98,7 +110,11 @@ class SerialVsp:
         while at < len(data):
             try:
                 with self._lock:
+                    if self._is_traced:
+                        self._channel.stamp(Hop.BACKEND_BEGIN, identity)
                     taken = self._driver.write(data[at:])
+                    if self._is_traced:
+                        self._channel.stamp(Hop.BACKEND_END, identity)
             except BackendError:
                 self.errors += 1
                 return True
@@ -127,7 +143,7 @@ class SerialVsp:
 
     def _read_on(self, wake_fd: int, ended: threading.Event) -> None:
         """In a thread of its own. Only here something is sent on the channel."""
-        poller = select.poll()
+        poller, paying = select.poll(), PayingThread(self._budget, ended.wait)
         poller.register(wake_fd, select.POLLIN)
         try:
             descriptor = self._driver.descriptor
@@ -135,11 +151,14 @@ class SerialVsp:
                 poller.register(descriptor, select.POLLIN)
             while not ended.is_set():
                 ready = dict(poller.poll(POLL_MS))
+                if self._is_traced:
+                    self._channel.stamp(Hop.WAKE)
                 if descriptor is not None and ready.get(descriptor, 0) & ~select.POLLIN:
                     ended.wait(POLL_MS / 1000)  # it has hung up, and poll says so at once, every time
                 with contextlib.suppress(RingFull):
                     while not ended.is_set() and self._pass_in():
-                        pass
+                        paying.pace()
+                paying.pace()
         except RingError:
             return  # the channel is closed; or the guest broke it, which the other thread finds out
         except Exception as error:
@@ -147,17 +166,32 @@ class SerialVsp:
 
     def _pass_in(self) -> bool:
         """False: no bytes wait, or there is no room for them: they wait where they are."""
-        if not self._channel.wait_writable(ring_bytes_of(PIECE_BYTES_MAX), POLL_MS * 1_000_000):
+        try:
+            if not self._channel.wait_writable(ring_bytes_of(self._piece_bytes), POLL_MS * 1_000_000):
+                return False
+        except ValueError:  # a ring of one page never has so much room; it has for half of it
+            self._piece_bytes //= 2
+            return True
+        if not self._lock.acquire(
+            timeout=POLL_MS / 1000
+        ):  # the driver is stuck: whoever ends us waits for no lock
             return False
         try:
-            data = self._driver.read(PIECE_BYTES_MAX)
+            if self._is_traced:
+                self._channel.stamp(Hop.BACKEND_BEGIN)
+            data = self._driver.read(self._piece_bytes)
+            if self._is_traced:
+                self._channel.stamp(Hop.BACKEND_END)
         except BackendError:
             self.errors += 1
             return False
-        if len(data) > PIECE_BYTES_MAX:
-            raise DriverMisbehaved(f"read returned {len(data)} bytes of {PIECE_BYTES_MAX}")
+        finally:
+            self._lock.release()
+        if len(data) > self._piece_bytes:
+            raise DriverMisbehaved(f"read returned {len(data)} bytes of {self._piece_bytes}")
         if data:
-            self._channel.send(encode_piece(data))
+            self._channel.send(encode_piece(data), self.pieces_sent + 1)
+            self.pieces_sent += 1
             self.bytes_read += len(data)
         return bool(data)
 

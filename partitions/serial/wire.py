@@ -14,7 +14,7 @@ from bus.packets import encode_pipe as encode_piece
 
 # Ours: Hyper-V has serial lines only as ports.
 SERIAL_INTERFACE: Final = UUID("8f6b1c52-4d3e-4b0a-9a51-736572690001")
-PIECE_BYTES_MAX: Final = 2048  # what we put into one packet; up to MAX_PIPE_BYTES are taken
+PIECE_BYTES_MAX: Final = 4096  # what we put into one packet; up to MAX_PIPE_BYTES are taken
 _PIPE_USER_DATA: Final = pipe_user_data(PipeMode.BYTE)
 
 __all__ = [

@@ -5,7 +5,6 @@ import os
 import random
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 
 from bus.channel_messages import OfferFlags
 from bus.memory import PAGE_BYTES
-from bus.native import Channel, RingError
+from bus.native import Channel, RingError, ServiceBudget
 from bus.packets import MAX_PIPE_BYTES, PacketError
 from bus.seam import Seam
 from partitions.sdk.context import DriverContext
@@ -33,9 +32,10 @@ from partitions.serial.wire import (
 )
 from partitions.storage.backends import BackendError
 from tests.partitions.storage_pair import JOIN_S, host_end
+from tests.patience import WAIT_S, until
 
 RING_BYTES = 4 * PAGE_BYTES
-WAIT_S = 10.0
+ONE_PROCESSOR = 0x10000  # as a budget's share counts
 
 
 class Died(BaseException):
@@ -82,15 +82,18 @@ class Line:
     backend: Backend
     memory: mmap.mmap
     bells: tuple[int, int]
+    ring_bytes: int
     record: memoryview = field(default_factory=lambda: memoryview(bytearray(64)))
     failures: list[BaseException] = field(default_factory=list)
+    budget: ServiceBudget | None = None
     host: Channel | None = None
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
     def start(self) -> SerialVsp:
-        self.host, self._stop = host_end(self.memory, RING_BYTES, *self.bells, "block"), threading.Event()
-        vsp = SerialVsp(self.host, self.backend, threading.Lock(), self.record, Seam())
+        self.host = host_end(self.memory, self.ring_bytes, *self.bells, "block")
+        self._stop = threading.Event()
+        vsp = SerialVsp(self.host, self.backend, threading.Lock(), self.record, Seam(), self.budget)
 
         def serve() -> None:
             try:
@@ -112,20 +115,20 @@ class Line:
 
 
 @contextmanager
-def a_line(*, serves: bool = True) -> Iterator[Line]:
-    memory = mmap.mmap(-1, 2 * (PAGE_BYTES + RING_BYTES))
+def a_line(*, serves: bool = True, ring_bytes: int = RING_BYTES) -> Iterator[Line]:
+    memory = mmap.mmap(-1, 2 * (PAGE_BYTES + ring_bytes))
     bells = os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK)
     guest = Channel(
         memory,
         outgoing_offset=0,
-        outgoing_bytes=RING_BYTES,
-        incoming_offset=PAGE_BYTES + RING_BYTES,
-        incoming_bytes=RING_BYTES,
+        outgoing_bytes=ring_bytes,
+        incoming_offset=PAGE_BYTES + ring_bytes,
+        incoming_bytes=ring_bytes,
         signal_fd=bells[0],
         wait_fd=bells[1],
         reset=True,
     )
-    line = Line(guest, SerialLine(guest, RING_BYTES), Backend(), memory, bells)
+    line = Line(guest, SerialLine(guest, ring_bytes), Backend(), memory, bells, ring_bytes)
     if serves:
         line.start()
     try:
@@ -135,13 +138,6 @@ def a_line(*, serves: bool = True) -> Iterator[Line]:
         guest.close()
         for bell in bells:
             os.close(bell)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 @given(st.binary(max_size=2048), st.binary(max_size=7))
@@ -174,9 +170,24 @@ def test_the_offer_says_that_packets_are_framed() -> None:
     assert framing["user_data"][:4] == bytes(4)
 
 
-def test_bytes_travel_both_ways_at_once_in_order() -> None:
+def test_what_the_server_reads_for_a_guest_with_a_cap_is_paid_by_it() -> None:
+    """By the second thread; the first one, which takes what the guest writes, has nothing to do here."""
+    with a_line(serves=False) as line:
+        line.budget, data = ServiceBudget(ONE_PROCESSOR // 2), bytes(range(250)) * 400
+        line.backend.waiting += data
+        line.start()
+        back = b""
+        while len(back) < len(data):
+            back += line.line.read(len(data), WAIT_S)
+        assert back == data
+        assert line.budget.statistics()["served_ns"] > 0
+
+
+@pytest.mark.parametrize("ring_bytes", [RING_BYTES, PAGE_BYTES])
+def test_bytes_travel_both_ways_at_once_in_order(ring_bytes: int) -> None:
+    """Also through rings that are too small for the largest piece."""
     rng = random.Random(2)
-    with a_line() as line:
+    with a_line(ring_bytes=ring_bytes) as line:
         out, back = rng.randbytes(60_000), rng.randbytes(60_000)
         line.backend.waiting += back
         got = bytearray()

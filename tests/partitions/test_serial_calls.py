@@ -23,7 +23,7 @@ from partitions.serial.port import SerialClosedError
 from partitions.storage.backends import BackendError
 from tests.partitions.called import Died, Endpoint
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 KEPT_BYTES = 16384
 
 
@@ -84,7 +84,7 @@ def a_world(seed: int = 1) -> Iterator[World]:
     world = World(
         driver,
         Endpoint(lambda: WriteService(driver, lock, record, Seam())),
-        Endpoint(lambda: ReadService(driver, world.ahead)),
+        Endpoint(lambda: ReadService(driver, lock, world.ahead)),
     )
     world.start()
     try:
