@@ -8,15 +8,15 @@ import random
 import pytest
 
 from tests.fuzzing.pieces import cut, join, varied
-from tests.fuzzing.targets import Target, all_targets, declared, sides_of
+from tests.fuzzing.targets import INPUT_BYTES_MAX, Target, all_targets, declared, sides_of
 
 TARGETS = all_targets()
 INPUTS = 60
 
 
 PROTOCOLS = """
-channel-messages custom integration keyboard mouse nbd network network-calls network-capture program-state rfb
-saved-partition serial serial-calls storage streams stream-commands user-network video
+channel-messages custom device-state integration keyboard mouse nbd network network-calls network-capture
+program-state rfb saved-partition saved-registers serial serial-calls storage streams stream-commands user-network video
 """
 
 
@@ -33,6 +33,7 @@ def test_a_target_takes_its_seeds_and_what_is_made_of_them(each: Target) -> None
     seeds = list(each.seeds())
     assert seeds
     for seed in seeds:
+        assert len(seed) <= INPUT_BYTES_MAX
         each.run(seed)
     rng = random.Random(each.name)
     for number in range(INPUTS):

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import termios
+import time
 import tty
 from collections.abc import Iterator
 from types import FrameType
@@ -15,12 +16,13 @@ from typing import Final
 import msgspec
 
 from runtime.exits import CommandError, ExitCode
-from runtime.machine.management import ManagementStatus
 from runtime.machine.management_client import RequestRefused
+from runtime.machine.management_wire import ManagementStatus
 from runtime.machine.rundir import MachineFolder
 
 ESCAPE: Final = 0x1D  # Ctrl-]
-ANSWER_SECONDS_MAX: Final = 5.0
+ANSWER_SECONDS_MAX: Final = 5.0  # for all of it
+ANSWER_BYTES_MAX: Final = 4096
 _PIECE_BYTES: Final = 4096
 
 
@@ -28,6 +30,12 @@ class NoConsole(CommandError):
     """The machine is there, and its console socket does not answer."""
 
     exit_code = ExitCode.NO_ANSWER
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    ok: bool
+    status: ManagementStatus = ManagementStatus.FAILED
+    message: str = "it does not say why"
 
 
 def connect(folder: MachineFolder, name: str, *, log: bool) -> socket.socket:
@@ -38,13 +46,13 @@ def connect(folder: MachineFolder, name: str, *, log: bool) -> socket.socket:
         try:
             sock.connect(str(folder.console_path))
             sock.sendall(msgspec.json.encode({"name": name, "log": log}) + b"\n")
-            answer = msgspec.json.decode(_read_line(sock))
-        except (OSError, ValueError) as error:
+            answer = msgspec.json.decode(_read_line(sock), type=_Answer)
+        except (OSError, ValueError, RecursionError) as error:
             raise NoConsole(
                 f"the consoles of machine {folder.name!r} (pid {folder.pid}) do not answer: {error}"
             ) from error
-        if not answer.get("ok"):
-            raise RequestRefused(ManagementStatus(answer["status"]), str(answer["message"]))
+        if not answer.ok:
+            raise RequestRefused(answer.status, answer.message)
         sock.settimeout(None)
     except BaseException:
         sock.close()
@@ -53,9 +61,14 @@ def connect(folder: MachineFolder, name: str, *, log: bool) -> socket.socket:
 
 
 def _read_line(sock: socket.socket) -> bytes:
-    """Byte by byte: what comes behind it belongs to somebody else."""
-    line = b""
+    """Byte by byte: what comes behind it belongs to somebody else. OSError, ValueError: it is not there in time."""
+    deadline, line = time.monotonic() + ANSWER_SECONDS_MAX, b""
     while not line.endswith(b"\n"):
+        if len(line) == ANSWER_BYTES_MAX:
+            raise ValueError(f"more than {ANSWER_BYTES_MAX} bytes without an end")
+        if (left := deadline - time.monotonic()) <= 0:
+            raise TimeoutError("timed out")
+        sock.settimeout(left)
         if not (byte := sock.recv(1)):
             raise ConnectionResetError("it has closed the connection")
         line += byte

@@ -38,7 +38,7 @@ def test_model_checkers_find_nothing_but_the_broken_variants() -> None:
 
 
 def test_the_fuzzer_finds_nothing_in_a_moment(tmp_path: Path) -> None:
-    done = script("fuzz", "--seconds", "3", str(tmp_path / "corpus"))
+    done = script("fuzz", "rings", "--seconds", "3", "--corpus", str(tmp_path / "corpus"))
     if done.returncode == TOOL_IS_MISSING:
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stdout + done.stderr

@@ -24,7 +24,7 @@ def main() -> int:
         print("fuzz: atheris is missing: .venv/bin/pip install atheris", file=sys.stderr)
         return EXIT_LACKING
     with atheris.instrument_imports(include=["bus", "partitions", "runtime"]):
-        from tests.fuzzing.targets import all_targets
+        from tests.fuzzing.targets import INPUT_BYTES_MAX, all_targets
 
         targets = all_targets()
     if (target := targets.get(options.name)) is None:
@@ -37,7 +37,7 @@ def main() -> int:
     arguments = [
         sys.argv[0],
         f"-max_total_time={options.seconds}",
-        "-max_len=8192",
+        f"-max_len={INPUT_BYTES_MAX}",
         "-verbosity=0",
         "-print_final_stats=1",
         f"-artifact_prefix={options.corpus}/{target.name}-",

@@ -18,6 +18,8 @@ _nothing: Final[Callable[[], None]] = lambda: None  # noqa: E731
 class ScriptedChannel:
     """What a server, or a client, of in-band packets needs of a `Channel`."""
 
+    is_traced: Final = False
+
     def __init__(self, pieces: Sequence[bytes], between: Callable[[], None] = _nothing) -> None:
         """A piece: which of KINDS, one byte, and the payload. `between`: called after each packet was dealt with."""
         self._packets: Iterator[bytes] = iter([piece for piece in pieces if piece])
@@ -47,6 +49,7 @@ class ScriptedChannel:
         return [(int(KINDS[piece[0] % len(KINDS)]), 0, self.given, b"", piece[1:])]
 
     def release(self) -> None: ...
+    def stamp(self, hop: int, transaction_id: int = 0) -> None: ...
 
     def send(self, payload: bytes, transaction_id: int = 0) -> None:
         self.sent.append(bytes(payload))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+INPUT_BYTES_MAX: Final = 64 << 10  # what is longer the fuzzer would cut, seeds as well
 Run = Callable[[bytes], None]
 
 

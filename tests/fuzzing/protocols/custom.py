@@ -35,8 +35,8 @@ def _guest_seeds() -> list[bytes]:
 @target("custom", Side.HOST, _guest_seeds)
 def host(data: bytes) -> None:
     """What is no request is said so; a reply never leaves the pages that were lent."""
-    gpa_map = GpaMap()
-    gpa_map.add(_FIRST, mmap.mmap(-1, _PAGES * _PAGE))
+    gpa_map, memory = GpaMap(), mmap.mmap(-1, _PAGES * _PAGE)
+    gpa_map.add(_FIRST, memory)
     taker = Taker(gpa_map)
     for piece in cut(data):
         if len(piece) < 2:
@@ -47,6 +47,21 @@ def host(data: bytes) -> None:
         payload, mark = taken.answer(bytes(taken.room_bytes + 1))
         assert mark == Mark.ERROR
         decode_error(payload)
+        assert not any(memory[:])
+        for size in (0, taken.room_bytes // 2, taken.room_bytes):
+            payload, mark = taken.answer(b"\xff" * size)
+            if taken.request is None:
+                assert mark == Mark.ERROR
+                continue
+            assert mark == Mark.PLAIN
+            written = memory[:].count(0xFF)
+            if taken.views is None:
+                assert payload == b"\xff" * size
+                assert not written
+                continue
+            assert decode_length(payload, taken.room_bytes) == size
+            assert written <= size  # less where a page was lent twice
+            memory[:] = bytes(len(memory))
 
 
 def _host_seeds() -> list[bytes]:

@@ -1,4 +1,5 @@
-"""What `partvisor save` leaves: the file, by whoever wrote it; and the pages in which a program keeps its state."""
+"""What `partvisor save` leaves: the file, by whoever wrote it; the pages in which a program keeps its state; and the
+registers that a guest of machine code keeps there."""
 
 import io
 import tempfile
@@ -8,60 +9,126 @@ from pathlib import Path
 from typing import Final
 
 from partitions.saved_program import ProgramStateError, read_state
-from runtime.machine import saved_partition
+from partitions.vp.saved_registers import (
+    MachineCodeError,
+    Mode,
+    register_names,
+    restore_registers,
+    save_registers,
+)
+from runtime.abi import PAGE_BYTES
 from runtime.machine.saved_partition import (
     DESCRIPTION_BYTES_MAX,
     MAGIC,
-    PAGE_BYTES,
+    RUN_PAGES_MAX,
     STATE_BYTES_MAX,
     VERSION,
-    DiskIdentity,
     SavedPartitionError,
+    SavedReader,
 )
 from tests.fuzzing.pieces import cut, join
 from tests.fuzzing.targets import Side, declare, target
+from tests.runtime import saved_making
 
 _HEAD_BYTES: Final = 20
+_RUN_BYTES: Final = 20
 _STATE_HEAD_BYTES: Final = 16
 
 declare("saved-partition", Side.READER)
+declare("saved-registers", Side.READER)
 declare("program-state", Side.HOST)
 
 
 @cache
 def _file_seeds() -> list[bytes]:
-    """Description and pages of honest files: the head is put on anew, so that a mutant's checksum is right."""
+    """Description, state and runs of honest files: the head is put on anew, so that a mutant's checksum is right."""
     seeds = []
-    disk = DiskIdentity("disk0", "/somewhere", 1 << 20, 7, 8, 9)
-    for state in (b"", b"a state", bytes(PAGE_BYTES) + b"x" * 10, bytes(range(256)) * 16):
+    memory = {0: {0: b"x" * PAGE_BYTES, 5: b"y" * PAGE_BYTES}, 0x1000: {}}
+    for state, filled in ((b"", {}), (b"a state", {}), (b"a state", memory)):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "one"
-            saved_partition.write(path, "machine", "one", "module:main", 5, [disk], state)
+            saved_making.write(path, state, filled)
             data = path.read_bytes()
         length = int.from_bytes(data[12:16], "little")
-        seeds.append(join([data[_HEAD_BYTES : _HEAD_BYTES + length], data[_HEAD_BYTES + length :]]))
+        rest = data[_HEAD_BYTES + length :]
+        seeds.append(join([data[_HEAD_BYTES : _HEAD_BYTES + length], rest[: len(state)], rest[len(state) :]]))
     return seeds
 
 
 @target("saved-partition", Side.READER, _file_seeds)
 def reader(data: bytes) -> None:
-    """It is taken whole, and then it is what its checksum says; or it is refused."""
+    """It is taken whole, and then it is what its checksums say, and lies within its slots; or it is refused."""
     pieces = list(cut(data))
     description, rest = (pieces[0], b"".join(pieces[1:])) if pieces else (b"", b"")
     head = MAGIC + b"".join(
         number.to_bytes(4, "little") for number in (VERSION, len(description), zlib.crc32(description))
     )
     for file in (head + description + rest, data):
+        length = 0
         try:
-            saved = saved_partition.read(io.BytesIO(file))
+            saved = SavedReader(io.BytesIO(file))
+            slots, last = saved.description.hypervisor.slots, (0, 0)
+            for slot, first, pages in saved.runs():
+                assert slots[slot].own
+                assert (slot, first) >= last
+                last = slot, first + len(pages) // PAGE_BYTES
+                assert 0 < len(pages) <= RUN_PAGES_MAX * PAGE_BYTES
+                assert last[1] <= slots[slot].pages
+                length += len(pages) + _RUN_BYTES
         except SavedPartitionError:
             continue
         told = saved.description
         assert len(saved.state) == told.state_bytes <= STATE_BYTES_MAX
         assert zlib.crc32(saved.state) == told.state_crc32
-        assert len(file) <= _HEAD_BYTES + DESCRIPTION_BYTES_MAX + len(told.pages) * PAGE_BYTES
+        assert len(file) <= _HEAD_BYTES + DESCRIPTION_BYTES_MAX + told.state_bytes + length + _RUN_BYTES
         for name in (told.machine, told.partition, told.program):
             name.encode()  # it is text
+
+
+@target("saved-registers", Side.READER, lambda: _register_seeds())
+def registers(data: bytes) -> None:
+    """Of a processor of machine code: they are set, every one, or refused, and then none was."""
+    mode = list(Mode)[len(data) % len(Mode)]
+    processor = _Processor()
+    try:
+        restore_registers(processor, _Constants(), mode, data)
+    except MachineCodeError:
+        assert not processor.values
+    else:
+        assert save_registers(processor, _Constants(), mode) == data
+
+
+class _Processor:
+    """Takes any value that its registers could hold."""
+
+    def __init__(self) -> None:
+        self.values: dict[int, object] = {}
+
+    def reg_read(self, number: int) -> object:
+        return self.values.get(number)
+
+    def reg_write(self, number: int, value: object) -> None:
+        self.values[number] = value
+
+
+class _Constants:
+    """A number for each name."""
+
+    def __getattr__(self, name: str) -> int:
+        return int.from_bytes(name.encode(), "little")
+
+
+def _register_seeds() -> list[bytes]:
+    seeds = []
+    for mode in Mode:
+        processor = _Processor()
+        for name in register_names(mode):
+            number = getattr(_Constants(), f"UC_X86_REG_{name}")
+            table, real = name.endswith("DTR") or name == "TR", name.startswith("FP") and name[2:].isdigit()
+            processor.reg_write(number, (1, 2, 3, 4) if table else (5, 6) if real else 7)
+        state = save_registers(processor, _Constants(), mode)
+        seeds += [state + bytes(pad) for pad in range(3)]  # one of these lengths chooses this mode
+    return seeds
 
 
 def _state_seeds() -> list[bytes]:

@@ -74,8 +74,9 @@ class _Line(LoopbackSerial):
 def host(data: bytes) -> None:
     """The driver has taken what replies say, of a call that is sent again as well; no byte is read twice of it."""
     with closing(_Line()) as line:
-        writes = WriteService(line, threading.Lock(), memoryview(bytearray(64)), Seam())
-        reads, read = ReadService(line, ReadAhead()), dict[int, bytes]()
+        lock = threading.Lock()
+        writes = WriteService(line, lock, memoryview(bytearray(64)), Seam())
+        reads, read = ReadService(line, lock, ReadAhead()), dict[int, bytes]()
         for piece in cut(data):
             if len(piece) < 2:
                 continue

@@ -6,7 +6,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -28,6 +28,7 @@ from tests.partitions.test_streams import OpenedChannel
 
 _RING_BYTES: Final = 4 * PAGE_BYTES
 _MORE: Final = 0x80  # in a piece's first byte: nobody looks before the next one is there, too
+_TO_GUEST: Final = 0x40  # the same: it is what the host's program says, and no packet; none is its end
 _KINDS: Final = (PacketType.INBAND, PacketType.COMPLETION, 0, 0xFFFF)
 _SERVICE_NAME: Final = re.compile(r"[0-9a-f-]{1,36}")  # of a socket's file: nothing of a path is in it
 
@@ -92,6 +93,41 @@ def _kind(piece: bytes) -> int:
     return _KINDS[(piece[0] & ~_MORE) % len(_KINDS)]
 
 
+@dataclass
+class _Answered:
+    """To the guest by the host's program, through the relay; the guest looks when it is told to, or never."""
+
+    program: socket.socket
+    guest: Channel
+    said: bytes = b""
+    over: bool = False
+    got: bytes = b""
+    got_end: bool = False
+
+    def say(self, data: bytes) -> None:
+        if self.over:
+            return
+        if data:
+            with suppress(BlockingIOError):
+                self.said += data[: self.program.send(data)]
+        else:
+            self.program.shutdown(socket.SHUT_WR)
+            self.over = True
+
+    def take_in(self) -> None:
+        """What the relay has written is packets of a stream, whatever the guest says meanwhile."""
+        while packets := self.guest.receive_batch(8, 0):
+            for kind, _, _, _, payload in packets:
+                assert kind == PacketType.INBAND
+                assert not self.got_end
+                piece = decode_piece(payload)
+                self.got += piece
+                self.got_end = not piece
+            self.guest.release()
+        assert self.said.startswith(self.got)
+        assert not self.got_end or (self.over and self.got == self.said)
+
+
 def _seeds() -> list[bytes]:
     said = [b"\0" + encode_pipe(data) for data in (b"hello", b"x" * 4096, bytes(range(256)))]
     end, early = b"\0" + END, bytes([_MORE]) + END
@@ -102,36 +138,71 @@ def _seeds() -> list[bytes]:
         join([end, said[0]]),
         join([early, said[0]]),
         join([said[1]] * 12),
+        join([said[0], b"\1" + encode_pipe(b"no stream says that"), said[0]]),
     ]
 
 
-@target("streams", Side.HOST, _seeds)
+def _host_seeds() -> list[bytes]:
+    answer, silence = bytes([_TO_GUEST]) + b"answer", bytes([_TO_GUEST])
+    asked = b"\0" + encode_pipe(b"hello")
+    return [
+        *_seeds(),
+        join([asked, answer, asked, silence, b"\0" + END]),
+        join([answer + bytes(6000), asked, answer + bytes(9000), asked, silence]),
+        join([bytes([_TO_GUEST | _MORE]) + bytes([n]) * 1000 * n for n in (6, 14)] + [answer] * 3),
+        join([bytes([_MORE]) + encode_pipe(bytes([n]) * 3000) for n in range(5)] + [asked]),
+    ]
+
+
+@target("streams", Side.HOST, _host_seeds)
 def host(data: bytes) -> None:
-    """What comes out of the socket is what good packets had, up to the first that is none; then it is the end of it."""
+    """What comes out of the socket is what good packets had, up to the first that is none; then it is the end of it.
+
+    And the guest gets what the socket was told, whole and in order, as far as it looks.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    got, corrupt = b"", False
-    theirs.setblocking(False)
-    with theirs, _rings() as (guest, channel):
+    for end in (ours, theirs):
+        end.setblocking(False)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # as little as there can be: parts are sent
+    with theirs, _rings() as (guest, channel), closing(ours):
         relay, said = StreamRelay(channel, StreamEnd(ours), lambda: None), _Said(guest)
-        for piece in cut(data):
-            if not piece or corrupt or not said.say(piece) or piece[0] & _MORE:
+        answered, got, corrupt = _Answered(theirs, guest), b"", False
+        for piece in [*cut(data), bytes([_TO_GUEST | _MORE])]:  # in the end everybody looks once more
+            if not piece or corrupt:
+                continue
+            if piece[0] & _TO_GUEST:
+                answered.say(piece[1:])
+                if not piece[0] & _MORE:
+                    answered.take_in()
+            elif not said.say(piece) or piece[0] & _MORE:
                 continue
             try:
-                while relay._take_from_guest():
-                    pass
+                got += _relayed(relay, theirs)
             except RingCorrupt:
                 corrupt = True
-            with suppress(BlockingIOError):
-                got += theirs.recv(1 << 20)
+        answered.take_in()
         assert said.data.startswith(
             got
         )  # of packets that were taken together with nonsense none is passed on
-        if not (corrupt or _is_unseen(data)):
+        if not corrupt:
             assert not said.broken
             assert said.data == got
-        if said.ended and not (corrupt or _is_unseen(data)):
-            assert theirs.recv(1) == b""
-        ours.close()
+            if said.ended:
+                assert theirs.recv(1) == b""
+
+
+def _relayed(relay: StreamRelay, program: socket.socket) -> bytes:
+    """What comes out of the socket until nothing moves any more. RingCorrupt."""
+    got = b""
+    while True:
+        moved = relay._take_from_guest()
+        if not relay._socket_ended and relay._has_room():
+            moved |= relay._give_to_guest()
+        with suppress(BlockingIOError):
+            got += (piece := program.recv(1 << 20))
+            moved |= bool(piece)
+        if not moved:
+            return got
 
 
 @target("streams", Side.GUEST, _seeds)
@@ -140,8 +211,8 @@ def guest(data: bytes) -> None:
     got, reset = b"", False
     with _rings() as (channel, host):
         stream, said = Stream(OpenedChannel(channel), _RING_BYTES), _Said(host)  # type: ignore[arg-type]
-        for piece in cut(data):
-            if not piece or not said.say(piece) or piece[0] & _MORE:
+        for piece in [*cut(data), None]:  # in the end it looks once more
+            if piece is not None and (not piece or not said.say(piece) or piece[0] & _MORE):
                 continue
             try:
                 while part := stream.receive_some(1000, timeout_s=0):
@@ -155,18 +226,12 @@ def guest(data: bytes) -> None:
                 break
         assert said.data.startswith(got)
         assert said.broken or not reset
-        if not (reset or _is_unseen(data)):
-            assert got == said.data
-            assert not said.broken or said.ended  # nobody looks behind an end
         if reset:  # for good
             with pytest.raises(StreamReset):
                 stream.receive_some(1000, timeout_s=0)
-
-
-def _is_unseen(data: bytes) -> bool:
-    """Whether its last piece was not looked at."""
-    pieces = [piece for piece in cut(data) if piece]
-    return bool(pieces) and bool(pieces[-1][0] & _MORE)
+        else:
+            assert got == said.data
+            assert not said.broken or said.ended  # nobody looks behind an end
 
 
 def _command_seeds() -> list[bytes]:

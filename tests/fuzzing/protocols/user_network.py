@@ -2,9 +2,11 @@
 
 import socket
 import struct
+from collections.abc import Iterator
 from contextlib import suppress
 
-from partitions.net.frames import ETHERNET_HEADER_BYTES
+from partitions.net.first_contact import HELD_FRAMES_MAX, _is_for_an_unknown_guest
+from partitions.net.frames import ADDRESS_BYTES, ETHERNET_HEADER_BYTES
 from partitions.net.user import FRAME_BYTES_MAX, UNSENT_BYTES_MAX, UserDriver
 from partitions.sdk.context import DriverContext
 from partitions.storage.backends import BackendError
@@ -12,6 +14,7 @@ from tests.fuzzing.pieces import cut, join
 from tests.fuzzing.targets import Side, declare, target
 
 _LIMIT = 3  # frames at a time
+_LENGTH_BYTES = 4  # in front of a frame
 
 declare("user-network", Side.CLIENT)
 
@@ -23,12 +26,22 @@ def _framed(frame: bytes) -> bytes:
 def _seeds() -> list[bytes]:
     frames = [_framed(bytes([number]) * size) for number, size in enumerate((14, 60, 1514, 60, 60, 60))]
     whole = b"".join(frames)
-    return [join(frames), join([whole[:3], whole[3:200], whole[200:]]), join([whole])]
+    to_nobody = bytes(6) + b"passt." + b"\x08\x00" + bytes(16) + bytes([10, 0, 2, 15]) + bytes(20)
+    to_all = b"\xff" * 6 + to_nobody[6:]
+    return [
+        join(frames),
+        join([whole[:3], whole[3:200], whole[200:]]),
+        join([whole]),
+        join([_framed(to_nobody), frames[1], _framed(to_all), b"", _framed(to_nobody) * 5, frames[2]]),
+    ]
 
 
 @target("user-network", Side.CLIENT, _seeds)
 def client(data: bytes) -> None:
-    """Frames come out as they stand in the bytes, in order, wherever those were cut; nonsense takes the link down."""
+    """Frames come out as they stand in the bytes, in order, wherever those were cut; nonsense takes the link down.
+
+    But for those that are meant for whoever is the guest: they may wait for its address, and get it.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     driver = UserDriver(DriverContext("net0", "net", {}, None, 512, False, ours.detach(), None), 1500)
     said, frames, broken = b"", list[bytes](), False
@@ -41,8 +54,7 @@ def client(data: bytes) -> None:
                 theirs.sendall(piece)
                 said += piece
                 try:
-                    while taken := driver.receive(_LIMIT):
-                        assert len(taken) <= _LIMIT
+                    for taken in _received(driver):
                         frames += taken
                 except BackendError:
                     broken = True
@@ -52,25 +64,45 @@ def client(data: bytes) -> None:
                 assert len(driver._unsent) <= UNSENT_BYTES_MAX + FRAME_BYTES_MAX
         if not broken:
             with suppress(BackendError):  # it went away without reading what it was sent
-                assert driver.receive(_LIMIT) == []
+                frames += [frame for taken in _received(driver) for frame in taken]
             assert not driver.link_up
     finally:
         driver.close()
     assert all(ETHERNET_HEADER_BYTES <= len(frame) <= FRAME_BYTES_MAX for frame in frames)
-    found = b"".join(map(_framed, frames))
-    assert said.startswith(found)
-    good, length = _whole_frames(said[len(found) :])
-    assert broken is (length is not None and not ETHERNET_HEADER_BYTES <= length <= FRAME_BYTES_MAX)
-    assert good < _LIMIT if broken else good == 0  # those that came with the nonsense may be lost
+    sent, rest = _whole_frames(said)
+    nonsense = len(rest) >= _LENGTH_BYTES and not _is_length(rest)
+    assert broken is nonsense  # and what is in front of it has come out
+    known = [frame for frame in sent if not _is_for_an_unknown_guest(frame)]
+    unknown = {frame[ADDRESS_BYTES:] for frame in sent if _is_for_an_unknown_guest(frame)}
+    assert [
+        frame for frame in frames if not _is_question(frame) and frame[ADDRESS_BYTES:] not in unknown
+    ] == [frame for frame in known if not _is_question(frame) and frame[ADDRESS_BYTES:] not in unknown]
 
 
-def _whole_frames(data: bytes) -> tuple[int, int | None]:
-    """How many stand in front, and the length of what comes then."""
-    count = 0
-    while len(data) >= 4:
-        length = int.from_bytes(data[:4], "big")
-        if not ETHERNET_HEADER_BYTES <= length <= FRAME_BYTES_MAX or len(data) < 4 + length:
-            return count, length
-        data = data[4 + length :]
-        count += 1
-    return count, None
+def _received(driver: UserDriver) -> Iterator[list[bytes]]:
+    """Until nothing comes, and nothing has moved: what waits for an address may leave nothing to be handed out."""
+    waiting = -1
+    while (taken := driver.receive(_LIMIT)) or waiting != len(driver._reader._data):
+        waiting = len(driver._reader._data)
+        assert len(taken) <= _LIMIT + HELD_FRAMES_MAX + 1  # those that waited, and a question
+        yield taken
+
+
+def _whole_frames(data: bytes) -> tuple[list[bytes], bytes]:
+    """Those that stand in front, and what comes then."""
+    frames = []
+    while _is_length(data) and len(data) >= (
+        end := _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "big")
+    ):
+        frames.append(data[_LENGTH_BYTES:end])
+        data = data[end:]
+    return frames, data
+
+
+def _is_length(data: bytes) -> bool:
+    length = int.from_bytes(data[:_LENGTH_BYTES], "big")
+    return len(data) >= _LENGTH_BYTES and ETHERNET_HEADER_BYTES <= length <= FRAME_BYTES_MAX
+
+
+def _is_question(frame: bytes) -> bool:
+    return frame[:ADDRESS_BYTES] == b"\xff" * ADDRESS_BYTES and frame[12:14] == b"\x08\x06"
