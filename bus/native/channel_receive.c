@@ -1,9 +1,8 @@
-/* The receiving half of Channel. A packet is held, that is, read_index stays before it, until it is released. */
-#include "channel.h"
+/* The receiving half of Channel: packets as Python objects, or copied into a buffer. */
+#include "channel_receive.h"
 
 #include "service_budget_type.h"
 
-/* The next packet's descriptor, after waiting for it. 1: found; 0: the timeout passed; -1: an exception is set. */
 /* Of a channel with exact lengths: what the sender said of the packet, as far as it can be true. */
 static inline void take_said_off(const struct channel *channel, struct ring_packet *packet)
 {
@@ -16,7 +15,7 @@ static inline void take_said_off(const struct channel *channel, struct ring_pack
         packet->payload_bytes -= padding;
 }
 
-static int next_packet(struct channel *channel, struct ring_packet *packet, int64_t timeout_ns)
+int channel_next_packet(struct channel *channel, struct ring_packet *packet, int64_t timeout_ns)
 {
     if (__builtin_expect(channel->endpoint.budget != NULL, 0) && channel_pace(channel) < 0)
         return -1;
@@ -59,21 +58,10 @@ static PyObject *extra_of(struct channel *channel, const struct ring_packet *pac
     return extra;
 }
 
-/* Apart, so that an end that nobody traces has one look at a pointer here, and nothing else. */
-__attribute__((noinline, cold)) static void stamp_found(struct channel *channel, const struct ring_packet *packet)
+void channel_stamp_found(struct channel *channel, const struct ring_packet *packet)
 {
     endpoint_stamp(&channel->endpoint, packet->type == RING_PACKET_COMPLETION ? TRACE_RECEIVE : TRACE_TAKE,
                    packet->transaction_id);
-}
-
-static inline void count_and_hold(struct channel *channel, const struct ring_packet *packet)
-{
-    if (TRACE_COMPILED && __builtin_expect(channel->endpoint.trace != NULL, 0))
-        stamp_found(channel, packet);
-    ring_hold(&channel->endpoint.reader, packet);
-    channel->ends[(uint8_t)(channel->oldest + channel->held++)] = channel->endpoint.reader.next_out;
-    channel->endpoint.statistics.packets_received++;
-    channel->endpoint.statistics.bytes_received += packet->payload_bytes;
 }
 
 /* A new tuple of 4 or 5 objects. Takes the references over, also when it fails; any of them may be NULL. */
@@ -110,14 +98,14 @@ static PyObject *packet_tuple(struct channel *channel, const struct ring_packet 
                                 PyLong_FromUnsignedLongLong(packet->transaction_id), body};
     PyObject *tuple = tuple_of(4, items);
     if (tuple)
-        count_and_hold(channel, packet);
+        channel_hold(channel, packet);
     return tuple;
 }
 
 static PyObject *receive_held(struct channel *channel, int64_t timeout_ns)
 {
     struct ring_packet packet;
-    const int found = next_packet(channel, &packet, timeout_ns);
+    const int found = channel_next_packet(channel, &packet, timeout_ns);
     if (found < 0)
         return NULL;
     if (found == 0)
@@ -143,7 +131,7 @@ static PyObject *batch(struct channel *channel, uint32_t most, int64_t timeout_n
     PyObject *list = PyList_New(0);
     if (!list || most == 0)
         return list;
-    int found = next_packet(channel, &packet, timeout_ns);
+    int found = channel_next_packet(channel, &packet, timeout_ns);
     for (uint32_t count = 0; found == 1;) {
         PyObject *extra = extra_of(channel, &packet);
         if (!extra) {
@@ -160,7 +148,7 @@ static PyObject *batch(struct channel *channel, uint32_t most, int64_t timeout_n
             found = -1;
             break;
         }
-        count_and_hold(channel, &packet);
+        channel_hold(channel, &packet);
         if (++count == most)
             break;
         const enum ring_status status = ring_peek(&channel->endpoint.reader, &packet);
@@ -215,7 +203,7 @@ static PyObject *payloads(struct channel *channel, uint32_t most, int64_t timeou
     PyObject *list = PyList_New(0);
     if (!list || most == 0)
         return list;
-    const int found = next_packet(channel, &packet, timeout_ns);
+    const int found = channel_next_packet(channel, &packet, timeout_ns);
     if (found == 1 && !is_plain(&packet))
         refuse_packet(channel, &packet);
     if (found < 0 || (found == 1 && !is_plain(&packet))) {
@@ -233,7 +221,7 @@ static PyObject *payloads(struct channel *channel, uint32_t most, int64_t timeou
             break;
         }
         Py_DECREF(payload);
-        count_and_hold(channel, &packet);
+        channel_hold(channel, &packet);
         if (ring_peek(reader, &packet) != RING_OK || !is_plain(&packet))
             break;
         take_said_off(channel, &packet);
@@ -257,7 +245,7 @@ PyObject *channel_receive_payloads(struct channel *channel, PyObject *const *arg
 static PyObject *receive_into(struct channel *channel, PyObject *byte_array, const Py_buffer *target, int64_t timeout_ns)
 {
     struct ring_packet packet;
-    const int found = next_packet(channel, &packet, timeout_ns);
+    const int found = channel_next_packet(channel, &packet, timeout_ns);
     if (found <= 0)
         return found < 0 ? NULL : PyLong_FromLong(-1);
     void *const to = byte_array ? PyByteArray_AsString(byte_array) : target->buf;
@@ -266,7 +254,7 @@ static PyObject *receive_into(struct channel *channel, PyObject *byte_array, con
         return PyErr_Format(PyExc_ValueError, "a payload of %u bytes does not fit into a buffer of %zd",
                             (unsigned)packet.payload_bytes, room);
     ring_copy_out(&channel->endpoint.reader, packet.payload_at, to, packet.payload_bytes);
-    count_and_hold(channel, &packet);
+    channel_hold(channel, &packet);
     channel_release(channel);
     return PyLong_FromUnsignedLong(packet.payload_bytes);
 }
@@ -294,48 +282,12 @@ PyObject *channel_receive_into(struct channel *channel, PyObject *const *args, P
     return result;
 }
 
-static PyObject *view_of(struct channel *channel, uint32_t at, uint32_t bytes)
-{
-    const Py_ssize_t start = channel->reader_data_offset + at;
-    return PySequence_GetSlice(channel->memory_view, start, start + bytes);
-}
-
-static PyObject *views(struct channel *channel)
-{
-    struct ring_packet packet;
-    const int found = next_packet(channel, &packet, 0);
-    if (found <= 0)
-        return found < 0 ? NULL : PyList_New(0);
-    const uint32_t to_end = channel->endpoint.reader.size_bytes - packet.payload_at;
-    const uint32_t first = packet.payload_bytes < to_end ? packet.payload_bytes : to_end;
-    PyObject *list = PyList_New(packet.payload_bytes > first ? 2 : 1);
-    PyObject *view = list ? view_of(channel, packet.payload_at, first) : NULL;
-    if (view)
-        PyList_SetItem(list, 0, view);
-    if (view && packet.payload_bytes > first) {
-        view = view_of(channel, 0, packet.payload_bytes - first);
-        if (view)
-            PyList_SetItem(list, 1, view);
-    }
-    if (!view) {
-        Py_XDECREF(list);
-        return NULL;
-    }
-    count_and_hold(channel, &packet);
-    return list;
-}
-
-PyObject *channel_peek_views(struct channel *channel, PyObject *unused)
-{
-    return channel_enter(channel, WAIT_FOR_DATA) < 0 ? NULL : channel_leave(channel, views(channel));
-}
-
 /* Wait for the completion of transaction_id, release it and what came before, return its payload. */
 static PyObject *completion_of(struct channel *channel, uint64_t transaction_id)
 {
     struct ring_packet packet;
     for (;;) {
-        if (next_packet(channel, &packet, -1) < 0)
+        if (channel_next_packet(channel, &packet, -1) < 0)
             return NULL;
         if (packet.type != RING_PACKET_COMPLETION)
             return refuse_packet(channel, &packet); /* it stays where it is */
@@ -345,12 +297,12 @@ static PyObject *completion_of(struct channel *channel, uint64_t transaction_id)
             break;
         }
         channel->endpoint.statistics.unknown_ids++;
-        count_and_hold(channel, &packet);
+        channel_hold(channel, &packet);
         channel_release(channel);
     }
     PyObject *answer = bytes_at(channel, packet.payload_at, packet.payload_bytes);
     if (answer) {
-        count_and_hold(channel, &packet);
+        channel_hold(channel, &packet);
         channel_release(channel);
     }
     return answer;

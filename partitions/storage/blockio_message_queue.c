@@ -3,6 +3,7 @@
 
 #include "block_queue.h"
 #include "block_request.h"
+#include "result_list.h"
 
 struct message_queue_object {
     PyObject_HEAD
@@ -184,13 +185,6 @@ static PyObject *queue_submit(PyObject *object, PyObject *args)
     return calls ? end(self, stage_all(self, calls, write, slots, offsets, blocks)) : NULL;
 }
 
-static bool append_and_drop(PyObject *list, PyObject *item)
-{
-    const bool good = item && PyList_Append(list, item) == 0;
-    Py_XDECREF(item);
-    return good;
-}
-
 static bool is_troubled(const struct message_queue_object *self)
 {
     return PyList_Size(self->failed) > 0 || PyList_Size(self->foreign) > 0;
@@ -204,15 +198,15 @@ static bool take_in(struct message_queue_object *self, const struct message_repl
     const uint64_t transaction_id = reply->head.transaction_id;
     const uint32_t number = transaction_id & ((1u << BLOCK_QUEUE_SLOT_BITS) - 1);
     if (number >= self->slots || transaction_id == 0 || self->slot[number].transaction_id != transaction_id)
-        return append_and_drop(self->foreign, Py_BuildValue("(iiKyy#)", (int)RING_PACKET_COMPLETION, 0,
+        return result_list_add(self->foreign, Py_BuildValue("(iiKyy#)", (int)RING_PACKET_COMPLETION, 0,
                                                             (unsigned long long)transaction_id, "",
                                                             (const char *)&reply->packet,
                                                             (Py_ssize_t)reply->head.packet_bytes));
     self->slot[number].transaction_id = 0;
     self->in_flight--;
     if (block_request_went_well(&reply->packet, self->slot[number].bytes))
-        return number == own || append_and_drop(done, PyLong_FromUnsignedLong(number));
-    return append_and_drop(self->failed, Py_BuildValue("(Iy#)", (unsigned int)number, (const char *)&reply->packet,
+        return number == own || result_list_add(done, PyLong_FromUnsignedLong(number));
+    return result_list_add(self->failed, Py_BuildValue("(Iy#)", (unsigned int)number, (const char *)&reply->packet,
                                                        (Py_ssize_t)sizeof reply->packet));
 }
 
@@ -246,10 +240,9 @@ static int take(struct message_queue_object *self, struct message_calls *calls, 
 
 static PyObject *reap(struct message_queue_object *self, struct message_calls *calls, long long timeout_ns)
 {
-    PyObject *fresh = PyList_New(0), *done = self->ended;
-    if (!fresh)
+    PyObject *done = result_list_take(&self->ended);
+    if (!done)
         return NULL;
-    self->ended = fresh;
     if (PyList_Size(done) == 0 && take(self, calls, deadline_of(timeout_ns), done, NO_SLOT) < 0)
         Py_CLEAR(done);
     return done;
@@ -316,23 +309,14 @@ static PyObject *queue_get_sequence(PyObject *object, void *unused)
     return PyLong_FromUnsignedLongLong(((struct message_queue_object *)object)->sequence);
 }
 
-static PyObject *replace(PyObject **list)
-{
-    PyObject *fresh = PyList_New(0), *taken = *list;
-    if (!fresh)
-        return NULL;
-    *list = fresh;
-    return taken;
-}
-
 static PyObject *queue_take_failed(PyObject *object, PyObject *unused)
 {
-    return replace(&((struct message_queue_object *)object)->failed);
+    return result_list_take(&((struct message_queue_object *)object)->failed);
 }
 
 static PyObject *queue_take_foreign(PyObject *object, PyObject *unused)
 {
-    return replace(&((struct message_queue_object *)object)->foreign);
+    return result_list_take(&((struct message_queue_object *)object)->foreign);
 }
 
 static PyObject *queue_get_troubled(PyObject *object, void *unused)

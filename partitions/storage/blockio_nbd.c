@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "nbd_engine.h"
+#include "result_list.h"
 
 struct nbd_object {
     PyObject_HEAD
@@ -95,24 +96,17 @@ static PyObject *nbd_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return (PyObject *)self;
 }
 
-static bool append_and_drop(PyObject *list, PyObject *item)
-{
-    const bool good = item && PyList_Append(list, item) == 0;
-    Py_XDECREF(item);
-    return good;
-}
-
 /* What happened, into the lists. False: an exception is set. */
 static bool collect(struct nbd_object *self)
 {
     struct nbd_engine *engine = self->engine;
     bool good = true;
     for (uint32_t i = 0; good && i < engine->ended_count; i++)
-        good = append_and_drop(self->ended,
+        good = result_list_add(self->ended,
                                Py_BuildValue("(Ii)", (unsigned)engine->ended[i],
                                              (int)engine->connection[engine->ended[i]].ending));
     for (uint32_t i = 0; good && i < engine->failed_count; i++)
-        good = append_and_drop(self->failed, Py_BuildValue("(Iy#)", (unsigned)engine->failed[i].fragment,
+        good = result_list_add(self->failed, Py_BuildValue("(Iy#)", (unsigned)engine->failed[i].fragment,
                                                            (const char *)&engine->failed[i].packet,
                                                            (Py_ssize_t)sizeof engine->failed[i].packet));
     engine->ended_count = engine->failed_count = 0;
@@ -192,23 +186,14 @@ static PyObject *nbd_settle(PyObject *object, PyObject *args)
     Py_RETURN_NONE;
 }
 
-static PyObject *take(PyObject **list)
-{
-    PyObject *fresh = PyList_New(0), *taken = *list;
-    if (!fresh)
-        return NULL;
-    *list = fresh;
-    return taken;
-}
-
 static PyObject *nbd_take_ended(PyObject *object, PyObject *unused)
 {
-    return take(&((struct nbd_object *)object)->ended);
+    return result_list_take(&((struct nbd_object *)object)->ended);
 }
 
 static PyObject *nbd_take_failed(PyObject *object, PyObject *unused)
 {
-    return take(&((struct nbd_object *)object)->failed);
+    return result_list_take(&((struct nbd_object *)object)->failed);
 }
 
 static PyObject *nbd_statistics(PyObject *object, PyObject *unused)

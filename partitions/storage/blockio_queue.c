@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "block_queue.h"
+#include "result_list.h"
 
 #define SPACE_PAUSE_NS 20000
 
@@ -195,13 +196,6 @@ static int wait_for_packet(struct queue_object *self, uint64_t deadline_ns, bool
     return result == WAIT_READY ? 1 : result == WAIT_TIMEOUT ? 0 : -1;
 }
 
-static bool append_and_drop(PyObject *list, PyObject *item)
-{
-    const bool good = item && PyList_Append(list, item) == 0;
-    Py_XDECREF(item);
-    return good;
-}
-
 static bool is_troubled(const struct queue_object *self)
 {
     return PyList_Size(self->failed) > 0 || PyList_Size(self->foreign) > 0;
@@ -213,7 +207,7 @@ static bool keep_foreign(struct queue_object *self, const struct ring_packet *fo
     if (!payload)
         return false;
     ring_copy_out(&self->queue.endpoint->reader, found->payload_at, PyBytes_AsString(payload), found->payload_bytes);
-    return append_and_drop(self->foreign,
+    return result_list_add(self->foreign,
                            Py_BuildValue("(iiKyN)", (int)found->type, (int)found->flags,
                                          (unsigned long long)found->transaction_id, "", payload));
 }
@@ -233,10 +227,10 @@ static bool take_all(struct queue_object *self, PyObject *done, uint32_t own)
     while (good && (status = ring_peek(&endpoint->reader, &found)) == RING_OK) {
         switch (block_queue_take(&self->queue, &found, &slot, &packet)) {
         case BLOCK_DONE:
-            good = slot == own || append_and_drop(done, PyLong_FromUnsignedLong(slot));
+            good = slot == own || result_list_add(done, PyLong_FromUnsignedLong(slot));
             break;
         case BLOCK_FAILED:
-            good = append_and_drop(
+            good = result_list_add(
                 self->failed,
                 Py_BuildValue("(Iy#)", (unsigned int)slot, (const char *)&packet, (Py_ssize_t)sizeof packet));
             break;
@@ -254,10 +248,9 @@ static bool take_all(struct queue_object *self, PyObject *done, uint32_t own)
 
 static PyObject *reap(struct queue_object *self, long long timeout_ns)
 {
-    PyObject *fresh = PyList_New(0), *done = self->ended;
-    if (!fresh)
+    PyObject *done = result_list_take(&self->ended);
+    if (!done)
         return NULL;
-    self->ended = fresh;
     const bool wait = timeout_ns != 0 && PyList_Size(done) == 0 && ring_poll(&self->queue.endpoint->reader) == RING_EMPTY;
     if ((wait && wait_for_packet(self, deadline_of(timeout_ns), false) < 0) || !take_all(self, done, NO_SLOT))
         Py_CLEAR(done);
@@ -343,22 +336,12 @@ static PyObject *queue_get_sequence(PyObject *object, void *unused)
 
 static PyObject *queue_take_failed(PyObject *object, PyObject *unused)
 {
-    struct queue_object *self = (struct queue_object *)object;
-    PyObject *fresh = PyList_New(0), *taken = self->failed;
-    if (!fresh)
-        return NULL;
-    self->failed = fresh;
-    return taken;
+    return result_list_take(&((struct queue_object *)object)->failed);
 }
 
 static PyObject *queue_take_foreign(PyObject *object, PyObject *unused)
 {
-    struct queue_object *self = (struct queue_object *)object;
-    PyObject *fresh = PyList_New(0), *taken = self->foreign;
-    if (!fresh)
-        return NULL;
-    self->foreign = fresh;
-    return taken;
+    return result_list_take(&((struct queue_object *)object)->foreign);
 }
 
 static PyObject *queue_get_troubled(PyObject *object, void *unused)

@@ -45,6 +45,7 @@ static bool accept_request(struct nbd_engine *engine, struct nbd_connection *con
     connection->input_start += NBD_REQUEST_BYTES;
     connection->wrote_last = writes;
     engine->statistics.requests++;
+    endpoint_stamp(engine->queue.endpoint, TRACE_CALL, request.cookie);
     work->issue_page = request.command == NBD_COMMAND_WRITE_ZEROES ? 0 : taken.first;
     if (verdict == NBD_REFUSE) {
         connection->dropped_bytes = nbd_payload_bytes(&request);

@@ -103,6 +103,7 @@ static enum wait_result sleep_for_news(struct nbd_engine *engine, uint64_t deadl
     if (result == WAIT_NOT_YET) {
         engine->statistics.sleeps++;
         result = poll_events(engine, deadline_ns, true) == EINTR ? WAIT_INTERRUPTED : WAIT_READY;
+        endpoint_stamp(engine->queue.endpoint, TRACE_WAKE, 0);
     }
     ring_mask(&engine->queue.endpoint->reader); /* awake: we look for ourselves until we sleep again */
     return result;

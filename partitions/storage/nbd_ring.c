@@ -86,6 +86,7 @@ void nbd_finish(struct nbd_engine *engine, struct nbd_work *work)
         engine->statistics.bytes_read += work->request.length;
     else if (work->request.command == NBD_COMMAND_WRITE)
         engine->statistics.bytes_written += work->request.length;
+    endpoint_stamp(engine->queue.endpoint, TRACE_RETURN, work->request.cookie);
     nbd_build_reply(work->reply, work->request.cookie, work->error);
     work->reply_bytes = NBD_REPLY_BYTES + (reads ? work->request.length : 0);
     if (!reads)
