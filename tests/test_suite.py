@@ -1,8 +1,12 @@
 """The suite's own strictness, on small suites under its settings: it must hold in parallel as in one process."""
 
+import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
@@ -88,3 +92,57 @@ def test_ended(number):
 """
     ignoring = """trap '' INT HUP; exec "$@" """
     assert "2 passed" in suite(tmp_path, source, "-n2", shell=ignoring).stdout
+
+
+HOLDING: Final = """
+import os, subprocess, sys, tempfile, time
+from pathlib import Path
+def test_holds(runtime_dir):
+    environment = os.environ | {"PARTVISOR_RUNTIME_DIR": str(runtime_dir)}
+    config = Path("machine.toml")
+    config.write_text('[machine]\\nname = "m"\\n')
+    stand_in = [sys.executable, "-m", "tests.runtime.stand_in_cli", "run", "-d", str(config)]
+    subprocess.run(stand_in, env=environment, cwd=os.getcwd(), check=True)
+    stubborn = ["sh", "-c", 'trap "" TERM HUP INT; touch here; sleep 600; sleep 600']
+    subprocess.Popen(stubborn, start_new_session=True, cwd=tempfile.mkdtemp())
+    Path("told").write_text(tempfile.gettempdir())
+    time.sleep(600)
+"""
+PATIENCE_S: Final = 60.0
+
+
+def told_to_write_below(folder: str) -> list[str]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"TMPDIR={folder}".encode() in (entry / "environ").read_bytes():
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+def test_a_suite_that_is_killed_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
+    """Neither a machine in the background, of which it is not the parent, nor what heeds no signal."""
+    shutil.copy(TESTS / "conftest.py", tmp_path)
+    (tmp_path / "test_it.py").write_text(HOLDING)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    with (tmp_path / "said").open("w") as said:
+        killed = subprocess.Popen(
+            [*command, "-c", os.devnull, "--rootdir", str(tmp_path), "test_it.py"],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(TESTS.parent)},
+            stdout=said,
+            stderr=said,
+        )
+    told, deadline = tmp_path / "told", time.monotonic() + PATIENCE_S
+    while not told.exists() or not (folder := told.read_text()):
+        assert killed.poll() is None, (tmp_path / "said").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert any("stand_in_cli" in one for one in told_to_write_below(folder))
+    assert any("sleep" in one for one in told_to_write_below(folder))
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    deadline = time.monotonic() + PATIENCE_S
+    while (left := told_to_write_below(folder)) or Path(folder).exists():
+        assert time.monotonic() < deadline, left
+        time.sleep(0.02)

@@ -166,8 +166,12 @@ def rescind(machine: ProbedMachine) -> None:
     block = machine.filled()
     opened = machine.count_of("vmbus.channel_opened")
     with machine.armed("rescind", PROBE, for_ms=_FOR_EVER_MS) as fault:
-        answer = machine.ask("reads", block=block, times=10_000, timeout_s=20)
-        assert answer["error"] == "DiskClosedError"
+
+        def is_closed() -> bool:
+            answer = machine.ask("reads", block=block, times=1_000, timeout_s=20)
+            return bool(answer.get("error") == "DiskClosedError")
+
+        assert soon(is_closed)
         machine.ask("close")
         assert soon(lambda: not machine.ask("offers")["offered"])
         fault.fires()

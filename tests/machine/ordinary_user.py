@@ -1,17 +1,25 @@
 """Run by tests as somebody who is not root: boots a strict machine, looks into its processes, prints what was seen.
 
-With `tap`: a machine whose guest runs programs on an interface of its own; prints how they ended.
+With `tap`: a machine whose guest runs programs on an interface of its own; prints how they ended. With `network`: one
+whose guest sends datagrams to a server of the host's, without privileges; prints what came back.
 """
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from tests.machine.conftest import RunningMachine, idle_partition, machine_toml
+from tests.machine.datagrams import OWN_PORT
 from tests.machine.test_sandbox import ATTACHED, DISK, partitions_of, status
 
 
@@ -43,6 +51,17 @@ commands = [
 """
 
 
+NETWORK_GUEST: Final = """
+[[partition]]
+name = "guest"
+program = "tests.machine.datagrams:main"
+memory = "32MiB"
+args = {{ port = {port} }}
+[[partition.device]]
+name = "net0"
+"""
+
+
 def run_programs() -> None:
     with tempfile.TemporaryDirectory(prefix="pv-") as folder:
         config = Path(folder, "machine.toml")
@@ -59,6 +78,56 @@ def run_programs() -> None:
         finally:
             machine.destroy()
             assert machine.leftovers() == []
+
+
+def use_network() -> None:
+    """The server, and who uses the forwarded port, are this user's, too."""
+    with (
+        tempfile.TemporaryDirectory(prefix="pv-") as folder,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        server.bind(("127.0.0.1", 0))
+        threading.Thread(target=_answer_in_capitals, args=(server,), daemon=True).start()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+            free.bind(("127.0.0.1", 0))
+            client.connect(free.getsockname())
+        host, port = client.getpeername()
+        config = Path(folder, "machine.toml")
+        network = '[[root.device]]\nname = "net0"\nkind = "net"\nbackend = "user"\n'
+        network += f'forward = ["udp:{host}:{port}:{OWN_PORT}"]\n'
+        guest = NETWORK_GUEST.format(port=server.getsockname()[1])
+        config.write_text(machine_toml(guest, devices=network, sandbox="strict"))
+        machine = RunningMachine(config, Path(folder, "run"))
+        try:
+            machine.wait_for("guest.listening")
+            threading.Thread(target=_say_again_and_again, args=(client,), daemon=True).start()
+            heard = machine.wait_for("guest.heard")["fields"]["said"]
+            said = machine.wait_for("guest.answered")["fields"]["said"]
+            (passt,) = [
+                one
+                for one in psutil.Process(machine.process.pid).children()
+                if one.name().startswith("passt")
+            ]
+            print(json.dumps({"user": os.getuid(), "heard": heard, "said": said, "passt": passt.uids().real}))
+        finally:
+            machine.destroy()
+            assert machine.leftovers() == []
+
+
+def _say_again_and_again(client: socket.socket) -> None:
+    """Datagrams get lost, and passt's port is not there from the start."""
+    while client.fileno() >= 0:
+        with contextlib.suppress(OSError):
+            client.send(b"is anybody there?")
+        time.sleep(0.1)
+
+
+def _answer_in_capitals(server: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            data, sender = server.recvfrom(2000)
+            server.sendto(data.upper(), sender)
 
 
 def main() -> None:
@@ -87,4 +156,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_programs() if sys.argv[1:] == ["tap"] else main()
+    {"tap": run_programs, "network": use_network}.get("".join(sys.argv[1:]), main)()

@@ -8,7 +8,7 @@ import pytest
 
 from partitions.guests.hostile.tour import CALLS, LAST, REST, RING_ATTACKS
 from runtime.attack.catalogue import ATTACKS
-from tests.machine.conftest import Boot, idle_partition, machine_toml
+from tests.machine.conftest import Boot, idle_partition, machine_toml, until
 
 pytestmark = pytest.mark.machine
 
@@ -93,8 +93,11 @@ def test_a_program_that_raises_ends_with_its_traceback_and_nothing_else_does(boo
     )
     exited = machine.wait_for("partition.exited", "bad")
     assert exited["fields"]["code"] == 1
-    said = [event["fields"]["text"] for event in machine.events if event["kind"] == "output"]
-    assert any("KeyError" in text for text in said)
+
+    def said() -> list[str]:  # it comes by another way than the end
+        return [event["fields"]["text"] for event in machine.events if event["kind"] == "output"]
+
+    until(lambda: any("KeyError" in text for text in said()), said)
     assert machine.process.poll() is None
 
 

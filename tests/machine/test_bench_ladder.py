@@ -29,6 +29,7 @@ from runtime.measure.measuring_machine import ANSWERS, ORDERS
 from runtime.measure.results import Placement
 from runtime.measure.sample import Order, SampleFailed
 from runtime.measure.transport import Impossible, NotInstalled
+from tests.machine.conftest import until
 from tests.runtime.result_making import rounds, row
 
 pytestmark = pytest.mark.machine
@@ -166,7 +167,7 @@ def test_a_signal_leaves_no_process_and_no_file(
     assert (ours.returncode, out, "Traceback" in err) == (ExitCode.INTERRUPTED, "", False), err
     _, alive = psutil.wait_procs(list(family.values()), PATIENCE_S)
     assert alive == []
-    assert list(tmp_path.iterdir()) == []
+    until(lambda: list(tmp_path.iterdir()) == [])
 
 
 def _command(process: psutil.Process) -> str:

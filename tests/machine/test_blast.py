@@ -19,11 +19,12 @@ from runtime.blast.findings import Trial
 from runtime.blast.promises import broken
 from runtime.blast.trial import Order, run_trial
 from runtime.config.architecture import Architecture
-from tests.machine.conftest import PARTVISOR, PATIENCE_S
+from tests.machine.conftest import PARTVISOR, PATIENCE_S, until
 
 pytestmark = pytest.mark.machine
 
 CONFIG: Final = str(Path(__file__).parent.parent.parent / "configs" / "blast.toml")
+COMMAND_S: Final = 180.0  # each of its waits has a bound; on a busy host it may need them
 ALWAYS: Final = {
     (Architecture.DISAGGREGATED, Fault.CRASH),
     (Architecture.DISAGGREGATED, Fault.WILD_WRITE),
@@ -61,7 +62,7 @@ def test_who_dies_with_a_driver_is_known(architecture: Architecture, fault: Faul
         assert found.bystander.wrong_blocks == 0, found
     if fault in LIES:
         assert found.dead == (), found
-    if fault in (Fault.MEMORY_LEAK, Fault.FORK_BOMB):
+    if fault in (Fault.MEMORY_LEAK, Fault.FORK_BOMB) and found.struck.did:  # not ended on the way, as stuck
         assert found.unbounded == (home == "root"), "the sandbox limits drivers, and not the root"
 
 
@@ -78,7 +79,7 @@ def test_the_command_says_what_it_found(tmp_path: Path) -> None:
     page = tmp_path / "blast.html"
     words = ["--architecture", "microkernel", "--fault", "crash", "--html", str(page), "--json"]
     ended = subprocess.run(
-        [*PARTVISOR, "blast", CONFIG, *words], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        [*PARTVISOR, "blast", CONFIG, *words], capture_output=True, text=True, timeout=COMMAND_S, check=False
     )
     assert ended.returncode == 0, ended.stderr + ended.stdout
     (cell,) = json.loads(ended.stdout)["cells"]
@@ -108,6 +109,6 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
         process.kill()
         process.communicate()
     assert process.returncode == 130, errors
-    _, alive = psutil.wait_procs(everyone, timeout=10)
+    _, alive = psutil.wait_procs(everyone, timeout=PATIENCE_S)
     assert not alive
-    assert list(tmp_path.iterdir()) == []
+    until(lambda: list(tmp_path.iterdir()) == [])

@@ -14,6 +14,7 @@ from runtime.chaos.experiment.schedule import draw
 from runtime.chaos.experiment.trial import run_trial
 from runtime.chaos.faults.catalogue import FAULTS
 from runtime.chaos.history import Ending
+from tests.machine.conftest import PATIENT
 
 pytestmark = [pytest.mark.machine, pytest.mark.soak]  # each kind by itself: test_every_fault.py
 
@@ -41,7 +42,9 @@ _SHORT: Final = (
 
 
 def _experiment() -> Experiment:
-    lines = ['[experiment]\nname = "all"', f"seconds = {_SECONDS}", "[workload]\nguests = 2"]
+    patient = [f"machine.{key}={value}" for key, value in PATIENT.items()]
+    lines = ['[experiment]\nname = "all"', f"seconds = {_SECONDS}", f"set = {patient}"]
+    lines.append("[workload]\nguests = 2")
     for kind, target, more in _LASTING:
         lines += ["[[fault]]", f'kind = "{kind}"', f'target = "{target}"', more]
     for kind, target, at_ms, for_ms in _SHORT:

@@ -15,7 +15,7 @@ from tests.machine.conftest import PARTVISOR
 
 pytestmark = pytest.mark.machine
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0  # of a command that runs several trials, on a busy host
 STEADY = """
 [experiment]
 name = "stops"

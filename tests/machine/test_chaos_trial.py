@@ -18,6 +18,7 @@ pytestmark = pytest.mark.machine
 PROCESSES = """
 [experiment]
 name = "processes"
+set = ["machine.hang_ms=60000", "machine.stuck_ms=60000"]
 seconds = 2
 [workload]
 guests = 2

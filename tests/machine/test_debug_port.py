@@ -13,6 +13,7 @@ import pytest
 from runtime import codec
 from runtime.hypervisor.debug_port import CLIENTS_MAX
 from tests.machine.conftest import PATIENCE_S, Boot, RunningMachine, idle_partition, machine_toml
+from tests.stopping import stop
 
 pytestmark = pytest.mark.machine
 
@@ -34,7 +35,7 @@ def test_the_hypervisor_answers_while_root_and_platform_are_stopped(boot: Boot) 
     machine = boot(TWO)
     machine.wait_for("machine.ready")
     for who in ("root", "platform"):
-        os.kill(machine.pid(who), signal.SIGSTOP)
+        stop(machine.pid(who))
     try:
         report = debug(machine, "--events", "1000")
     finally:
@@ -61,7 +62,7 @@ def test_the_hypervisor_answers_while_root_and_platform_are_stopped(boot: Boot) 
 def test_a_stopped_hypervisor_is_read_from_its_flight_recorder(boot: Boot) -> None:
     machine = boot(TWO)
     machine.wait_for("machine.ready")
-    os.kill(machine.pid("hypervisor"), signal.SIGSTOP)
+    stop(machine.pid("hypervisor"))
     try:
         report = debug(machine, "--events", "1000")
     finally:
@@ -125,7 +126,7 @@ def test_a_partition_that_does_not_end_is_killed_for_the_reboot(boot: Boot) -> N
     machine = boot(TWO)
     machine.wait_for("machine.ready")
     for who in ("one", "root"):
-        os.kill(machine.pid(who), signal.SIGSTOP)
+        stop(machine.pid(who))
     done = machine.command("reboot", "--json")
     assert done.returncode == 0, done.stderr
     assert names(debug(machine)) == ["root", "one", "two"]

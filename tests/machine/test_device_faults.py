@@ -17,6 +17,7 @@ from runtime.chaos.loaded_machine import DRIVER, Load, LoadedMachine
 from runtime.chaos.running_machine import PATIENCE_S
 from runtime.chaos.verdict import summary
 from runtime.exits import CommandError
+from tests.machine.conftest import PATIENT
 
 pytestmark = pytest.mark.machine
 
@@ -30,7 +31,7 @@ def start(tmp_path: Path, runtime_dir: Path) -> Iterator[Start]:
     def begin(architecture: str, **load: Any) -> LoadedMachine:
         load = {"seconds": 60.0, "depth": 8, **load}
         machine = LoadedMachine(
-            tmp_path / "boot", Load(settings={"architecture": architecture}, **load), runtime_dir
+            tmp_path / "boot", Load(settings={"architecture": architecture, **PATIENT}, **load), runtime_dir
         )
         machines.append(machine)
         machine.wait_for("guest.verified_progress")

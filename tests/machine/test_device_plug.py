@@ -1,13 +1,11 @@
 """Devices that come and go on a whole machine that runs: what its guests see of it, and what its successors know."""
 
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.machine.conftest import PATIENCE_S, Boot, RunningMachine, machine_toml
+from tests.machine.conftest import Boot, RunningMachine, machine_toml, until
 
 pytestmark = pytest.mark.machine
 
@@ -43,13 +41,6 @@ def plugged(partition):
             "lost", count=count, changes=[[change.arrived, change.kind, change.name] for change in changes]
         )
 '''
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def count_of(machine: RunningMachine, kind: str) -> int:

@@ -13,7 +13,7 @@ from runtime.chaos.blocks import image_values
 from runtime.chaos.checker import check
 from runtime.chaos.loaded_machine import BOUND_S, Load, LoadedMachine, signal_process
 from runtime.chaos.verdict import summary
-from tests.machine.conftest import Boot, machine_toml
+from tests.machine.conftest import PATIENT, Boot, machine_toml
 
 pytestmark = pytest.mark.machine
 
@@ -32,7 +32,7 @@ def test_two_queues_are_one_disk_whatever_happens_to_the_root(
 ) -> None:
     """Every byte that either thread reads, flushes included, is checked against the histories of both."""
     rng = random.Random(kills)
-    load = Load(queues=2, seconds=60.0, blocks=BLOCKS, depth=16)
+    load = Load(queues=2, seconds=60.0, blocks=BLOCKS, depth=16, settings=PATIENT)
     machine = LoadedMachine(tmp_path / "boot", load, runtime_dir)
     try:
         machine.wait_for("guest.verified_progress")
@@ -59,7 +59,8 @@ def test_two_queues_are_one_disk_whatever_happens_to_the_root(
 @pytest.mark.soak
 def test_so_they_are_when_their_driver_dies_or_its_root(tmp_path: Path, runtime_dir: Path) -> None:
     rng = random.Random(3)
-    load = Load(queues=2, seconds=60.0, blocks=BLOCKS, depth=16, settings={"architecture": "disaggregated"})
+    settings: dict[str, int | str] = {"architecture": "disaggregated", **PATIENT}
+    load = Load(queues=2, seconds=60.0, blocks=BLOCKS, depth=16, settings=settings)
     machine = LoadedMachine(tmp_path / "boot", load, runtime_dir)
     try:
         machine.wait_for("guest.verified_progress")
@@ -93,7 +94,7 @@ def test_a_guest_that_dies_with_its_queues_open_hurts_nobody(
     tmp_path: Path, runtime_dir: Path, with_root: bool
 ) -> None:
     """Another one has the same blocks, by two queues of its own."""
-    load = Load(queues=2, guests=2, seconds=60.0, blocks=BLOCKS, depth=8)
+    load = Load(queues=2, guests=2, seconds=60.0, blocks=BLOCKS, depth=8, settings=PATIENT)
     machine = LoadedMachine(tmp_path / "boot", load, runtime_dir)
     try:
         machine.wait_for("guest.verified_progress")

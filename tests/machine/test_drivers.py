@@ -1,5 +1,6 @@
 """Drivers of the user's, of each class, in each of the five architectures: they serve, fail, or cannot be had."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -221,12 +222,13 @@ def holders(machine: RunningMachine, file: Path) -> set[str]:
     for event in machine.events:
         if event["kind"] == "partition.started" and event["fields"]["pid"] not in names.values():
             names[event["partition"]] = event["fields"]["pid"]
-    return {
-        name
-        for name, pid in names.items()
-        for entry in Path(f"/proc/{pid}/fd").iterdir()
-        if entry.is_symlink() and entry.readlink() == file.resolve()
-    }
+    found = set()
+    for name, pid in names.items():
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if entry.readlink() == file.resolve():
+                    found.add(name)
+    return found
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

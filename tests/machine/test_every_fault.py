@@ -124,6 +124,7 @@ def machine(request: pytest.FixtureRequest, scratch: Path, runtime_dir: Path) ->
     settings: dict[str, Any] = {
         "on_root_failure": "standby",
         "hang_ms": 10_000,
+        "stuck_ms": 60_000,  # what is stuck on purpose here is healed before anybody minds
         **getattr(request, "param", {}),
     }
     with ProbedMachine(scratch / "machine", runtime_dir, **settings) as machine:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime.config.architecture import Architecture
+from runtime.machine.user_networks import find_program
 from tests.machine.conftest import PARTVISOR, PATIENCE_S, Boot, machine_toml
 from tests.machine.test_network_backends import frames_of
 from tests.machine.test_networks import in_a_network_of_its_own
@@ -28,8 +30,13 @@ WRONG = "ip.checksum.status == 0 || tcp.checksum.status == 0"
 
 @pytest.mark.skipif(shutil.which("iperf3") is None, reason="there is no iperf3")
 @pytest.mark.skipif(shutil.which("tshark") is None, reason="there is no tshark")
-def test_iperf3_between_two_guests_sends_no_frame_with_a_wrong_checksum(boot: Boot, scratch: Path) -> None:
-    machine = boot((REPOSITORY / "configs" / "guest_taps.toml").read_text())
+@pytest.mark.parametrize("architecture", list(Architecture))
+def test_iperf3_between_two_guests_sends_no_frame_with_a_wrong_checksum(
+    boot: Boot, architecture: Architecture, scratch: Path
+) -> None:
+    machine = boot(
+        (REPOSITORY / "configs" / "guest_taps.toml").read_text(), f'machine.architecture="{architecture}"'
+    )
     machine.wait_for("guest.tap", "client")
     out = scratch / "client.pcap"
     with subprocess.Popen(
@@ -102,3 +109,29 @@ def test_programs_in_the_guest_of_an_ordinary_user_are_nobody_else() -> None:
         pytest.skip("this host gives an ordinary user's guests no TAP")
     assert said["user"] != 0
     assert said["codes"] == [0, 0, 1]
+
+
+@pytest.mark.skipif(find_program() is None, reason="there is no passt")
+@pytest.mark.parametrize("ordinary", [True, False], ids=["ordinary", "as-it-is"])
+def test_whoever_runs_the_machine_has_a_network_without_privileges(ordinary: bool) -> None:
+    """Both ways: a forwarded port leads to a guest that has not said anything yet, which then reaches the host."""
+    done = subprocess.run(
+        [
+            *(_as_ordinary_user() if ordinary else []),
+            sys.executable,
+            "-m",
+            "tests.machine.ordinary_user",
+            "network",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        timeout=2 * PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert (said["heard"], said["said"]) == ("is anybody there?", "HELLO")
+    assert (said["user"] != 0) or not ordinary
+    assert said["passt"] != 0  # what root starts becomes somebody else

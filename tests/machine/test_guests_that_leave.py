@@ -12,6 +12,7 @@ import pytest
 
 from runtime.chaos.loaded_machine import Load, LoadedMachine
 from runtime.chaos.verdict import summary
+from tests.machine.conftest import PATIENT
 
 pytestmark = pytest.mark.machine
 
@@ -51,7 +52,7 @@ def test_whoever_serves_a_guest_that_takes_everything_back_does_not_die_of_it(
 ) -> None:
     if seed == 1 and (architecture, route) != ("disaggregated", "direct"):
         pytest.skip("one, where time is short")
-    settings = {"architecture": architecture, "signal_route": route}
+    settings: dict[str, int | str] = {"architecture": architecture, "signal_route": route, **PATIENT}
     load = Load(policy="restart", seed=seed, seconds=300, operations=1_000_000, settings=settings)
     machine = _Machine(tmp_path / "boot", load, runtime_dir, turns)
     try:

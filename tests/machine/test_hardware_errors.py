@@ -77,7 +77,9 @@ def records(machine: RunningMachine, device: str) -> list[dict[str, object]]:
     return rows
 
 
-@pytest.mark.parametrize("architecture", ["disaggregated"])
+@pytest.mark.parametrize(
+    "architecture", ["disaggregated", pytest.param("monolithic", marks=pytest.mark.soak)]
+)
 def test_a_disk_that_fails_is_dealt_with_as_its_policy_says(
     boot: Boot, architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,8 +6,6 @@ import pty
 import select
 import socket
 import subprocess
-import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -16,10 +14,10 @@ import pytest
 from runtime.config.model import ConfigError, load
 from runtime.machine.backup import BackupFailed, back_up
 from runtime.machine.console_client import connect
-from runtime.machine.management import ManagementStatus
 from runtime.machine.management_client import ManagementClient, RequestRefused
+from runtime.machine.management_wire import ManagementStatus
 from runtime.machine.rundir import MachineFolder, find_machines
-from tests.machine.conftest import PARTVISOR, PATIENCE_S, Boot, RunningMachine, machine_toml
+from tests.machine.conftest import PARTVISOR, PATIENCE_S, Boot, RunningMachine, machine_toml, until
 
 pytestmark = pytest.mark.machine
 
@@ -79,13 +77,6 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         + '[[root.device]]\nname = "disk1"\nkind = "disk"\nbackend = "memory"\nsize = "1MiB"\n',
         on_root_failure="restart",
     )
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def hear(line: socket.socket, words: bytes) -> bytes:

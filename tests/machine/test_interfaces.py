@@ -128,6 +128,47 @@ def test_a_guest_reaches_the_host_without_privileges_again_after_passts_death(
         end(machine)
 
 
+PINGING: Final = '''
+import time
+
+
+def stay(partition):
+    with partition.open_tap():
+        partition.report("there")
+        time.sleep(600)
+
+
+def ping(partition):
+    """The other one, again and again."""
+    with partition.open_tap() as tap:
+        while True:
+            code, _ = tap.run(["ping", "-q", "-c", "1", "-W", "1", "10.9.0.1"], 30)
+            if code == 0:
+                partition.report("reached")
+'''
+
+
+@pytest.mark.parametrize("architecture", ["disaggregated", "hosted", "microkernel"])
+def test_guests_with_interfaces_reach_each_other_again_after_the_death_of_who_has_the_switch(
+    boot: Boot, architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice."""
+    (tmp_path / "pinging.py").write_text(PINGING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    guests = [
+        f'[[partition]]\nname = "{name}"\nprogram = "pinging:{name}"\nmemory = "32MiB"\n'
+        f'[[partition.device]]\nname = "net0"\n[partition.tap]\ndevice = "net0"\naddress = "{address}/24"\n'
+        for name, address in (("stay", "10.9.0.1"), ("ping", "10.9.0.2"))
+    ]
+    device = '[[root.device]]\nname = "net0"\nkind = "net"\nbackend = "switch"\n'
+    machine = boot(machine_toml(*guests, devices=device, architecture=architecture))
+    machine.wait_for("guest.reached")
+    for _ in range(2):
+        assert machine.command("crash", "net0").returncode == 0
+        wait_for_count(machine, "guest.reached", of_kind(machine, "guest.reached") + 3)
+    end(machine)
+
+
 def passts(machine: RunningMachine) -> list[psutil.Process]:
     children = psutil.Process(machine.process.pid).children()
     return [one for one in children if one.name().startswith("passt")]

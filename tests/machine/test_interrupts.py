@@ -1,13 +1,27 @@
 """Several VPs of a configured partition: timers of each, and what `partvisor interrupts` says of its ports."""
 
 import json
+from typing import Any
 
 import pytest
 
-from tests.machine.conftest import Boot, machine_toml
+from tests.machine.conftest import Boot, RunningMachine, machine_toml, until
 from tests.machine.guest_programs import LAST_VP
 
 pytestmark = pytest.mark.machine
+
+
+def ports_of(machine: RunningMachine, *partition: str) -> list[dict[str, Any]]:
+    shown = machine.command("interrupts", *partition, "--json")
+    assert shown.returncode == 0, shown.stderr
+    ports: list[dict[str, Any]] = json.loads(shown.stdout)["ports"]
+    return ports
+
+
+def is_accounted_for(port: dict[str, Any]) -> bool:
+    """Once nothing is under way: the router may have taken in what it has not passed on yet."""
+    done = port["merged"] + port["suppressed"] + port["delivered"] + port["waiting"]
+    return bool(port["sent"] == done)
 
 
 def test_each_vp_ticks_and_every_interrupt_is_accounted_for(boot: Boot) -> None:
@@ -23,12 +37,8 @@ def test_each_vp_ticks_and_every_interrupt_is_accounted_for(boot: Boot) -> None:
     ticked = machine.wait_for("guest.ticked", "guest")["fields"]
     assert all(count >= 5 for count in ticked["ticks"])
     assert ticked["passed"] >= 5 * 20_000  # no timer was early
-    shown = machine.command("interrupts", "--json")
-    assert shown.returncode == 0, shown.stderr
-    ports = json.loads(shown.stdout)["ports"]
-    for port in ports:
-        done = port["merged"] + port["suppressed"] + port["delivered"] + port["waiting"]
-        assert port["sent"] == done, port
+    until(lambda: all(map(is_accounted_for, ports_of(machine))), lambda: ports_of(machine))
+    ports = ports_of(machine)
     messages = [port for port in ports if port["type"] == "message"]
     events = [port for port in ports if port["type"] == "event"]
     assert sum(port["delivered"] for port in messages) >= 10  # the channel's opening, both ways
@@ -60,7 +70,6 @@ def test_a_channels_interrupts_move_to_another_vp_under_load(boot: Boot, route: 
     moved = machine.wait_for("guest.moved", "guest")["fields"]
     assert moved["moves"] >= 12
     assert "VP 4" in moved["refused"]
-    shown = machine.command("interrupts", "guest", "--json")
-    (port,) = [port for port in json.loads(shown.stdout)["ports"] if port["type"] == "event"]
+    until(lambda: all(map(is_accounted_for, ports_of(machine, "guest"))), lambda: ports_of(machine))
+    (port,) = [port for port in ports_of(machine, "guest") if port["type"] == "event"]
     assert (port["vp"], port["route"]) == (LAST_VP, route)
-    assert port["sent"] == port["merged"] + port["suppressed"] + port["delivered"]

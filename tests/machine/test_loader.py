@@ -1,5 +1,6 @@
 """The hypervisor that a copy of the root loads is the platform's child, and has nothing of the root's."""
 
+import contextlib
 import json
 import os
 import signal
@@ -14,10 +15,18 @@ from runtime.loaded_code import ASK_VARIABLE
 from runtime.loaded_code import EVENT as CODE_EVENT
 from runtime.machine.loader import Loader
 from runtime.machine.process import Child
-from tests.machine.conftest import PATIENCE_S, Boot, idle_partition, machine_toml
+from tests.machine.conftest import PATIENCE_S, Boot, idle_partition, machine_toml, until
 
 _DISK = '[[root.device]]\nname = "disk0"\nkind = "disk"\nbackend = "memory"\nsize = "1MiB"\n'
 _OF_OTHER_DEVICES = {"display", "echo", "links", "nbd", "net", "programs", "streams"}  # packages
+
+
+def names_of(processes: list[psutil.Process]) -> set[str]:
+    found = set()
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.add(process.name())
+    return found
 
 
 def test_a_loaded_hypervisor_stands_where_an_executed_one_does(boot: Boot) -> None:
@@ -26,7 +35,7 @@ def test_a_loaded_hypervisor_stands_where_an_executed_one_does(boot: Boot) -> No
     hypervisor = psutil.Process(machine.pid("hypervisor"))
     assert hypervisor.ppid() == machine.pid("platform")
     assert "--zygote-pid" in hypervisor.cmdline()  # it was loaded
-    assert {child.name() for child in hypervisor.children()} == {"pv-zygote", "pv-one"}
+    until(lambda: names_of(hypervisor.children()) == {"pv-zygote", "pv-one"})  # each gives itself its name
     shown = json.loads(machine.command("show", "hypervisor", "--json").stdout)
     assert shown["partition_modules"] == []
     maps = Path(f"/proc/{hypervisor.pid}/maps").read_text()

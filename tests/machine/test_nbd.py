@@ -105,6 +105,7 @@ def test_an_export_outlives_its_root_and_an_overlay_its_machine(boot: Boot, tmp_
         assert client.read(0, 8192) == wanted
     machine.wait_for("root.restored")
     machine.destroy()
+    assert machine.leftovers() == []  # who dies with it may be the last to let go of the overlay
     with Client(path_of(uri_of(boot(text)))) as client:
         assert client.read(0, 8192) == wanted
         assert client.read(DISK_BYTES - 8192, 8192) == content[-8192:]

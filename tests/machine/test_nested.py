@@ -178,9 +178,12 @@ def test_a_parent_that_is_killed_takes_its_subtree_along_and_nobody_else(boot: B
     """inner goes, and load3 with it; load2, whose disk outer passes on, finishes every round of its own."""
     machine = boot(three_levels(tmp_path, [3, 8, FOREVER]))
     machine.wait_for("guest.vmbus.channel_opened", "outer/inner")
+    survivor = machine.pid("outer/load2")
+    os.kill(survivor, signal.SIGSTOP)  # so that it has rounds left, however long the killing takes
     machine.remember()
     assert machine.command("kill", "outer/inner").returncode == 0
     machine.wait_for("partition.exited", DEEPEST)
+    os.kill(survivor, signal.SIGCONT)
     assert machine.wait() == 1  # load3 and inner were killed, so not all went well
     exits = {e["partition"]: e["fields"] for e in machine.events if e["kind"] == "partition.exited"}
     assert {name: fields["signal"] for name, fields in exits.items() if fields["signal"]} == {

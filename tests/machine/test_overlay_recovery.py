@@ -13,12 +13,16 @@ from runtime.chaos.blocks import image_values
 from runtime.chaos.checker import check
 from runtime.chaos.history import read_history
 from runtime.chaos.verdict import summary
-from tests.machine.conftest import Boot, machine_toml
+from tests.machine.conftest import Boot, RunningMachine, machine_toml, until
 from tests.machine.test_verified import BLOCKS
 
 pytestmark = [pytest.mark.machine, pytest.mark.soak]
 DISK_BYTES = 16 << 20
 KILLS = 4
+
+
+def restored(machine: RunningMachine) -> int:
+    return sum(event["kind"] == "root.restored" for event in machine.events)
 
 
 def test_what_an_overlay_acknowledged_outlives_its_roots(boot: Boot, tmp_path: Path) -> None:
@@ -28,7 +32,7 @@ def test_what_an_overlay_acknowledged_outlives_its_roots(boot: Boot, tmp_path: P
     machine = boot(
         machine_toml(
             '[[partition]]\nname = "guest"\nprogram = "partitions.guests.verified:main"\nmemory = "32MiB"\n'
-            f'args = {{ device = "disk0", seed = 5, blocks = {BLOCKS}, seconds = 4 }}\n'
+            f'args = {{ device = "disk0", seed = 5, blocks = {BLOCKS}, seconds = 60 }}\n'
             '[[partition.device]]\nname = "disk0"\n'
             f'[[partition.file]]\nname = "history"\npath = "{history}"\nmode = "read-write"\n',
             devices='[[root.device]]\nname = "disk0"\nkind = "disk"\nbackend = "overlay"\n'
@@ -36,15 +40,13 @@ def test_what_an_overlay_acknowledged_outlives_its_roots(boot: Boot, tmp_path: P
             on_root_failure="restart",
         )
     )
-    machine.wait_for("partition.started", "guest")
-    killed: set[int] = set()
-    while len(killed) < KILLS:
-        time.sleep(0.4)
+    machine.wait_for("guest.verified_progress", "guest")
+    for kills in range(KILLS):
+        time.sleep(0.4)  # under load
         started = [event for event in machine.events if event["kind"] == "root.started"]
-        pid = int(started[-1]["fields"]["pid"])
-        if pid not in killed and len(started) == len(killed) + 1:
-            os.kill(pid, signal.SIGKILL)
-            killed.add(pid)
+        os.kill(int(started[-1]["fields"]["pid"]), signal.SIGKILL)
+        until(lambda kills=kills: restored(machine) > kills, lambda: machine.events[-20:])  # type: ignore[misc]
+    os.kill(machine.pid("guest"), signal.SIGTERM)  # enough
     assert machine.wait() == 0, machine.errors
     disk = OverlayBackend(FileBackend.open(base, read_only=True), os.open(overlay, os.O_RDWR))
     found = bytearray(DISK_BYTES)

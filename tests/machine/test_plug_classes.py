@@ -1,13 +1,11 @@
 """Networks, serial lines and devices of the user's own that come while the machine runs, stay over a reboot, and go."""
 
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.machine.conftest import PATIENCE_S, Boot, RunningMachine, machine_toml
+from tests.machine.conftest import Boot, RunningMachine, machine_toml, until
 
 pytestmark = [pytest.mark.machine, pytest.mark.soak]
 
@@ -100,13 +98,6 @@ def main(partition):
     threading.Event().wait()
 '''
 DRIVERS = {"custom1": "Capitals", "net1": "Mirror", "serial1": "Paper"}
-
-
-def until(condition: Callable[[], bool], why: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, why()
-        time.sleep(0.01)
 
 
 def count_of(machine: RunningMachine, kind: str) -> int:

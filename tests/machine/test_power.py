@@ -2,18 +2,17 @@
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.machine.conftest import PATIENCE_S, Boot, RunningMachine, machine_toml
+from tests.machine.conftest import Boot, RunningMachine, machine_toml, until
 
 pytestmark = [pytest.mark.machine, pytest.mark.soak]
 
-HANG_MS = 100
-STUCK_MS = 200
+HANG_MS = 1_000  # so that nobody is taken for hung who only has no processor
+STUCK_MS = 2_000
 PAUSED_S = 2 * STUCK_MS / 1000
 PROGRAM = '''
 import time
@@ -36,13 +35,6 @@ def beating(partition):
 '''
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def show(machine: RunningMachine, name: str) -> dict[str, object]:
     shown = machine.command("show", name, "--json")
     assert shown.returncode == 0, shown.stderr
@@ -63,8 +55,8 @@ def test_what_is_paused_stands_still_and_goes_on(
     devices = '[[root.device]]\nname = "disk0"\nkind = "disk"\nbackend = "memory"\nsize = "64KiB"\n'
     guest = '[[partition]]\nname = "{}"\nprogram = "beating:beating"\nmemory = "16MiB"\nintegration = true\n'
     attached = '[[partition.device]]\nname = "disk0"\n'
-    toml = machine_toml(guest.format("one") + attached, devices=devices, on_root_failure="restart")
-    toml = toml.replace("[machine]\n", f"[machine]\nhang_ms = {HANG_MS}\nstuck_ms = {STUCK_MS}\n")
+    one = guest.format("one") + attached
+    toml = machine_toml(one, devices=devices, on_root_failure="restart", hang_ms=HANG_MS, stuck_ms=STUCK_MS)
     machine = boot(toml)
     machine.wait_for("guest.beats", "one")
     for wrong in (["pause"], ["pause", "nobody"], ["pause", "root"], ["pause", "one", "--all"]):

@@ -13,7 +13,7 @@ import pytest
 from bus.seam import Step
 from runtime.chaos.loaded_machine import Judged, Load, LoadedMachine, signal_process
 from runtime.chaos.verdict import summary
-from tests.machine.conftest import Boot, idle_partition, machine_toml
+from tests.machine.conftest import PATIENT, Boot, idle_partition, machine_toml
 
 pytestmark = pytest.mark.machine
 
@@ -31,7 +31,7 @@ def start(tmp_path: Path, runtime_dir: Path) -> Iterator[Start]:
     def begin(**load: Any) -> LoadedMachine:
         machine = LoadedMachine(
             tmp_path / f"boot{len(machines)}",
-            Load(**{"seconds": LOAD_S, "seed": 1 + 10 * len(machines), **load}),
+            Load(**{"seconds": LOAD_S, "seed": 1 + 10 * len(machines), "settings": PATIENT, **load}),
             runtime_dir.with_name(f"run{len(machines)}"),
         )
         machines.append(machine)
@@ -139,6 +139,7 @@ def test_a_root_that_is_alive_but_serves_nothing_ends_itself(start: Start) -> No
 def test_a_guest_that_dies_with_the_root_takes_nobody_else_along(start: Start, first: str) -> None:
     """Its ports and pages are gone when the successor looks for them."""
     machine = start(reopening=True)
+    machine.wait_for("partition.started", 2)  # the other guest may have begun before
     (started,) = (event for event in machine.all_of("partition.started") if event["partition"] == "reopening")
     victims = [started["fields"]["pid"], machine.root_pid]
     for pid in victims if first == "guest" else reversed(victims):

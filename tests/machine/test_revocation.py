@@ -11,10 +11,11 @@ from tests.machine.test_authority import look
 
 pytestmark = pytest.mark.machine
 
-# In the process that roots, and with them the zygote of all partitions, are forked from.
+# In the process that roots, and with them the zygote of all partitions, are forked from. An ordinary user's root is
+# executed, in a namespace of its own.
 SITE = """
 import sys
-if "runtime.machine.incubating" in sys.orig_argv:
+if {"runtime.machine.incubating", "partitions.power_on"} & set(sys.orig_argv):
     from tests.machine import hostile_driver
     hostile_driver.install()
 """
@@ -35,8 +36,9 @@ def with_driver(
             '[[partition]]\nname = "guest"\nprogram = "tests.machine.hostile_driver:guest"\nmemory = "16MiB"\n'
             f'args = {{ mode = "{mode}" }}\n[[partition.device]]\nname = "disk0"\n'
         )
-        text = machine_toml(guest, devices=disk, architecture="disaggregated")
-        return boot(text.replace('name = "test"', 'name = "test"\nstuck_ms = 300'))
+        # The others let go, when they have a processor.
+        soon = {"stuck_ms": 300} if mode == "ignores-stop" else {}
+        return boot(machine_toml(guest, devices=disk, architecture="disaggregated", **soon))
 
     return start
 

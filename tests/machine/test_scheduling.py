@@ -58,7 +58,7 @@ def test_a_machine_that_is_killed_while_it_holds_somebody_leaves_nothing(boot: B
     """A stopped process dies of SIGKILL like any other; `boot` looks for what is left."""
     machine = boot(machine_toml(burner("capped", cap="1%"), scheduler="signals"))
     pid = machine.pid("capped")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -73,7 +73,7 @@ def test_cgroups_are_gone_after_a_stop_and_after_a_kill(boot: Boot) -> None:
         machine = boot(machine_toml(burner("guest", weight=300), name=f"test-{ending}", scheduler=kind.value))
         machine.wait_for("machine.ready")
         pattern = f"partvisor-{machine.process.pid}-*"
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_S
         while not list(place.glob(pattern)):
             assert time.monotonic() < deadline
             time.sleep(0.01)

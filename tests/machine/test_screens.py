@@ -7,9 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,8 +16,9 @@ from partitions.display.mouse_wire import Buttons
 from partitions.guests.bitmap_font import GLYPH_WIDTH, rows_of
 from partitions.guests.paint import BLACK, CELL_HEIGHT, CELL_WIDTH, COLOURS, MARGIN, SCALE, WHITE
 from runtime.machine.screen_client import Look, look_at
-from tests.machine.conftest import PATIENCE_S, Boot, RunningMachine, machine_toml
+from tests.machine.conftest import PATIENCE_S, Boot, RunningMachine, machine_toml, until
 from tests.partitions.rfb_client import DESKTOP_SIZE, RAW, ZRLE, RfbClient
+from tests.stopping import stop
 
 pytestmark = pytest.mark.machine
 
@@ -42,13 +41,6 @@ def addresses(machine: RunningMachine) -> dict[str, str]:
     done = machine.command("screen", "painter", "--json")
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def viewer(machine: RunningMachine) -> RfbClient:
@@ -107,7 +99,7 @@ def test_what_is_typed_and_painted_stands_on_the_screen_and_outlives_the_root(
         held.until(10, 190, RED)
         _the_picture_is_a_file(machine, tmp_path, path)
         _nobody_holds_more_than_is_granted(machine)
-        os.kill(machine.pid("root"), signal.SIGSTOP)
+        stop(machine.pid("root"))
         early = socket.socket(socket.AF_UNIX)
         early.connect(str(path))  # nobody is there to let it in; and then there is nobody at all
         os.kill(machine.pid("root"), signal.SIGKILL)

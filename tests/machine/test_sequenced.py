@@ -20,6 +20,8 @@ MACHINE = """
 name = "numbered"
 memory = "128MiB"
 on_root_failure = "standby"
+hang_ms = 60000
+stuck_ms = 60000
 [[root.device]]
 name = "echo0"
 kind = "custom"

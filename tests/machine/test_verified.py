@@ -18,14 +18,15 @@ pytestmark = pytest.mark.machine
 BLOCKS = 512
 
 
-def verified_machine(tmp_path: Path, *seeds: int, seconds: float) -> str:
-    """A guest for each seed, all on one disk."""
+def verified_machine(tmp_path: Path, **seconds: float) -> str:
+    """A guest for each `guestSEED`, which has so many; all on one disk."""
     guests = []
-    for seed in seeds:
+    for name, most in seconds.items():
+        seed = int(name.removeprefix("guest"))
         (tmp_path / f"history{seed}").touch()
         guests.append(
             f'[[partition]]\nname = "guest{seed}"\nprogram = "partitions.guests.verified:main"\nmemory = "32MiB"\n'
-            f'args = {{ device = "disk0", seed = {seed}, blocks = {BLOCKS}, seconds = {seconds} }}\n'
+            f'args = {{ device = "disk0", seed = {seed}, blocks = {BLOCKS}, seconds = {most} }}\n'
             '[[partition.device]]\nname = "disk0"\n'
             f'[[partition.file]]\nname = "history"\npath = "{tmp_path / f"history{seed}"}"\nmode = "read-write"\n'
         )
@@ -44,7 +45,7 @@ def image_of(tmp_path: Path) -> dict[int, int]:
 
 
 def test_a_machine_keeps_what_it_acknowledged(boot: Boot, tmp_path: Path) -> None:
-    machine = boot(verified_machine(tmp_path, 1, seconds=2))
+    machine = boot(verified_machine(tmp_path, guest1=2))
     told = machine.wait_for("guest.verified", "guest1")["fields"]
     assert machine.wait() == 0, machine.errors
     history = read_history(tmp_path / "history1")
@@ -57,13 +58,13 @@ def test_a_machine_keeps_what_it_acknowledged(boot: Boot, tmp_path: Path) -> Non
 
 def test_a_killed_guest_leaves_a_history_that_the_next_boot_agrees_with(boot: Boot, tmp_path: Path) -> None:
     """Two guests on a disk, one of them killed under load; then another boot reads what they left."""
-    machine = boot(verified_machine(tmp_path, 1, 2, seconds=1))
+    machine = boot(verified_machine(tmp_path, guest1=60, guest2=1))
     machine.wait_for("guest.verified_progress", "guest1")
     os.kill(machine.pid("guest1"), signal.SIGKILL)
     machine.wait_for("guest.verified", "guest2")
     machine.wait()
     cut = Cut(time.monotonic_ns())
-    machine = boot(verified_machine(tmp_path, 3, seconds=0.5))
+    machine = boot(verified_machine(tmp_path, guest3=0.5))
     assert machine.wait() == 0, machine.errors
     histories = [read_history(tmp_path / f"history{seed}") for seed in (1, 2, 3)]
     assert [history.ending for history in histories] == [Ending.NONE, Ending.FINISHED, Ending.FINISHED]
