@@ -15,12 +15,17 @@ Sources: Linux drivers/hv/connection.c, channel_mgmt.c, channel.c.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any, Final
 from uuid import UUID
 
 from bus import channel_messages as messages
+from bus.channel_client_states import (
+    ClientChannel,
+    ClientChannelState,
+    ClientGpadl,
+    ClientGpadlState,
+    ClientStage,
+)
 from bus.channel_events import (
     AllOffersDelivered,
     Connected,
@@ -65,40 +70,6 @@ class ChannelRescinded(LocalProtocolError):
     """The host has taken the channel away. What is left to do with it is `close`."""
 
 
-class ClientStage(Enum):
-    DISCONNECTED = "disconnected"
-    CONTACTING = "contacting"
-    CONNECTED = "connected"
-    UNLOADING = "unloading"
-
-
-class ClientChannelState(Enum):
-    CLOSED = "closed"  # offered
-    OPENING = "opening"
-    OPEN = "open"
-    RESCINDED = "rescinded"  # and still in use here
-
-
-class _GpadlState(Enum):
-    CREATING = "creating"
-    CREATED = "created"
-    TEARING_DOWN = "tearing down"
-
-
-@dataclass(slots=True)
-class _Gpadl:
-    relid: int
-    state: _GpadlState = _GpadlState.CREATING
-
-
-@dataclass(slots=True)
-class _Channel:
-    offer: OfferChannel
-    state: ClientChannelState = ClientChannelState.CLOSED
-    ring_gpadl: int = 0  # while OPENING or OPEN
-    gpadls: set[int] = field(default_factory=set)
-
-
 class ChannelClient:
     """One guest's connection to its host.
 
@@ -127,8 +98,8 @@ class ChannelClient:
         self._features = FeatureFlags.NONE
         self._post_to = MESSAGE_CONNECTION
         self._offers_requested = False
-        self._channels: dict[int, _Channel] = {}
-        self._gpadls: dict[int, _Gpadl] = {}
+        self._channels: dict[int, ClientChannel] = {}
+        self._gpadls: dict[int, ClientGpadl] = {}
 
     # -- what is the case
 
@@ -153,7 +124,7 @@ class ChannelClient:
     def gpadls(self, relid: int) -> list[int]:
         """Handles that the host has said yes to and that have not been given up."""
         mine = ((gpadl, self._gpadls[gpadl]) for gpadl in sorted(self._channels[relid].gpadls))
-        return [gpadl for gpadl, record in mine if record.state is _GpadlState.CREATED]
+        return [gpadl for gpadl, record in mine if record.state is ClientGpadlState.CREATED]
 
     # -- connection
 
@@ -203,7 +174,7 @@ class ChannelClient:
             handle = FIRST_GPADL if handle >= _MAX_GPADL else handle + 1
         sent: list[Output] = [self._send(part) for part in gpadl_messages(relid, handle, ranges)]
         self._next_gpadl = FIRST_GPADL if handle >= _MAX_GPADL else handle + 1
-        self._gpadls[handle] = _Gpadl(relid)
+        self._gpadls[handle] = ClientGpadl(relid)
         channel.gpadls.add(handle)
         return handle, sent
 
@@ -215,11 +186,11 @@ class ChannelClient:
         if channel.state is ClientChannelState.RESCINDED:
             self._drop_gpadl(gpadl)
             return [GpadlTornDown(gpadl)]
-        if record.state is not _GpadlState.CREATED:
+        if record.state is not ClientGpadlState.CREATED:
             raise LocalProtocolError(f"GPADL {gpadl:#x} is {record.state.value}")
         if channel.state is not ClientChannelState.CLOSED and channel.ring_gpadl == gpadl:
             raise LocalProtocolError(f"channel {record.relid} is {channel.state.value} on GPADL {gpadl:#x}")
-        record.state = _GpadlState.TEARING_DOWN
+        record.state = ClientGpadlState.TEARING_DOWN
         return [self._send(messages.GpadlTeardown(record.relid, gpadl))]
 
     def open(
@@ -241,7 +212,7 @@ class ChannelClient:
         channel = self._channel(relid)
         if channel.state is not ClientChannelState.CLOSED:
             raise LocalProtocolError(f"channel {relid} is {channel.state.value}")
-        if gpadl not in channel.gpadls or self._gpadls[gpadl].state is not _GpadlState.CREATED:
+        if gpadl not in channel.gpadls or self._gpadls[gpadl].state is not ClientGpadlState.CREATED:
             raise LocalProtocolError(f"channel {relid} has no GPADL {gpadl:#x}")
         if len(user_data) > USER_DATA_BYTES:
             raise LocalProtocolError(f"user data of {len(user_data)} bytes")
@@ -289,7 +260,7 @@ class ChannelClient:
     def _drop_gpadl(self, gpadl: int) -> None:
         self._channels[self._gpadls.pop(gpadl).relid].gpadls.discard(gpadl)
 
-    def _channel(self, relid: int) -> _Channel:
+    def _channel(self, relid: int) -> ClientChannel:
         self._check_connected()
         if (channel := self._channels.get(relid)) is None:
             raise LocalProtocolError(f"no channel {relid}")
@@ -344,7 +315,7 @@ class ChannelClient:
             raise RemoteProtocolError(f"an offer with relid {offer.relid}")
         if offer.relid in self._channels:
             raise RemoteProtocolError(f"a second offer with relid {offer.relid}")
-        self._channels[offer.relid] = _Channel(offer)
+        self._channels[offer.relid] = ClientChannel(offer)
         return [Offered(offer)]
 
     def _on_all_offers(self, message: messages.AllOffersDelivered) -> list[Output]:
@@ -363,10 +334,10 @@ class ChannelClient:
     def _on_gpadl_created(self, message: messages.GpadlCreated) -> list[Output]:
         if (record := self._gpadls.get(message.gpadl)) is None:
             return []
-        if record.state is not _GpadlState.CREATING or record.relid != message.relid:
+        if record.state is not ClientGpadlState.CREATING or record.relid != message.relid:
             raise RemoteProtocolError(f"GPADL {message.gpadl:#x} is {record.state.value}")
         if message.status == STATUS_SUCCESS:
-            record.state = _GpadlState.CREATED
+            record.state = ClientGpadlState.CREATED
         else:
             self._drop_gpadl(message.gpadl)
         return [GpadlCreated(message.gpadl, message.status)]
@@ -374,7 +345,7 @@ class ChannelClient:
     def _on_gpadl_torndown(self, message: messages.GpadlTorndown) -> list[Output]:
         if (record := self._gpadls.get(message.gpadl)) is None:
             return []
-        if record.state is not _GpadlState.TEARING_DOWN:
+        if record.state is not ClientGpadlState.TEARING_DOWN:
             raise RemoteProtocolError(f"GPADL {message.gpadl:#x} is {record.state.value}")
         self._drop_gpadl(message.gpadl)
         return [GpadlTornDown(message.gpadl)]

@@ -91,7 +91,7 @@ class ChannelLifecycle:
             if primary is None or primary.state in WITHDRAWN_STATES:
                 raise LocalProtocolError("a sub-channel without its primary")
         if (old := self._table.find(parameters.identity)) is not None:
-            if old.successor is not None or old.state not in WITHDRAWN_STATES:
+            if old.is_there:
                 raise LocalProtocolError(f"channel {old.relid} has this identity")
             old.successor = parameters
             return old.relid, self._advance(old, ChannelEvent.REOFFER)
@@ -103,7 +103,7 @@ class ChannelLifecycle:
             channel.successor = None
             return self._advance(channel, ChannelEvent.UNOFFER)
         for sub in self._table.sub_channels(channel):
-            if sub.state not in WITHDRAWN_STATES or sub.successor is not None:
+            if sub.is_there:
                 raise LocalProtocolError(f"channel {channel.relid} has sub-channel {sub.relid}")
         actions = self._advance(channel, ChannelEvent.REVOKE)
         return actions + self._gpadls.withdraw(channel) + self.settle(channel)

@@ -33,7 +33,7 @@ from bus.channel_actions import (
 from bus.channel_lifecycle import ChannelLifecycle, ConnectionStage, HostConnection
 from bus.channel_message_codec import ChannelMessage, FeatureFlags, Side, Version, decode_message
 from bus.channel_messages import STATUS_CONNECTION_REFUSED, ConnectionState
-from bus.channel_states import WITHDRAWN_STATES, ChannelState
+from bus.channel_states import ChannelState
 from bus.channel_table import ChannelTable, HostChannel, State
 from bus.gpadl_server import GpadlServer
 from bus.protocol_errors import LocalProtocolError, RemoteProtocolError
@@ -88,6 +88,10 @@ class ChannelServer:
         channel = self._table.get(relid)
         return None if channel is None else channel.state
 
+    def is_there(self, relid: int) -> bool:
+        """False: it was withdrawn, and waits for the guest to let go of it; so it cannot be revoked again."""
+        return self._channel(relid).is_there
+
     def sub_channel_index(self, relid: int) -> int:
         """0: it is a primary."""
         return self._channel(relid).parameters.sub_channel_index
@@ -95,11 +99,7 @@ class ChannelServer:
     def sub_channels(self, relid: int) -> dict[int, int]:
         """Of a primary: relids by index, without those that have been revoked."""
         subs = self._table.sub_channels(self._channel(relid))
-        return {
-            sub.parameters.sub_channel_index: sub.relid
-            for sub in subs
-            if sub.state not in WITHDRAWN_STATES or sub.successor is not None
-        }
+        return {sub.parameters.sub_channel_index: sub.relid for sub in subs if sub.is_there}
 
     def primary_of(self, relid: int) -> int:
         """Of a sub-channel; a primary is its own."""

@@ -20,6 +20,7 @@ from bus.channel_states import (
     RING_STATES,
     STARTING_STATES,
     STOPPING_STATES,
+    WITHDRAWN_STATES,
     ChannelState,
 )
 from bus.memory import MAX_GPFN
@@ -72,6 +73,11 @@ class HostChannel:
     moves: list[int] = field(default_factory=list)  # target VPs of the interrupt, under way
     successor: OfferParameters | None = None  # to be offered under this relid when the guest has let go of it
     gpadls: dict[int, HostGpadl] = field(default_factory=dict)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the guest has the offer, or will have it: it was not withdrawn, or was made again since."""
+        return self.state not in WITHDRAWN_STATES or self.successor is not None
 
     @property
     def device_busy(self) -> bool:

@@ -43,11 +43,10 @@ def of_guest(partition: int, relid: int, port: int) -> Tracing:
     )
 
 
-def of_server(guest: int, relid: int, owner: int, port: int) -> Tracing:
-    """For the end of who serves it. `owner`: the partition that does; `port` is its."""
-    return _named(
-        channel_number(guest, relid) | SERVER, port_number(owner, port), f"server of {guest}.{relid}"
-    )
+def of_server(guest: int, relid: int, owner: int, port: int, device: str) -> Tracing:
+    """For the end of who serves it. `owner`: the partition that does; `port` is its; `device`: what is behind it."""
+    text = f"server of {guest}.{relid} {device}"
+    return _named(channel_number(guest, relid) | SERVER, port_number(owner, port), text)
 
 
 def _named(channel: int, port: int, text: str) -> Tracing:

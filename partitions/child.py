@@ -19,7 +19,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
@@ -28,11 +28,11 @@ from bus.guids import SCSI
 from partitions import trace_files
 from partitions.calls.call_socket import Connect
 from partitions.child_network import NetworkAccess
+from partitions.child_saving import SavingAccess
 from partitions.custom.wire import CUSTOM_INTERFACE
 from partitions.descendants import Described, unpack
 from partitions.machine_plan import instance_guid
 from partitions.own_device import OwnDevices
-from partitions.saved_program import PROGRAM_STATE_BYTES_MAX
 from partitions.serial.wire import SERIAL_INTERFACE
 from partitions.stack.vmbus_ports import message_connection, receive_connection
 from partitions.storage.disk import Disk
@@ -42,7 +42,7 @@ from partitions.vp.reference_clock import ReferenceClock
 from partitions.vsc.disk_queues import further_queues
 from partitions.vsc.message_connection import connect_to
 from partitions.vsc.vmbus import GuestChannel, VmbusError, VmbusGuest
-from runtime.abi import RESTORED_FILE, ExitStatus, HypervisorGone
+from runtime.abi import ExitStatus, HypervisorGone
 from runtime.hypercalls.caller import Birth, HypercallPort, adopt_socket
 from runtime.loaded_code import report_if_asked
 from runtime.machine.console import ConsoleWriter
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from partitions.integration.guest import Integration
     from partitions.measuring import Load
     from partitions.serial.line import Line
-    from partitions.storage.device import OfferedDevice
+    from partitions.stack.offered_device import OfferedDevice
     from partitions.vp.direct_access import DirectAccess
     from partitions.vsc.arrivals import DeviceChange
 
@@ -73,7 +73,7 @@ ADDED_DEVICE: Final = {
 _lifelines: Final[list[HypercallPort]] = []
 
 
-class Partition(NetworkAccess):
+class Partition(NetworkAccess, SavingAccess):
     """This partition, as its program sees it."""
 
     def __init__(self, birth: Birth, port: HypercallPort, console: ConsoleWriter) -> None:
@@ -98,6 +98,7 @@ class Partition(NetworkAccess):
         self._integration: Integration | None = None
         self._direct_intercepts = bool(boot.get("direct_intercepts"))
         self._direct: DirectAccess | None = None
+        self.has_integration = bool(boot.get("integration"))  # whether `integration` is there to be used
 
     @property
     def console(self) -> ConsoleWriter:
@@ -171,18 +172,6 @@ class Partition(NetworkAccess):
     def has_device(self, name: str) -> bool:
         """Whether the host offers the device of that name now."""
         return self.vmbus.arrivals.is_here(instance_guid(self.name, name))
-
-    def on_save(self, state: Callable[[], bytes]) -> None:
-        """Take part in `partvisor save`: `state` is called while nothing is being written (`integration.writing`), and
-        what it returns is `restored_state` of the program that goes on. VmbusError: no integration = true."""
-        self.integration.on_save = state
-
-    @property
-    def restored_state(self) -> bytes | None:
-        """What this program said when it was saved. None: it begins."""
-        if (descriptor := self.files.get(RESTORED_FILE)) is None:
-            return None
-        return os.pread(descriptor, PROGRAM_STATE_BYTES_MAX, 0)
 
     def open_channel(
         self,

@@ -94,7 +94,7 @@ class NetworkAccess(ABC):
         """The TAP of the config's [partition.tap], joined to its network, until the block ends.
 
         Args:
-            more: as `open_net`, for its `Nic`.
+            more: as `open_net`.
 
         Raises TapUnavailable: there is none; it says why.
         """
@@ -103,8 +103,8 @@ class NetworkAccess(ABC):
 
         tap = born()
         with (
-            self._open_nic(tap.device, NET_RECEIVE_BYTES, NET_SEND_BYTES, **more) as nic,
-            contextlib.closing(GuestTap(nic, tap.tap_fd, tap.runner)) as joined,
+            self.open_net(tap.device, **more) as adapter,
+            contextlib.closing(GuestTap(adapter, tap.tap_fd, tap.runner)) as joined,
         ):
             yield joined
 

@@ -167,6 +167,7 @@ class PartitionPlan:
             "function": function,
             "args": table.get("args", {}),
             "cpus": list(table.get("cpus", ())),
+            "integration": bool(table.get("integration")),
             "direct_intercepts": bool(table.get("emulated")) and table.get("intercepts") == "direct",
             "files": [{"name": file["name"]} for file in table.get("file", ())],
             "devices": [

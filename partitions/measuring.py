@@ -14,11 +14,12 @@ read what each process of the machine has used, so set-up and checks of the gues
 import base64
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from bus.native import Histogram
+from bus.native import Channel, Histogram
+from bus.trace import Hop
 
 if TYPE_CHECKING:
     from partitions.child import Partition
@@ -42,6 +43,15 @@ class Load:
         """Set it where not each request was timed; otherwise there are as many as latencies."""
         self.mismatches = 0
         """Answers that were not what they had to be; one fails the whole comparison."""
+
+
+def stamps_of(device: object) -> Callable[[Hop], None] | None:
+    """How a load marks the beginning and the end of an exchange, by CALL and RETURN, on its device's channel.
+
+    None: nobody traces this machine, or the device has no channel. A stamp costs more than the look at None.
+    """
+    channel = getattr(device, "channel", None)
+    return channel.stamp if isinstance(channel, Channel) and channel.is_traced else None
 
 
 @contextmanager

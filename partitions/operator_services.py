@@ -109,7 +109,7 @@ class OperatorServices:
         if verb == "dialled" and self._dialler is not None:
             self._dialler.dialled(values, sock)
         elif sock is not None and verb == "capture":
-            self._nursery.start_soon(self._capture_desk().serve, values, sock)
+            self._capture_desk().take(values, sock)
         elif sock is not None and verb == "stream" and self._streams is not None:
             self._nursery.start_soon(self._streams.serve_host, str(values.get("partition")), sock)
         elif sock is not None:

@@ -19,9 +19,9 @@ from partitions.child import Partition
 from partitions.descendants import children_of
 from partitions.machine_plan import PartitionPlan
 from partitions.stack.guest_bus import RootResources
+from partitions.stack.offered_device import OfferedDevice
 from partitions.stack.saved_state import RECORD_BYTES
 from partitions.stack.virtualization_stack import BuildError, VirtualizationStack
-from partitions.storage.device import OfferedDevice
 from partitions.storage.errors import DiskError
 from partitions.storage.passed_on import DATA_BYTES, PassedOnDisk
 from partitions.vp.processor import VirtualProcessor

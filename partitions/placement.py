@@ -18,9 +18,9 @@ from partitions.drivers.vmm_partition import BehindMonitors, Vmms
 from partitions.machine_plan import DevicePlan
 from partitions.on_demand import named
 from partitions.sdk.loading import DriverLoadError
+from partitions.stack.offered_device import OfferedDevice
 from partitions.stack.stack_resources import RootResources
 from partitions.storage.backends import BackendError
-from partitions.storage.device import OfferedDevice
 from runtime.abi import HypercallError
 from runtime.hypercalls.caller import MappedSlot
 

@@ -16,14 +16,15 @@ from bus.memory import MemorySlot
 from partitions.drivers.device_classes import DEVICE_CLASSES, class_of
 from partitions.drivers.partition import DriverPartition
 from partitions.drivers.retirement import dismiss, retire
+from partitions.emulated.plan import EmulationError
 from partitions.machine_plan import AttachmentPlan, DevicePlan, PartitionPlan, instance_guid
 from partitions.placement import DEFAULT_ARCHITECTURE, DEVICE_MEMORY_GPFN, Devices, fix_device_memory
 from partitions.saved_program import SAVED_GPFN, ProgramStateError, read_state
 from partitions.sdk.loading import DriverLoadError
 from partitions.stack.guest_bus import GuestBus
+from partitions.stack.offered_device import OfferedDevice
 from partitions.stack.virtualization_stack import BuildError, VirtualizationStack
 from partitions.storage.backends import BackendError
-from partitions.storage.device import OfferedDevice
 from partitions.storage.given_backing import claim_given
 from runtime.abi import HypercallError
 from runtime.machine.firmware import PacketLink
@@ -31,7 +32,9 @@ from runtime.machine.firmware import PacketLink
 REMOVE_GRACE_MS: Final = (
     1_000  # for requests under way to be answered; then the offer is withdrawn all the same
 )
+SAVE_MS_MAX: Final = 5_000  # for its disks to answer a partition that is being saved
 REMOVE_MS_MAX: Final = 5_000  # for a server to let go; one that does not is left to do so by itself
+FETCH_MS_MAX: Final = 5_000  # for the platform to open what comes back
 PLUGGABLE: Final = ("microkernelized", "disaggregated")  # architectures
 _LOOK_S: Final = 0.005
 _REASON_CHARACTERS_MAX: Final = 400
@@ -79,7 +82,7 @@ class PlugAndPlay:
         try:
             async with self._one_at_a_time:
                 if values["operation"] == "state":
-                    answer["state_bytes"] = self._copy_state(values["name"], fds[0])
+                    answer |= await self._copy_state(values["name"], fds[0])
                 elif values["operation"] == "create":
                     self._create(values["table"], fds)
                 elif values["operation"] == "add":
@@ -99,8 +102,9 @@ class PlugAndPlay:
 
     # -- saving
 
-    def _copy_state(self, name: str, into_fd: int) -> int:
-        """What the program has kept for its successor, out of its pages into a file. How many bytes."""
+    async def _copy_state(self, name: str, into_fd: int) -> dict[str, object]:
+        """What the program has kept for its successor, out of its pages into a file: how many bytes; and its emulated
+        devices, each by kind and state."""
         running = [(key, one) for key, one in self._stack.guests.items() if key not in self._stack.ended]
         partition = next((key for key, one in running if one.name == name), 0)
         call, ours = self._stack.resources.hypercalls, SAVED_GPFN
@@ -120,7 +124,23 @@ class PlugAndPlay:
             for slot in slots:
                 slot.close()
             call.unmap_gpa_pages(ours, sum(slot.pages for slot in slots))
-        return len(state)
+        await self._wait_for_disks(name, self._stack.guests[partition])
+        try:
+            devices = await self._stack.save_devices(partition)
+        except EmulationError as error:
+            raise PlugRefused(str(error)) from error
+        return {"state_bytes": len(state), "devices": [list(one) for one in devices]}
+
+    async def _wait_for_disks(self, name: str, guest: GuestBus) -> None:
+        """It stands still, but what it has asked of its disks before goes on: it is done, and answered, before they are
+        looked at. A driver partition's requests nobody here can see; a disk that changes later is not gone on with."""
+        kinds = {str(table["name"]): table["kind"] for table in self._tables.devices}
+        disks = [each for each in self._tables.attachments.get(name, ()) if kinds.get(each) == "disk"]
+        began = trio.current_time()
+        while busy := [each for each in disks if guest.is_busy_with(each)]:
+            if trio.current_time() - began > SAVE_MS_MAX / 1000:
+                raise PlugRefused(f"{name}: its disk {busy[0]} has not answered for {SAVE_MS_MAX} ms")
+            await trio.sleep(_LOOK_S)
 
     def _create(self, table: Mapping[str, Any], fds: list[int]) -> None:
         """A partition that has ended begins again, with what its program is to know in `fds`."""
@@ -193,7 +213,7 @@ class PlugAndPlay:
             raise PlugRefused(f"a {plan.kind} is there from the start, or not at all")
         fix_device_memory(self._tables.devices)
         try:
-            if fds:
+            if fds and plan.backend != "tap":  # an interface is one descriptor's as it is
                 claim_given(fds[0], plan)
             if self._tables.machine.get("architecture", DEFAULT_ARCHITECTURE) == "microkernelized":
                 return self._open_here(plan, table, fds)
@@ -299,6 +319,23 @@ class PlugAndPlay:
                 self._returning.add(name)
                 self._nursery.start_soon(self._take_back, table)
 
+    async def _fetch(self, device: str) -> int:
+        """An interface, by the platform: its last holder may have been the only one that could. PlugRefused."""
+        backings, answered = self._stack.resources.backings, trio.Event()
+        failures: list[str | None] = []
+
+        def take(failure: str | None) -> None:
+            failures.append(failure)
+            answered.set()
+
+        backings.fetch(device, take)
+        with trio.move_on_after(FETCH_MS_MAX / 1000):
+            await answered.wait()
+        if (descriptor := backings.take(device)) is None:
+            backings.forget(device)
+            raise PlugRefused(str(failures[0]) if failures else "the platform does not say anything")
+        return descriptor
+
     def _is_over(self, partition_name: str) -> bool:
         """Its last process is gone, and all descriptors with it."""
         call = self._stack.resources.hypercalls
@@ -309,11 +346,17 @@ class PlugAndPlay:
         async with self._one_at_a_time:
             name, owner = table["name"], table["assigned_to"]
             ours = {key: value for key, value in table.items() if key != "assigned_to"}
+            fds: list[int] = []
             try:
-                self._devices[name] = self._open(ours, [])
+                if table.get("backend") == "tap":
+                    fds.append(await self._fetch(name))
+                self._devices[name] = self._open(ours, fds)
             except PlugRefused as refused:
                 self._log("device.not_returned", device=name, guest=owner, reason=str(refused)[:200])
                 return
+            finally:
+                for fd in fds:  # that nobody has taken
+                    os.close(fd)
             place = [one["name"] for one in self._tables.devices].index(name)
             self._tables.devices[place] = ours
             self._stack.resources.save()

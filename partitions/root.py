@@ -21,13 +21,13 @@ from partitions.assignment import hand_over, kept_of
 from partitions.descendants import Described, children_of
 from partitions.faults.root_agent import FAULT_VERBS, RootAgent
 from partitions.hardware.watch import deliver_to
+from partitions.inspection import device_rows
 from partitions.machine_plan import AttachmentPlan, PartitionPlan
 from partitions.operator_services import OperatorServices
 from partitions.placement import DeviceError, Devices, drivers_among, place_of
 from partitions.plug_and_play import PlugAndPlay, RootTables
 from partitions.root_orders import arm_seam, get_stuck
 from partitions.stack.guest_bus import GuestBus, RootResources
-from partitions.stack.inspection import device_rows
 from partitions.stack.saved_state import SLOT_PAGES, SavedState, StateTooLarge, encoded_bytes
 from partitions.stack.served_channel import replay_in_order
 from partitions.stack.virtualization_stack import BuildError, VirtualizationStack

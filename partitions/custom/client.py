@@ -82,6 +82,7 @@ class RingCustom:
     def __init__(self, channel: Channel, ring_bytes: int, data: memoryview, data_gpfn: int) -> None:
         """`data`: pages of ours that the server was lent; the first is page `data_gpfn`."""
         channel.exact_lengths()
+        self.channel: Final = channel
         self._channel, self._data, self._gpfn = channel, data, data_gpfn
         self._call = channel.exchange
         self._in_band_max = min(IN_BAND_BYTES_MAX, ring_bytes // _RING_SHARE)

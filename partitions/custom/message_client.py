@@ -3,12 +3,12 @@
 The server may die: then the socket ends, a new one is asked for, and the request without a reply is sent again.
 """
 
-import contextlib
 import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from partitions.calls.endpoint import adopt_endpoint
 from partitions.custom.client import check_room, room_for
 from partitions.custom.wire import (
     MARK_BYTES,
@@ -22,7 +22,6 @@ from partitions.custom.wire import (
 )
 
 MESSAGE_BYTES_MAX: Final = REQUEST_BYTES_MAX + MARK_BYTES
-SOCKET_BUFFER_BYTES: Final = 1 << 20  # asked for; what the kernel counts has overhead in it
 RECONNECTS_MAX: Final = 1_000  # in a row, without a reply in between
 _PAUSE_S_MAX: Final = 0.1  # between two of them, doubling
 _COPIED_BYTES_MAX: Final = 8 << 10  # below, one more copy is cheaper than one more piece
@@ -63,11 +62,9 @@ class MessageCustom:
 
     def _attach(self) -> None:
         try:
-            self._socket = socket.socket(fileno=self._connect())
+            self._socket = adopt_endpoint(self._connect())
         except ConnectionError as error:
             raise CustomClosedError(str(error)) from error
-        with contextlib.suppress(OSError):
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
 
     def exchange(self, request: bytes, reply_bytes_max: int = 0) -> bytes:
         room = room_for(request, reply_bytes_max)

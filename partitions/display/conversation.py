@@ -26,6 +26,7 @@ class Conversation(Generic[MessageT]):
 
     def __init__(self, channel: Channel, decode: Callable[[bytes], MessageT]) -> None:
         self._channel, self._decode = channel, decode
+        self.sent = 0  # messages; its number is a packet's id
         self.malformed = 0
 
     def send(self, message: bytes) -> None:
@@ -33,7 +34,8 @@ class Conversation(Generic[MessageT]):
         try:
             while True:
                 try:
-                    self._channel.send(message)
+                    self._channel.send(message, self.sent + 1)
+                    self.sent += 1
                     return
                 except RingFull:
                     if not self._channel.wait_writable(_ROOM_BYTES, int(ANSWER_S_MAX * _NS_PER_S)):

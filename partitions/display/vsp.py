@@ -13,6 +13,7 @@ from bus.memory import PAGE_BYTES, PFN_BYTES
 from bus.native import Channel, GpaMap, RingClosed, RingError, RingFull
 from bus.packets import PacketFlags, PacketType
 from bus.seam import Seam, Step
+from bus.trace import Hop
 from partitions.display.channel_record import read_record, write_record
 from partitions.display.display_error import DisplayError
 from partitions.display.framebuffer import Framebuffer, Picture
@@ -104,9 +105,10 @@ class DisplayVsp:
         with self._lock:
             if self._is_over or self._channel.is_closed:
                 return
+            self._channel.stamp(Hop.BACKEND_END)
             for event in events():
                 try:
-                    self._channel.send(event)
+                    self._channel.send(event, self.events + 1)
                     self.events += 1
                 except RingFull:
                     self.missed += 1
@@ -191,6 +193,7 @@ class VideoVsp(DisplayVsp):
                 raise DisplayError("no such VRAM")
             self._framebuffer.show(picture)
         elif outcome.dirt:
+            self._channel.stamp(Hop.BACKEND_BEGIN)
             self._framebuffer.damage(outcome.dirt)
         return outcome.answers
 

@@ -1,43 +1,47 @@
 """The channels of one guest whose device is in a driver partition: here are their ports, and what to say of them."""
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import trio
 
 from bus.channel_messages import NO_INTERRUPT_VP
 from partitions.drivers import stop_deadline
-from partitions.drivers.messages import Serve, ServeFlags, share_steps
+from partitions.drivers.messages import Serve, ServeFlags
+from partitions.drivers.openings import OpeningOwner, Standing
 from partitions.drivers.unserved_channels import UnservedChannels
 from partitions.stack.channel_host import ChannelListener, Opening, OpenRequest
 from partitions.stack.channel_ports import ChannelPorts, remove_ports
-from partitions.stack.guest_memory import GuestMemory
-from partitions.stack.service_budgets import ServiceBudgets
+from partitions.stack.guest_memory import GpaWindows, GuestMemory
+from partitions.stack.stack_resources import RootResources
 from partitions.stack.vmbus_ports import FlagAllocator
 from runtime.abi import Route
-
-if TYPE_CHECKING:
-    from partitions.drivers.partition import DriverPartition
+from runtime.hypercalls.caller import HypercallPort
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What the driver is told to serve, and who wants to know what becomes of it."""
+class ChannelDriver(Protocol):
+    """The driver partition, as its channels see it."""
 
-    host: "DriverChannels"
-    relid: int
-    opening: Opening
-    serve: Serve
+    name: str
+    partition: int
+    call: HypercallPort
+    stack: RootResources
+    windows: GpaWindows
+    flags: FlagAllocator
+    queues: int
+    stuck_ms: int
 
-    def serve_now(self, budgets: ServiceBudgets) -> Serve:
-        """With what its guest may have of the driver by now."""
-        return replace(self.serve, share=share_steps(budgets.of(self.serve.guest).share))
+    @property
+    def gives_service(self) -> bool: ...
+    def begin_serving(self, standing: Standing) -> None: ...
+    def go_on_serving(self, standing: Standing) -> None: ...
+    def stop_serving(self, host: OpeningOwner, relid: int, opening: Opening) -> None: ...
+    def statistics(self, host: OpeningOwner, relid: int) -> dict[str, Any]: ...
 
 
 class DriverChannels(UnservedChannels):
     """A ChannelHost. This process never maps rings or pages of these channels."""
 
-    def __init__(self, driver: "DriverPartition", listener: ChannelListener) -> None:
+    def __init__(self, driver: ChannelDriver, listener: ChannelListener) -> None:
         self._driver, self.listener = driver, listener
         self.device = driver.name  # as the listener's guest knows it
         self._call = driver.call
@@ -96,7 +100,10 @@ class DriverChannels(UnservedChannels):
     def close(self, relid: int, opening: Opening) -> None:
         if opening.number not in self._stopping:
             self._stopping[opening.number] = has_stopped = trio.Event()
-            stop_deadline.begin(self._driver, relid, has_stopped)
+            driver = self._driver
+            stop_deadline.begin(
+                driver.stack, driver.partition, driver.name, relid, driver.stuck_ms, has_stopped
+            )
         self._driver.stop_serving(self, relid, opening)
 
     def bury(self, relid: int, opening: Opening) -> None:

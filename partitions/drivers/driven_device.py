@@ -1,46 +1,12 @@
 """What who runs a device's driver needs of it: a process of the device's own, or the process of its VMBus server."""
 
-import socket
 from typing import Protocol, runtime_checkable
 
 from bus.seam import Seam
+from partitions.calls.endpoint_service import EndpointService
 from partitions.calls.serving import Caller
 from partitions.faults.faulty_medium import FaultyMedium
-from partitions.storage.device import OfferedDevice
-
-
-class EndpointService(Protocol):
-    """Of one client that sends and waits for the reply. One thread; statistics may be read from any."""
-
-    refuses_resent: bool  # set: the client was not back in time, and others have gone on
-
-    @property
-    def phase(self) -> int:
-        """Not 0: a request was begun, and nobody else may be served before it is done again."""
-
-    @property
-    def served(self) -> int:
-        """Requests that came."""
-
-    @property
-    def busy(self) -> bool:
-        """A request is being executed."""
-
-    @property
-    def settled(self) -> bool:
-        """Nothing that the client has begun for others is left to be done."""
-
-    def serve_one(self, sock: socket.socket) -> bool:
-        """Receive, execute, reply. False: the client is gone, or has broken the protocol, which ends the socket."""
-
-    def serve(self, sock: socket.socket) -> bool:
-        """As `serve_one`, and perhaps many before it."""
-
-    def hold(self) -> None:
-        """Keep everyone else from the device until `let_go`."""
-
-    def let_go(self) -> None: ...
-    def statistics(self) -> dict[str, int]: ...
+from partitions.stack.offered_device import OfferedDevice
 
 
 @runtime_checkable

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from partitions.drivers import messages
 from partitions.stack.message_outbox import MessageOutbox
 from partitions.stack.stack_resources import RootResources
-from partitions.stack.vmbus_ports import driver_port
+from partitions.stack.vmbus_ports import DRIVER_MESSAGE, driver_port
 
 
 class Instructions:
@@ -13,7 +13,7 @@ class Instructions:
 
     def __init__(self, stack: RootResources, partition: int) -> None:
         port = driver_port(partition)
-        self._outbox = MessageOutbox(stack.hypercalls, stack.nursery, port, messages.DRIVER_MESSAGE)
+        self._outbox = MessageOutbox(stack.hypercalls, stack.nursery, port, DRIVER_MESSAGE)
 
     def tell_all(
         self, generation: int, serve: Iterable[messages.DriverMessage], closing: Iterable[int]
@@ -35,6 +35,12 @@ class Instructions:
     def tell(self, message: messages.DriverMessage) -> None:
         self._say(message)
         self._outbox.flush()
+
+    def tell_time_had(self, guest: int, time_ns: int) -> None:
+        """How much processor time a guest with a cap had elsewhere. It is told no more than it can take in: what a slow
+        one is not told, its guests have there a second time."""
+        if len(self._outbox) == 0:
+            self.tell(messages.Used(guest, time_ns))
 
     def forget(self) -> None:
         """There is no process to be told."""

@@ -7,6 +7,7 @@
                        STICK(0)               a fault on purpose: serve no channel any more
                        FAULTS(0)              look at the board in your state: what is armed has changed
                        LEAVE(0)               your device is out of the machine: close it, and end
+                       USED(guest, ns)        it has a cap, and had so much of it elsewhere
     driver -> stack    READY(...)             after END: everything is replayed and served
                        OPENED(number, status) after SERVE
                        STOPPED(number)        nothing of that channel is touched any more
@@ -28,9 +29,9 @@ from typing import ClassVar, Final, Self
 
 from bus.memory import PAGE_BYTES
 from bus.packets import GpaRange
+from partitions.stack.grant import GRANT_BYTES, Grant
 from runtime.abi import MESSAGE_PAYLOAD_BYTES_MAX
 
-DRIVER_MESSAGE: Final = 0x5056  # the SynIC message type of all of these, both ways
 GRANTS_MAX: Final = 8  # GPADLs of one channel at its opening
 SHARE_STEP: Final = 328  # of 65536: half a percent of a processor
 SHARES_MAX: Final = 255  # so many steps; who may have more is not counted
@@ -50,6 +51,7 @@ class Kind(IntEnum):
     STICK = 5
     FAULTS = 6
     LEAVE = 7
+    USED = 8
     READY = 17
     OPENED = 18
     STOPPED = 19
@@ -124,23 +126,26 @@ class Leave(_Numbered):
 
 
 @dataclass(frozen=True, slots=True)
-class Stopped(_Numbered):
-    KIND: ClassVar[Kind] = Kind.STOPPED
+class Used:
+    """Said once: one that is lost was for a process that is gone."""
+
+    KIND: ClassVar[Kind] = Kind.USED
+    _FORM: ClassVar[struct.Struct] = struct.Struct("<QQ")
+
+    guest: int
+    time_ns: int
+
+    def encode(self) -> bytes:
+        return _head(self.KIND) + self._FORM.pack(self.guest, self.time_ns)
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        return cls(*_exactly(cls._FORM, body))
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
-    """Slots of the guest's that stand in the driver's GPA space: where, and which pages of the guest they hold."""
-
-    _FORM: ClassVar[struct.Struct] = struct.Struct("<QQII")
-
-    gpfn: int  # in the driver's space, of the first page
-    guest_gpfn: int  # the same page, as the guest numbers it
-    pages: int
-    gpadl: int = 0  # its handle, where it is these pages in their order; else 0
-
-    def encode(self) -> bytes:
-        return self._FORM.pack(self.gpfn, self.guest_gpfn, self.pages, self.gpadl)
+class Stopped(_Numbered):
+    KIND: ClassVar[Kind] = Kind.STOPPED
 
 
 def share_steps(share: int) -> int:
@@ -207,11 +212,11 @@ class Serve:
         number, guest, relid, flag, flags, waiting = fields[:6]
         ring_pages, offset, ring_gpfn, count, device, kind, share = fields[6:]
         rest = body[cls._FORM.size :]
-        if count > GRANTS_MAX or len(rest) != count * Grant._FORM.size:
+        if count > GRANTS_MAX or len(rest) != count * GRANT_BYTES:
             raise MalformedDriverMessage(f"{count} grants in {len(rest)} bytes")
         if waiting >= len(WAITING) or kind >= len(DEVICE_KINDS):
             raise MalformedDriverMessage(f"waiting {waiting}, a device of kind {kind}")
-        grants = tuple(Grant(*each) for each in Grant._FORM.iter_unpack(rest))
+        grants = tuple(Grant.decode_all(rest))
         return cls(
             number,
             guest,
@@ -325,15 +330,16 @@ class Asked:
         return cls(number, count)
 
 
-DriverMessage = Begin | Serve | Stop | End | Stick | Faults | Leave | Ready | Opened | Stopped | Lost | Asked
+DriverMessage = (
+    Begin | Serve | Stop | End | Stick | Faults | Leave | Used | Ready | Opened | Stopped | Lost | Asked
+)
 
 _DECODERS: Final[Mapping[int, Callable[[bytes], DriverMessage]]] = {
     kind.KIND: kind.decode
-    for kind in (Begin, Serve, Stop, End, Stick, Faults, Leave, Ready, Opened, Stopped, Lost, Asked)
+    for kind in (Begin, Serve, Stop, End, Stick, Faults, Leave, Used, Ready, Opened, Stopped, Lost, Asked)
 }
 
-assert Grant._FORM.size == 24
-assert _KIND.size + Serve._FORM.size + GRANTS_MAX * Grant._FORM.size <= MESSAGE_PAYLOAD_BYTES_MAX
+assert _KIND.size + Serve._FORM.size + GRANTS_MAX * GRANT_BYTES <= MESSAGE_PAYLOAD_BYTES_MAX
 assert _KIND.size + Lost._FORM.size + REASON_BYTES_MAX <= MESSAGE_PAYLOAD_BYTES_MAX
 
 

@@ -10,43 +10,37 @@ where they are. A new process is told all that stands, and goes on (docs/recover
 import os
 import time
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 from uuid import UUID
 
 import trio
 
-from bus.channel_messages import STATUS_FAILURE
 from bus.native import Channel, GpaMap
 from bus.seam import Seam, Step
 from partitions import trace_files
 from partitions.drivers import messages
-from partitions.drivers.back_off import DRIVER_RESTARTS, BackOff
-from partitions.drivers.channels import DriverChannels, Standing
+from partitions.drivers.building import build
+from partitions.drivers.channels import DriverChannels
 from partitions.drivers.device_classes import class_of
 from partitions.drivers.instructions import Instructions
+from partitions.drivers.openings import Closing, OpeningOwner, Openings, Standing
+from partitions.drivers.passage import KINDS as KINDS_WITH_PASSAGE
+from partitions.drivers.passage import PassageBlocked, PassageEntry, open_passage
 from partitions.drivers.phase import Phase as Phase
 from partitions.drivers.ports import connect_driver
-from partitions.drivers.process import DEVICE_MEMORY_GPFN, EXIT_CANNOT_LOAD, STATE_GPFN
-from partitions.drivers.state import DRIVER_CHANNELS_MAX, STATE_PAGES, DriverState
+from partitions.drivers.process import EXIT_CANNOT_LOAD
+from partitions.drivers.state import DRIVER_CHANNELS_MAX, DriverState
 from partitions.drivers.state_pages import StatePages
 from partitions.faults.fault_site import FaultSite
 from partitions.machine_plan import DevicePlan
+from partitions.stack.back_off import DRIVER_RESTARTS, BackOff
 from partitions.stack.channel_host import ChannelListener, Opening
 from partitions.stack.guest_memory import GpaWindows
 from partitions.stack.served_channel import Service
 from partitions.stack.stack_resources import RootResources
 from partitions.stack.vmbus_ports import FlagAllocator, driver_port
 from partitions.storage.backends import BackendError
-from runtime.abi import (
-    DEFAULT_PRIVILEGES,
-    PAGE_BYTES,
-    TRACE_FILE,
-    HypercallError,
-    PartitionProperty,
-    Privilege,
-)
-
-DRIVER_PRIVILEGES: Final = DEFAULT_PRIVILEGES | Privilege.POST_MESSAGES | Privilege.SIGNAL_EVENTS
+from runtime.abi import TRACE_FILE, HypercallError
 
 
 class DriverPartition:
@@ -56,7 +50,8 @@ class DriverPartition:
 
     def __init__(self, stack: RootResources, table: Mapping[str, Any], machine: Mapping[str, Any]) -> None:
         """`table`: of the [[root.device]]. Nothing is there yet: `create` or `adopt_state` follows."""
-        self._stack, self._table, self._machine = stack, dict(table), machine
+        self.stack, self._table, self._machine = stack, dict(table), machine
+        self.stuck_ms = int(machine["stuck_ms"])
         self._plan = DevicePlan.from_table(table)
         self.name, self.kind, self.read_only = self._plan.name, self._plan.kind, self._plan.read_only
         self.call, self.budgets, self.queues = stack.hypercalls, stack.budgets, self._plan.queues
@@ -68,10 +63,9 @@ class DriverPartition:
         self._due_ns: int | None = None  # while it rests
         self._reason = ""  # of the last failure
         self._hosts: list[DriverChannels] = []
-        self._standing: dict[int, Standing] = {}  # by number of the opening
-        self._opening: set[int] = set()  # of those, not answered yet
-        self._closing: dict[int, tuple[DriverChannels, int, Opening]] = {}
+        self._openings = Openings()
         self._instructions: Instructions | None = None
+        self._passage: PassageEntry | None = None
         self._state: DriverState | None = None
         self._state_pages: StatePages | None = None  # that it lies in
 
@@ -97,21 +91,15 @@ class DriverPartition:
     def create(self) -> None:
         """HypercallError: too little memory, mostly. BackendError: its file can't be opened."""
         call = self.call
-        pages = self._machine["driver_memory"] // PAGE_BYTES + self._plan.memory_pages
         backing = self._open_backing()
         try:
             self.partition = driver = call.create_partition()
-            call.set_privileges(driver, DRIVER_PRIVILEGES)
-            call.set_property(driver, PartitionProperty.OUTLIVES_PROCESS, 1)
-            call.deposit(driver, pages)
-            call.initialize(driver)
-            call.create_vp(0, driver)
-            call.map_gpa_pages(STATE_GPFN, STATE_PAGES, partition=driver)
-            if self._plan.memory_pages:
-                call.map_gpa_pages(DEVICE_MEMORY_GPFN, self._plan.memory_pages, partition=driver)
+            build(call, driver, self._machine["driver_memory"], self._plan.memory_pages)
             self._state_pages = StatePages(call, driver)
             self._state = self._state_pages.map()
-            connect_driver(self._stack, driver)
+            connect_driver(self.stack, driver)
+            if self.kind in KINDS_WITH_PASSAGE:
+                open_passage(self.stack, driver)
             self._listen()
             self._generation += 1
             self._spawn(backing)
@@ -121,14 +109,17 @@ class DriverPartition:
 
     def _listen(self) -> None:
         """From here on it can be told something; and we are told what it says, and when it ends."""
-        self._instructions = Instructions(self._stack, self.partition)
-        self._stack.listeners[driver_port(self.partition)] = self.receive
-        self._stack.watchers.append(self.look)
+        self._instructions = Instructions(self.stack, self.partition)
+        if self.kind in KINDS_WITH_PASSAGE:
+            self._passage = PassageEntry(self.call, self.partition)
+        self.stack.listeners[driver_port(self.partition)] = self.receive
+        self.stack.watchers.append(self.look)
+        self.stack.budgets.listeners[self.partition] = self._tell_time_had
 
     def _open_backing(self) -> list[int]:
-        if (given := self._stack.backings.take(self.name)) is not None:
+        if (given := self.stack.backings.take(self.name)) is not None:
             return [given]
-        opened = class_of(self.kind).open_backing(self._plan, self._stack.log)
+        opened = class_of(self.kind).open_backing(self._plan, self.stack.log)
         return [] if opened is None else [opened]
 
     def _spawn(self, backing: list[int]) -> None:
@@ -140,9 +131,9 @@ class DriverPartition:
                 "device": self._table,
                 "generation": self._generation,
                 "hang_ms": self._machine["hang_ms"],
-                "stuck_ms": self._machine["stuck_ms"],
+                "stuck_ms": self.stuck_ms,
             },
-            "cpus": list(self._stack.cpus),
+            "cpus": list(self.stack.cpus),
             "files": [*({"name": "backing"} for _ in backing), *({"name": TRACE_FILE} for _ in traced)],
         }
         boot["args"] |= self._more_arguments()
@@ -191,8 +182,8 @@ class DriverPartition:
                 self.phase, self._due_ns = Phase.STARTING, None  # so it was, and nobody lived to save that
                 self._tell_all()
             case Phase.RESTING:
-                self._stack.nursery.start_soon(self._rest)
-            case Phase.ENDED if self._standing:
+                self.stack.nursery.start_soon(self._rest)
+            case Phase.ENDED if self._openings:
                 self._restart()
             case Phase.FAILED:
                 self._withdraw()
@@ -202,12 +193,17 @@ class DriverPartition:
     def _tell_all(self) -> None:
         """All that stands, once more."""
         assert self._instructions is not None
-        serve = (standing.serve_now(self.budgets) for standing in self._standing.values())
-        self._instructions.tell_all(self._generation, serve, self._closing)
+        serve = (standing.serve_now(self.budgets) for standing in self._openings)
+        self._instructions.tell_all(self._generation, serve, self._openings.closing)
 
     def _tell(self, message: messages.DriverMessage) -> None:
         assert self._instructions is not None
         self._instructions.tell(message)
+
+    def _tell_time_had(self, guest: int, time_ns: int) -> None:
+        """One that does not serve this guest is told nothing."""
+        if self._instructions and self.phase is Phase.SERVING and self._openings.has_guest(guest):
+            self._instructions.tell_time_had(guest, time_ns)
 
     def look(self) -> None:
         """Something about our children has changed: did it end?"""
@@ -217,18 +213,18 @@ class DriverPartition:
             return
         assert self._instructions is not None
         self._instructions.forget()
-        closing, self._closing = self._closing, {}
+        closing = self._openings.take_closing()
         if status.code == 0:  # as it was asked to
             self.phase = Phase.ENDED
-            self._stack.save()
-            if self._standing:
+            self.stack.save()
+            if self._openings:
                 self._restart()
         elif status.code == EXIT_CANNOT_LOAD:
             self._give_up("its driver cannot be loaded: see the event guest.driver_not_loaded")
         else:
             self._failed(str(status))
-        for host, relid, opening in closing.values():  # whose threads have ended with it
-            host.stopped(relid, opening)
+        for each in closing:  # their threads have ended with it
+            each.is_over()
 
     def _failed(self, reason: str) -> None:
         now_ns = time.monotonic_ns()
@@ -239,19 +235,17 @@ class DriverPartition:
         self.phase = Phase.RESTING
         pause_ms = (self._due_ns - now_ns) / 1e6
         failures = self._back_off.failures
-        self._stack.log(
-            "driver.exited", device=self.name, reason=reason, failures=failures, pause_ms=pause_ms
-        )
+        self.stack.log("driver.exited", device=self.name, reason=reason, failures=failures, pause_ms=pause_ms)
         if pause_ms <= 0:
             self._restart()
         else:
-            self._stack.save()
-            self._stack.nursery.start_soon(self._rest)
+            self.stack.save()
+            self.stack.nursery.start_soon(self._rest)
 
     def _give_up(self, reason: str) -> None:
         self._reason, self.phase = reason, Phase.FAILED
-        self._stack.save()
-        self._stack.log("driver.failed", device=self.name, reason=reason, failures=self._back_off.failures)
+        self.stack.save()
+        self.stack.log("driver.failed", device=self.name, reason=reason, failures=self._back_off.failures)
         self._withdraw()
 
     async def _rest(self) -> None:
@@ -264,12 +258,12 @@ class DriverPartition:
     def _restart(self) -> None:
         """Another process. Saved before, so that no two ever have the same number; and as resting, so that who takes
         over from us and finds the last one's end does not take it for the end of this one."""
-        if self._stack.backings.waits_for(self.name, self._fetched):
+        if self.stack.backings.waits_for(self.name, self._fetched):
             self.phase, self._due_ns = Phase.RESTING, None
             return
         self._generation += 1
         self.phase, self._due_ns = Phase.RESTING, None
-        self._stack.save()
+        self.stack.save()
         try:
             backing = self._open_backing()
             try:
@@ -286,10 +280,7 @@ class DriverPartition:
 
     def _withdraw(self) -> None:
         """It serves nobody any more: those who wait are told so."""
-        standing, self._standing = self._standing, {}
-        opening, self._opening = self._opening, set()
-        for number in opening:
-            standing[number].host.opened(standing[number], STATUS_FAILURE)
+        self._openings.fail()
         for host in self._hosts:
             host.listener.withdraw(host.device, f"its driver failed: {self._reason}")
 
@@ -301,32 +292,26 @@ class DriverPartition:
         return self.phase is not Phase.FAILED
 
     def begin_serving(self, standing: Standing) -> None:
-        number = standing.opening.number
-        self._standing[number] = standing
-        self._opening.add(number)
+        self._openings.begin(standing)
         match self.phase:
             case Phase.STARTING | Phase.SERVING:
                 self._tell(standing.serve_now(self.budgets))
             case Phase.ENDED:
                 self.phase, self._due_ns = Phase.RESTING, None
-                self._stack.nursery.start_soon(self._rest)
+                self.stack.nursery.start_soon(self._rest)
 
     def go_on_serving(self, standing: Standing) -> None:
         """A channel that is open since a predecessor's time: it is told of with all the others."""
-        self._standing[standing.opening.number] = standing
+        self._openings.go_on(standing)
 
-    def stop_serving(self, host: DriverChannels, relid: int, opening: Opening) -> None:
-        self._standing.pop(opening.number, None)
-        self._opening.discard(opening.number)
+    def stop_serving(self, host: OpeningOwner, relid: int, opening: Opening) -> None:
+        self._openings.end(opening)
+        closing = Closing(host, relid, opening)
         if self.phase in (Phase.STARTING, Phase.SERVING):
-            self._closing[opening.number] = host, relid, opening
+            self._openings.wait_for(closing)
             self._tell(messages.Stop(opening.number))
         else:  # no process, so nothing touches it
-            self._stack.nursery.start_soon(self._stopped_soon, host, relid, opening)
-
-    async def _stopped_soon(self, host: DriverChannels, relid: int, opening: Opening) -> None:
-        await trio.lowlevel.checkpoint()
-        host.stopped(relid, opening)
+            self.stack.nursery.start_soon(_stopped_soon, closing)
 
     # -- what the process says
 
@@ -334,37 +319,25 @@ class DriverPartition:
         try:
             message = messages.decode_driver_message(payload)
         except messages.MalformedDriverMessage as error:
-            self._stack.log("driver.protocol_error", device=self.name, error=str(error)[:200])
+            self.stack.log("driver.protocol_error", device=self.name, error=str(error)[:200])
             return
-        match message:
-            case messages.Ready() if message.generation == self._generation:
-                self._ready(message)
-            case messages.Opened(number, status) if number in self._opening:
-                self._opening.discard(number)
-                standing = self._standing[number]
-                if status:
-                    del self._standing[number]
-                standing.host.opened(standing, status)
-            case messages.Stopped(number) if number in self._closing:
-                host, relid, opening = self._closing.pop(number)
-                host.stopped(relid, opening)
-            case messages.Lost(number, failed, reason) if number in self._standing:
-                self._standing[number].host.lost(self._standing[number], failed, reason)
-            case messages.Asked(number, count) if number in self._standing:
-                self._standing[number].host.asked(self._standing[number], count)
+        if not isinstance(message, messages.Ready):
+            self._openings.hear(message)
+        elif message.generation == self._generation:
+            self._ready(message)
 
     def _ready(self, message: messages.Ready) -> None:
         if self.phase is not Phase.STARTING:
             return
         self.phase = Phase.SERVING
         self._back_off.serves(time.monotonic_ns())
-        self._stack.log(  # before it is saved: who takes over in between says it again, rather than nobody
+        self.stack.log(  # before it is saved: who takes over in between says it again, rather than nobody
             "driver.serving",
             device=self.name,
             **message.times(),
             died_at=Step(message.died_at).text if message.died_at else None,
         )
-        self._stack.save()
+        self.stack.save()
 
     # -- for people
 
@@ -373,19 +346,25 @@ class DriverPartition:
         return {
             "device": self.name,
             "state": str(self.phase),
-            "channels": len(self._standing),
+            "channels": len(self._openings),
             "generation": self._generation,
             "failures": self._back_off.failures,
             "reason": self._reason,
         }
 
-    def statistics(self, host: DriverChannels, relid: int) -> dict[str, Any]:
+    def statistics(self, host: OpeningOwner, relid: int) -> dict[str, Any]:
         """A quarter of `hang_ms` old at the most."""
         row: dict[str, Any] = {"service": str(self.phase), "failures": self._back_off.failures}
-        for standing in self._standing.values():
+        for standing in self._openings:
             if standing.host is host and standing.relid == relid and self._state is not None:
                 row |= self._state.load_counters(standing.opening.flag)
         return row
+
+    def hand_in(self, words: Mapping[str, Any], fd: int) -> None:
+        """A HandsIn."""
+        if self._passage is None or self.phase in (Phase.ENDED, Phase.FAILED):
+            raise PassageBlocked(f"the driver of {self.name} does not run: {self._reason or 'it was ended'}")
+        self._passage.hand_in(words, fd)
 
     def stick(self) -> None:
         self._tell(messages.Stick(0))  # a fault on purpose: heartbeats go on, no channel moves
@@ -394,3 +373,8 @@ class DriverPartition:
     def fault_site(self) -> FaultSite:
         assert self._state is not None
         return FaultSite(self._state.faults, self._state.seam, lambda: self._tell(messages.Faults(0)))
+
+
+async def _stopped_soon(closing: Closing) -> None:
+    await trio.lowlevel.checkpoint()
+    closing.is_over()

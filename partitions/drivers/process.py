@@ -14,20 +14,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from bus import tracing
 from bus.channel_messages import STATUS_FAILURE, STATUS_SUCCESS
 from bus.memory import MemorySlot
 from bus.native import GpaMap, ServiceBudget
-from bus.seam import Seam
 from bus.synic import VMBUS_SINT
 from partitions.calls.serving import Caller
 from partitions.child import Partition
 from partitions.drivers.device_classes import class_of
-from partitions.drivers.driven_device import CalledBothWays, DrivenDevice, EndpointService, medium_of
 from partitions.drivers.messages import (
-    DRIVER_MESSAGE,
     SHARE_STEP,
     Faults,
     Leave,
@@ -35,11 +32,13 @@ from partitions.drivers.messages import (
     Ready,
     Serve,
     ServeFlags,
+    Used,
     decode_driver_message,
 )
+from partitions.drivers.passage import PassageExit, listen_for_sockets
+from partitions.drivers.served_devices import DrivenDevices, OneDevice
 from partitions.drivers.state import STATE_PAGES, DriverState
 from partitions.drivers.table import Action, Attach, DriverTable, GetStuck, Say, StopServing
-from partitions.faults.faulty_medium import FaultyMedium
 from partitions.faults.server_agent import ServerAgent
 from partitions.hardware.watch import deliver_to
 from partitions.machine_plan import DevicePlan
@@ -48,8 +47,7 @@ from partitions.stack.channel_client import ChannelClient, MultiChannelService, 
 from partitions.stack.channel_ports import claim_doorbells
 from partitions.stack.served_channel import ServedChannel, Service, WorkerEnd, place_rings, replay_in_order
 from partitions.stack.served_endpoint import ServedEndpoint
-from partitions.stack.vmbus_ports import DRIVER_ANSWER_CONNECTION, server_event_port
-from partitions.storage.device import OfferedDevice
+from partitions.stack.vmbus_ports import DRIVER_ANSWER_CONNECTION, DRIVER_MESSAGE, server_event_port
 from runtime.abi import HvStatus, HypercallError, Route
 
 STATE_GPFN: Final = 0x1000  # in the driver's GPA space, below all windows
@@ -57,45 +55,6 @@ DEVICE_MEMORY_GPFN: Final = 0x1_0000
 _TICKS_PER_PROMISE: Final = 4
 _FIRST_PROMISE_MS: Final = 10_000  # made for a process when it starts, perhaps after it has made its own
 _RETRY_MS: Final = 1  # while the stack's buffers are full
-
-
-class DrivenDevices(Protocol):
-    """What a driver serves: its device, or, of a monitor, several."""
-
-    def select(self, number: int, kind: str) -> OfferedDevice:
-        """Of several, this one. LookupError: there is none."""
-
-    def open_messages(self, caller: Caller, record: memoryview, seam: Seam) -> EndpointService: ...
-    def medium(self, name: str) -> FaultyMedium | None:
-        """Of a device of that name; None: there is none, or it has no medium."""
-
-    def settled(self, first: bool) -> None:
-        """All that predecessors had begun is done; `first`: of this process."""
-
-    def stick(self) -> None: ...
-    def close(self) -> None: ...
-
-
-class OneDevice:
-    """The one device of a driver partition."""
-
-    def __init__(self, device: DrivenDevice) -> None:
-        self._device = device
-        self.stick, self.close = device.stick, device.close
-
-    def select(self, number: int, kind: str) -> OfferedDevice:
-        return self._device
-
-    def open_messages(self, caller: Caller, record: memoryview, seam: Seam) -> EndpointService:
-        if isinstance(self._device, CalledBothWays):
-            return self._device.open_calls(caller, record, seam)
-        return self._device.open_messages(record, seam)
-
-    def medium(self, name: str) -> FaultyMedium | None:
-        return medium_of(self._device) if self._device.name == name else None
-
-    def settled(self, first: bool) -> None:
-        pass
 
 
 class _Attached:
@@ -132,7 +91,8 @@ class Driver:
         args = partition.args
         self._hang_ms, self._stuck_ms = int(args["hang_ms"]), int(args["stuck_ms"])
         self._table = DriverTable(int(args["generation"]))
-        deliver_to(partition.console.emit)
+        deliver_to(partition.console.emit, partition.name)  # in the hypervisor there are several of us
+        self._passage: PassageExit | None = None
         self._device = self._open_device(args)
         self._faults = ServerAgent(self._state.faults, self._device.medium)
         self._channels: dict[int, _Attached] = {}
@@ -152,7 +112,9 @@ class Driver:
             (mapped,) = self._call.claim_gpa_pages(DEVICE_MEMORY_GPFN, plan.memory_pages)
             memory_fd = mapped.fd
         backing_fd = self._partition.files.get("backing")
-        return OneDevice(class_of(plan.kind).open(plan, memory_fd, backing_fd))
+        device = class_of(plan.kind).open(plan, memory_fd, backing_fd)
+        self._passage = listen_for_sockets(self._call, device)
+        return OneDevice(device)
 
     def _leave(self, *_: object) -> None:
         """SIGTERM: the machine is going down, or our parent wants us to end. Not before our guests have let go."""
@@ -178,6 +140,8 @@ class Driver:
             if (late_s := time.monotonic() - due) >= 0:
                 due = time.monotonic() + pause_s
                 self._tick(was_stopped=late_s > pause_s)
+        if self._passage is not None:
+            self._passage.close()
         self._device.close()
         return 0
 
@@ -208,6 +172,8 @@ class Driver:
                         self._faults.look()
                     if isinstance(message, Leave) and self._table.complete:
                         self._leave()
+                    if isinstance(message, Used) and (budget := self._budgets.get(message.guest)) is not None:
+                        budget.charge(message.time_ns)
                     self._perform(self._table.receive(message))
 
     def _hear_threads(self) -> None:
@@ -315,7 +281,11 @@ class Driver:
                 self._state.seam,
                 open_service,
                 tracing.of_server(
-                    serve.guest, serve.relid, self._partition.id, server_event_port(serve.flag)
+                    serve.guest,
+                    serve.relid,
+                    self._partition.id,
+                    server_event_port(serve.flag),
+                    self._partition.name,
                 ),
                 budget=self._budget(serve),
                 **manner_of(device),

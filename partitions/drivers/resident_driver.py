@@ -48,9 +48,9 @@ class LoadedDriver:
 
     def _run(self) -> None:
         port = adopt_socket(self._fds[0])
-        console = ConsoleWriter(self._fds[1])
         try:
             birth = port.get_birth()
+            console = ConsoleWriter(self._fds[1], speaks_for=birth.name)
             if isinstance(cpus := birth.args.get("cpus"), list) and cpus:
                 os.sched_setaffinity(
                     0, map(int, cpus)

@@ -33,15 +33,18 @@ async def dismiss(driver: "DriverPartition") -> None:
 
 def retire(driver: "DriverPartition") -> None:
     """Nobody hears of it any more; its process is killed, its partition deleted as soon as that is over."""
-    stack = driver._stack
+    stack = driver.stack
     driver.phase = Phase.ENDED
     if driver.look in stack.watchers:  # it was made altogether
         stack.watchers.remove(driver.look)
+        stack.budgets.listeners.pop(driver.partition, None)
     stack.listeners.pop(driver_port(driver.partition), None)
     stack.backings.forget(driver.name)
     driver._state = None
     if driver._state_pages is not None:
         driver._state_pages.give_back()
+    if driver._passage is not None:
+        driver._passage.close()
     with contextlib.suppress(HypercallError):
         driver.call.finalize(driver.partition)
     stack.nursery.start_soon(_delete, driver)

@@ -7,11 +7,11 @@ told again, in the same way.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from bus.synic import VMBUS_SINT
-from partitions.drivers.channels import DriverChannels, Standing
 from partitions.drivers.messages import Serve, ServeFlags
+from partitions.drivers.openings import Standing
 from partitions.drivers.partition import DriverPartition
 from partitions.drivers.phase import Phase
 from partitions.stack.channel_host import Opening
@@ -38,10 +38,6 @@ class MessageClient:
     state: str = "opening"
     has_ports: bool = True  # a later client of the same partition may have the same connection id
 
-    @property
-    def listener(self) -> "MessageClient":
-        return self
-
     def opened(self, standing: Standing, status: int) -> None:
         self.state = "failed" if status else "open"
 
@@ -51,6 +47,9 @@ class MessageClient:
     def lost(self, standing: Standing, failed: bool, reason: str) -> None:
         """Its thread has given up: who waits is told by the end of its port."""
         self.withdraw(self.device, reason)
+
+    def asked(self, standing: Standing, count: int) -> None:
+        """It has no channels. A server that says so anyway changes nothing."""
 
     def withdraw(self, device: str, reason: str) -> None:
         self.state = "failed"
@@ -117,7 +116,7 @@ class ServerPartition(DriverPartition):
             if earlier.partition == partition and earlier.opening.connection_id == connection:
                 self.remove_ports(earlier)  # it has ended; its server's thread may not have yet
         flag = self.flags.take()
-        opening = Opening(next(self._stack.numbers), flag, connection)
+        opening = Opening(next(self.stack.numbers), flag, connection)
         client = MessageClient(self, partition, name, device, opening, stands_for, receives)
         try:
             self.call.create_port(
@@ -150,7 +149,7 @@ class ServerPartition(DriverPartition):
 
     def _end_client(self, client: MessageClient) -> None:
         client.state = "ending"
-        self.stop_serving(cast(DriverChannels, client), 0, client.opening)
+        self.stop_serving(client, 0, client.opening)
 
     def _standing_of(self, client: MessageClient) -> Standing:
         flags = ServeFlags.MESSAGES
@@ -160,7 +159,7 @@ class ServerPartition(DriverPartition):
             flags |= ServeFlags.RECEIVES
         opening, guest = client.opening, client.stands_for or client.partition
         serve = Serve(opening.number, guest, 0, opening.flag, flags, "block", 0, 0, 0, ())
-        return Standing(cast(DriverChannels, client), 0, opening, serve)
+        return Standing(client, 0, opening, serve)
 
     def remove_ports(self, client: MessageClient) -> None:
         if not client.has_ports:
@@ -173,7 +172,7 @@ class ServerPartition(DriverPartition):
             self._clients.remove(client)
             self.remove_ports(client)
             self.flags.free(client.opening.flag)
-            self._stack.save()
+            self.stack.save()
 
     def look(self) -> None:
         for client in [client for client in self._clients if client.state != "ending"]:

@@ -6,25 +6,26 @@ goes on.
 """
 
 import contextlib
-from typing import TYPE_CHECKING
 
 import trio
 
+from partitions.stack.stack_resources import RootResources
 from runtime.abi import HypercallError
 
-if TYPE_CHECKING:
-    from partitions.drivers.partition import DriverPartition
+
+def begin(
+    stack: RootResources, driver: int, device: str, relid: int, stuck_ms: int, has_stopped: trio.Event
+) -> None:
+    """`driver`: the partition that was told to let go of the channel, and has `stuck_ms` for it."""
+    stack.nursery.start_soon(_enforce, stack, driver, device, relid, stuck_ms, has_stopped)
 
 
-def begin(driver: "DriverPartition", relid: int, has_stopped: trio.Event) -> None:
-    driver._stack.nursery.start_soon(_enforce, driver, relid, has_stopped)
-
-
-async def _enforce(driver: "DriverPartition", relid: int, has_stopped: trio.Event) -> None:
-    stuck_ms = int(driver._machine["stuck_ms"])
+async def _enforce(
+    stack: RootResources, driver: int, device: str, relid: int, stuck_ms: int, has_stopped: trio.Event
+) -> None:
     with trio.move_on_after(stuck_ms / 1000):
         await has_stopped.wait()
         return
-    driver._stack.log("driver.unresponsive", device=driver.name, relid=relid, stuck_ms=stuck_ms)
+    stack.log("driver.unresponsive", device=device, relid=relid, stuck_ms=stuck_ms)
     with contextlib.suppress(HypercallError):  # in the hypervisor itself nobody ends it
-        driver.call.end_process(driver.partition)
+        stack.hypercalls.end_process(driver)

@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from bus.seam import Seam
+from partitions.calls.endpoint_service import EndpointService
 from partitions.calls.serving import Caller
 from partitions.child import Partition
 from partitions.drivers.device_classes import class_of
-from partitions.drivers.driven_device import EndpointService, PassedOnDevice
+from partitions.drivers.driven_device import PassedOnDevice
 from partitions.drivers.process import Driver
 from partitions.faults.faulty_medium import FaultyMedium
+from partitions.stack.offered_device import OfferedDevice
 from partitions.stack.vmbus_ports import message_connection, receive_connection
-from partitions.storage.device import OfferedDevice
 from partitions.storage.errors import DiskError
 from partitions.vsc.message_connection import connect_to
 from runtime.hypercalls.caller import HypercallPort

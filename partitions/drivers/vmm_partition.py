@@ -11,7 +11,8 @@ from uuid import UUID
 
 from bus.native import Channel, GpaMap
 from bus.seam import Seam
-from partitions.drivers.channels import DriverChannels, Standing
+from partitions.drivers.channels import DriverChannels
+from partitions.drivers.openings import Standing
 from partitions.drivers.partition import DriverPartition
 from partitions.drivers.phase import Phase
 from partitions.drivers.server_partition import ServerPartition
@@ -135,6 +136,10 @@ class BehindMonitors:
 
     def open(self, channel: Channel, gpa_map: GpaMap, record: memoryview, seam: Seam) -> Service:
         raise TypeError(f"{self.name} is served by monitors")
+
+    def hand_in(self, words: Mapping[str, Any], fd: int) -> None:
+        """A HandsIn: the host process has the device."""
+        self.server.hand_in(words, fd)
 
     def close(self) -> None:
         """The host process flushes and closes what it has, when it ends."""

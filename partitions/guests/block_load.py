@@ -18,8 +18,9 @@ from itertools import cycle
 from typing import Any, Final
 
 from bus.native import monotonic_ns
+from bus.trace import Hop
 from partitions.child import Partition
-from partitions.measuring import Load
+from partitions.measuring import Load, stamps_of
 from partitions.storage.disk import Disk
 from partitions.storage.io_queue import IoQueue
 
@@ -120,16 +121,20 @@ def _stamp(view: memoryview, offset: int) -> None:
         view[start + BLOCK_BYTES - _NUMBER.size : start + BLOCK_BYTES] = stamp
 
 
-def run_singly(queue: IoQueue, plan: LoadPlan, offsets: list[int], load: Load) -> None:
+def run_singly(disk: Disk, queue: IoQueue, plan: LoadPlan, offsets: list[int], load: Load) -> None:
     """One request after the other, each timed from just before the call to the bytes being there."""
-    view, now, record = queue.views[0], monotonic_ns, load.latency.record
+    view, now, record, stamp = queue.views[0], monotonic_ns, load.latency.record, stamps_of(disk)
     transfer = queue.write if plan.write else queue.read
     deadline = now() + int(plan.seconds * 1e9)
     for offset in cycle(offsets):
         if plan.write:
             _stamp(view, offset)
         begun = now()
+        if stamp is not None:
+            stamp(Hop.CALL)
         transfer(offset)
+        if stamp is not None:
+            stamp(Hop.RETURN)
         ended = now()
         record(ended - begun)
         if not plan.write:
@@ -153,6 +158,9 @@ def main(partition: Partition) -> int:
                 disk.open_queue(plan.depth, plan.transfer_bytes) as queue,
                 partition.measuring(plan.name, transfer_bytes=plan.transfer_bytes, depth=plan.depth) as load,
             ):
-                (run_singly if plan.depth == 1 else run)(queue, plan, offsets, load)
+                if plan.depth == 1:
+                    run_singly(disk, queue, plan, offsets, load)
+                else:
+                    run(queue, plan, offsets, load)
             mismatches += load.mismatches
     return 1 if mismatches else 0

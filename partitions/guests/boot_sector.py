@@ -1,6 +1,6 @@
 """A guest of machine code: loads a boot sector, as a PC's firmware does, and runs it until it halts.
 
-Its file `boot` is the sector. args: ram (bytes, default 1 MiB).
+Its file `boot` is the sector. args: ram (bytes, default 1 MiB). With integration = true it can be saved, and goes on.
 """
 
 import os
@@ -26,11 +26,20 @@ def main(partition: Partition) -> int:
 
 
 def _boot(partition: Partition) -> int:
-    sector = os.pread(partition.files["boot"], SECTOR_BYTES, 0)
-    if len(sector) != SECTOR_BYTES or not sector.endswith(_SIGNATURE):
-        raise MachineCodeError("the file 'boot' is no boot sector: 512 bytes that end in 55 AA are one")
+    state = partition.restored_state  # of the processor; its memory comes by itself
     machine = MachineCode(partition, int(partition.args.get("ram", _RAM_BYTES)))
-    machine.memory[LOAD_ADDRESS : LOAD_ADDRESS + SECTOR_BYTES] = sector
-    machine.run(LOAD_ADDRESS)
+    if state is None:
+        sector = os.pread(partition.files["boot"], SECTOR_BYTES, 0)
+        if len(sector) != SECTOR_BYTES or not sector.endswith(_SIGNATURE):
+            raise MachineCodeError("the file 'boot' is no boot sector: 512 bytes that end in 55 AA are one")
+        machine.memory[LOAD_ADDRESS : LOAD_ADDRESS + SECTOR_BYTES] = sector
+        start = LOAD_ADDRESS
+    else:
+        machine.restore(state)
+        start = machine.next_address
+    if partition.has_integration:
+        machine.rest_at_quiet_times(partition.integration)
+        partition.on_save(machine.save)
+    machine.run(start)
     partition.report("halted", ax=machine.register("ax"), ip=machine.register("eip"))
     return machine.register("ax") & 0xFF

@@ -9,7 +9,9 @@ wrote the driver knows what it should be. With `batch` that many go at once, and
 from typing import Final
 
 from bus.native import monotonic_ns
+from bus.trace import Hop
 from partitions.child import Partition
+from partitions.measuring import stamps_of
 
 BYTES: Final = 64
 SECONDS: Final = 0.2
@@ -28,12 +30,17 @@ def main(partition: Partition) -> int:
         partition.open_custom(str(args["device"])) as device,
         partition.measuring(name, transfer_bytes=size, depth=batch) as load,
     ):
+        stamp = stamps_of(device)
         deadline = now() + int(seconds * 1e9)
         while True:
             # Big-endian: a request that begins with 0 is one that an echo returns as it is.
             requests = [(sent + number).to_bytes(size, "big") for number in range(batch)]
             begun = now()
+            if stamp is not None:
+                stamp(Hop.CALL)
             replies = device.exchange_batch(requests) if batch > 1 else [device.exchange(requests[0])]
+            if stamp is not None:
+                stamp(Hop.RETURN)
             ended = now()
             load.latency.record(ended - begun)
             load.mismatches += is_echo and replies != requests

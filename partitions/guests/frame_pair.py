@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bus.native import monotonic_ns
+from bus.trace import Hop
 from partitions.child import Partition
-from partitions.measuring import Load
+from partitions.measuring import Load, stamps_of
 from partitions.net.frames import ETHERNET_HEADER_BYTES
 from partitions.net.nic import Nic
 
@@ -53,13 +54,18 @@ class _Asker:
         raise TimeoutError(f"the other guest does not answer {kind!r}")
 
     def exchange(self, size: int, seconds: float, load: Load) -> None:
-        nic, now, record = self._nic, monotonic_ns, load.latency.record
+        nic, now, record, stamp = self._nic, monotonic_ns, load.latency.record, stamps_of(self._nic)
         deadline = now() + int(seconds * 1e9)
-        while (begun := now()) < deadline:
+        while now() < deadline:
             self._number += 1
             frame = self._frame(_EXCHANGED, self._number, size)
+            begun = now()
+            if stamp is not None:
+                stamp(Hop.CALL)
             nic.send([frame], _PATIENCE_S)
             answers = nic.receive(1, _PATIENCE_S)
+            if stamp is not None:
+                stamp(Hop.RETURN)
             record(now() - begun)
             load.mismatches += len(answers) != 1 or answers[0][12:] != frame[12:]
 

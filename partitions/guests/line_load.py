@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bus.native import monotonic_ns
+from bus.trace import Hop
 from partitions.child import Partition
-from partitions.measuring import Load
+from partitions.measuring import Load, stamps_of
 from partitions.serial.line import Line
 
 SECONDS: Final = 0.3
@@ -25,15 +26,20 @@ def name_of(plan: Mapping[str, Any]) -> str:
 
 
 def exchange(line: Line, size: int, seconds: float, load: Load) -> None:
-    now, record, number = monotonic_ns, load.latency.record, 0
+    now, record, number, stamp = monotonic_ns, load.latency.record, 0, stamps_of(line)
     deadline = now() + int(seconds * 1e9)
-    while (begun := now()) < deadline:
+    while now() < deadline:
         number += 1
         piece = number.to_bytes(size, "little")
+        begun = now()
+        if stamp is not None:
+            stamp(Hop.CALL)
         line.write(piece, _PATIENCE_S)
         answer = line.read(size, _PATIENCE_S)
         while answer and len(answer) < size:
             answer += line.read(size - len(answer), _PATIENCE_S)
+        if stamp is not None:
+            stamp(Hop.RETURN)
         record(now() - begun)
         load.mismatches += answer != piece
 

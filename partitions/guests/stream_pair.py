@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bus.native import monotonic_ns
+from bus.trace import Hop
 from partitions.child import Partition
-from partitions.measuring import Load
+from partitions.measuring import Load, stamps_of
 from partitions.streams.guest import Stream, StreamError
 
 PORT: Final = 5000
@@ -51,13 +52,18 @@ def _whole(stream: Stream, size: int) -> bytes:
 
 
 def _exchange(stream: Stream, size: int, seconds: float, load: Load) -> None:
-    now, record, number = monotonic_ns, load.latency.record, 0
+    now, record, number, stamp = monotonic_ns, load.latency.record, 0, stamps_of(stream)
     deadline = now() + int(seconds * 1e9)
-    while (begun := now()) < deadline:
+    while now() < deadline:
         number += 1
         piece = number.to_bytes(size, "little")
+        begun = now()
+        if stamp is not None:
+            stamp(Hop.CALL)
         stream.send_all(piece, _PATIENCE_S)
         answer = _whole(stream, size)
+        if stamp is not None:
+            stamp(Hop.RETURN)
         record(now() - begun)
         load.mismatches += answer != piece
 

@@ -123,7 +123,11 @@ class _Slot:
         self.run: Final = BlockRun(self.buffer.view[: blocks_max * BLOCK_BYTES])
         self.kind = self.number = self.first_block = self.blocks = 0
         self.ticket: Ticket | None = None
-        self.finished: Final = self._finish  # bound once: it goes with each request
+        self.finished = self._finish  # bound once: it goes with each request
+
+    def let_go(self) -> None:
+        """It holds itself by that: nobody uses it any more."""
+        del self.finished
 
     def _finish(self) -> None:
         self._load.finish(self)
@@ -255,6 +259,7 @@ class VerifiedLoad:
             history.complete(slot.number, Outcome.UNKNOWN if unknown else Outcome.FAILED, error.errno)
             self._failed += 1
         self._completed += 1
+        slot.ticket = None  # which knows the slot: so it goes when nobody waits any more
         self._free.append(slot)
 
     def _suspect(self, slot: _Slot, values: tuple[int, ...]) -> None:

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from partitions.hardware.gone import DeviceGone
+from partitions.stack.device_gone import DeviceGone
 from partitions.stack.served_channel import ServedChannel
 from partitions.storage.backends import BackendError
 from runtime.config.on_error import OnError
@@ -46,12 +46,12 @@ class Severity(enum.StrEnum):
     FATAL = "fatal"  # the device does not
 
 
-_emit: list[Callable[..., None]] = []  # of this process: where its records go
+_emit: dict[str | None, Callable[..., None]] = {}  # of this process, by device: where its records go
 
 
-def deliver_to(emit: Callable[..., None]) -> None:
-    """`emit(kind, **fields)`: from here on, of every device of this process."""
-    _emit[:] = [emit]
+def deliver_to(emit: Callable[..., None], device: str | None = None) -> None:
+    """`emit(kind, **fields)`: from here on, of this device; None: of every other one of this process."""
+    _emit[device] = emit
 
 
 class HardwareWatch:
@@ -140,5 +140,5 @@ class HardwareWatch:
             "policy": str(self.on_error),
             "condition": str(self.condition),
         }
-        for emit in _emit:
+        if (emit := _emit.get(self.device, _emit.get(None))) is not None:
             emit("hardware.error", **fields)

@@ -122,6 +122,11 @@ class Integration:
         """What is written in here is copied whole, or not at all: see QuietTimes."""
         return self._quiet.writing()
 
+    @property
+    def wants_quiet(self) -> bool:
+        """Whether who is in `writing` is waited for, or waits."""
+        return self._quiet.is_wanted
+
     def host_time_ns(self) -> int | None:
         """The host's clock, ns since 1970, by what it has told us last and by our own reference time. None: nothing."""
         told = self.last_time
@@ -144,7 +149,7 @@ class Integration:
         session, channel = GuestSession(service), opened.channel
         with contextlib.suppress(RingError):
             while True:
-                for kind, _, _, _, payload in channel.receive_batch(1, -1):
+                for kind, _, identity, _, payload in channel.receive_batch(1, -1):
                     answer = None
                     try:
                         if kind != _INBAND:
@@ -158,7 +163,7 @@ class Integration:
                         self.malformed += 1
                     if answer is not None:
                         with contextlib.suppress(RingFull):  # a host that does not read wants no answer
-                            channel.send(answer)
+                            channel.send(answer, identity)
                     channel.release()
                 if service is SHUTDOWN and self.last_shutdown is not None:
                     self._end()

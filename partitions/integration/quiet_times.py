@@ -29,6 +29,11 @@ class QuietTimes:
                 self._writers -= 1
                 self._changed.notify_all()
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a quiet time has begun, or waits for writers to come out."""
+        return self._until is not None
+
     def begin(self, patience_s: float, seconds_max: float) -> bool:
         """Until nobody writes. False: somebody does, for longer than `patience_s`; there is no quiet time then."""
         with self._changed:

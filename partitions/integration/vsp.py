@@ -12,6 +12,7 @@ from typing import Final
 from bus.native import Channel, RingClosed, RingError, RingFull
 from bus.packets import PacketError, PacketType
 from bus.seam import Seam, Step
+from bus.trace import Hop
 from partitions.integration.bodies import Health, Heartbeat, TimeFlags, TimeSync, ticks_of
 from partitions.integration.host_session import Answer, HostSession, Negotiated, NotNow, Phase
 from partitions.integration.services import HEARTBEAT, TIME_SYNC, IcService
@@ -90,6 +91,7 @@ class IcVsp:
                     self._due_ns = time.monotonic_ns()
             case Answer():
                 self.answers += 1
+                self._channel.stamp(Hop.BACKEND_BEGIN)
                 self._finish(meaning)
 
     def _heard(self, answer: Answer) -> None:
@@ -114,6 +116,7 @@ class IcVsp:
         Raises NotNow: nothing was sent. PacketError, ValueError: it can't be sent.
         """
         with self._lock:
+            self._channel.stamp(Hop.BACKEND_END)
             data = self._session.request(body(self))
             self._done = done
             try:
@@ -134,7 +137,7 @@ class IcVsp:
         return self._session.phase is Phase.READY
 
     def _send(self, data: bytes) -> None:
-        self._channel.send(data)
+        self._channel.send(data, self.requests + 1)
         self.requests += 1
 
     def _ask_by_the_clock(self) -> None:

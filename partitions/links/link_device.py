@@ -25,10 +25,10 @@ from partitions.links.windows import LinkWindow, window_of
 from partitions.machine_plan import DevicePlan
 from partitions.stack.channel_host import ChannelListener, Opening, OpenRequest
 from partitions.stack.guest_memory import GuestMemory
+from partitions.stack.offered_device import OfferedDevice
 from partitions.stack.served_channel import Service
 from partitions.stack.stack_resources import RootResources
 from partitions.stack.vmbus_ports import FlagAllocator, guest_channel_port
-from partitions.storage.device import OfferedDevice
 from runtime.abi import HypercallError, PortType
 
 # Ours: Hyper-V has no such device.

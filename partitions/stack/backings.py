@@ -1,7 +1,7 @@
-"""The files of devices that were added while the machine ran: this process may not open them itself.
+"""What is behind devices that were added, or came back, while the machine ran: this process may not open it itself.
 
-Its sandbox stands since before they were named. So the platform opens such a file, once for each process that is to
-have it, and nobody keeps it in between.
+Its sandbox stands since before they were named. So the platform opens such a file or interface, once for each process
+that is to have it, and nobody keeps it in between.
 """
 
 import os
@@ -39,9 +39,14 @@ class Backings:
         """Whether it has to be fetched first. If so, `then` is called when it is here, or will not be."""
         if device not in self._added or device in self._given:
             return False
+        self.fetch(device, then)
+        return True
+
+    def fetch(self, device: str, then: Waiter) -> None:
+        """As one that was added, from here on."""
+        self._added.add(device)
         self._waiting[device] = then
         self.ask(device)
-        return True
 
     def arrived(self, device: str, descriptor: int | None, reason: str) -> None:
         """What the platform says. Nobody may wait for it any more."""

@@ -4,13 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
-from bus.native import Channel, GpaMap
+from bus.native import Channel, GpaMap, ServiceBudget
 from bus.packets import GpaRange
 from bus.seam import Seam
 from partitions.faults.server_agent import ServerAgent
+from partitions.stack.offered_device import OfferedDevice
 from partitions.stack.served_channel import ServedChannel, Service
-from partitions.storage.device import OfferedDevice
-from partitions.storage.queues import SubChannelRequests
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +19,7 @@ class ChannelClient:
     ring: Callable[[], None] = lambda: (
         None
     )  # of a shared channel, once something was published or released there
+    budget: ServiceBudget | None = None  # with which threads pay that work for it beside its channel's own
 
 
 @runtime_checkable
@@ -50,11 +50,19 @@ class MultiChannelDevice(Protocol):
     ) -> Service: ...
 
 
+class SubChannelRequests(Protocol):
+    """What a guest has asked for on a primary."""
+
+    def tell(self, ask: Callable[[int], None]) -> None:
+        """`ask(count)` from now on, each time that more are wanted; and now, if a predecessor may not have."""
+
+
 @runtime_checkable
 class MultiChannelService(Protocol):
     """Its guest asks here."""
 
-    sub_channel_requests: SubChannelRequests
+    @property
+    def sub_channel_requests(self) -> SubChannelRequests: ...
 
 
 @runtime_checkable
@@ -98,7 +106,7 @@ def _open(
             raise LookupError(f"{device.name} has one channel")
         return device.open_queue(sub_channel, channel, gpa_map, served.record, seam)
     if isinstance(device, ClientDevice):
-        client = replace(client, ring=served.ring)
+        client = replace(client, ring=served.ring, budget=served.budget)
         return device.open_for(client, channel, gpa_map, served.record, seam)
     return device.open(channel, gpa_map, served.record, seam)
 

@@ -11,9 +11,9 @@ from typing import Any, Protocol, runtime_checkable
 from bus.channel_actions import OpenChannel
 from partitions.machine_plan import AttachmentPlan
 from partitions.stack.guest_memory import GuestMemory
+from partitions.stack.offered_device import OfferedDevice
 from partitions.stack.served_channel import ServedChannel
 from partitions.stack.vmbus_ports import FlagAllocator
-from partitions.storage.device import OfferedDevice
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,3 +108,14 @@ class HostedDevice(Protocol):
     """A device whose channels are not served in this process."""
 
     def make_host(self, listener: ChannelListener) -> ChannelHost: ...
+
+
+@runtime_checkable
+class CalledServer(Protocol):
+    """A device that guests reach by send, receive and reply: no channel, and nothing is offered."""
+
+    def attach_client(self, partition: int, name: str, device: str, number: int) -> None:
+        """Have `partition` served, to which the device is its number `number`, called `device`.
+
+        Raises HypercallError: too little memory was deposited; LookupError: it has as many clients as it can.
+        """

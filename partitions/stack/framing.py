@@ -7,7 +7,7 @@ from bus import guids
 from bus.channel_messages import OfferFlags, PipeMode, pipe_user_data
 from partitions.integration import services
 from partitions.serial import wire as serial
-from partitions.storage.device import OfferedDevice
+from partitions.stack.offered_device import OfferedDevice
 
 PIPED: Final = frozenset({guids.MOUSE, guids.VIDEO})  # the keyboard's packets have no pipe header
 

@@ -9,8 +9,7 @@ can carry out again what may not have been (docs/recovery.md).
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
 
@@ -25,18 +24,19 @@ from bus.seam import Step
 from bus.synic import CHANNEL_MESSAGE
 from partitions.faults.channel_faults import Direction
 from partitions.machine_plan import AttachmentPlan
-from partitions.stack.channel_host import ChannelHost, HostedDevice, Opening, OpenRequest
+from partitions.stack.channel_host import ChannelHost, OpenRequest
+from partitions.stack.channel_hosts import ChannelHosts
 from partitions.stack.framing import framing_of
 from partitions.stack.message_outbox import MessageOutbox
 from partitions.stack.message_ports import connect_message_ports
+from partitions.stack.offered_device import OfferedDevice
 from partitions.stack.offers import Devices, Offer, Plans, Withheld, row_of
-from partitions.stack.own_channels import OwnChannels
+from partitions.stack.openings import Openings
 from partitions.stack.served_channel import ServedChannel
 from partitions.stack.stack_resources import RootResources
 from partitions.stack.sub_channels import missing, revoke_orphans, revoke_with_sub_channels
 from partitions.stack.vmbus_ports import GUEST_MESSAGE_PORT, guest_channel_port, root_message_port
 from partitions.stack.withheld_offers import WithheldOffers
-from partitions.storage.device import OfferedDevice
 from runtime.abi import HypercallError
 
 __all__ = ["GuestBus", "RootResources"]
@@ -50,11 +50,10 @@ class GuestBus:
     def __init__(self, root: RootResources, partition: int, name: str, vp_count: int) -> None:
         self._root, self.partition, self.name = root, partition, name
         self._server = ChannelServer(vp_count=vp_count)
-        self._own = OwnChannels(root, self)
-        self._hosts: dict[str, ChannelHost] = {}  # of devices that are served elsewhere, by name
+        self._hosts = ChannelHosts(root, self)
         self._offers: dict[int, Offer] = {}
         self._withheld = WithheldOffers(root, self._offer)
-        self._openings: dict[int, Opening] = {}  # by relid of an open channel
+        self._openings = Openings(root, self._host_of)
         self._outbox = MessageOutbox(
             root.hypercalls, root.nursery, root_message_port(partition), CHANNEL_MESSAGE, root.sleep
         )
@@ -63,25 +62,14 @@ class GuestBus:
         """Create the message ports in both directions. HypercallError: for instance, too little memory deposited."""
         connect_message_ports(self._root, self.partition)
 
-    def _host(self, device: OfferedDevice) -> ChannelHost:
-        if not isinstance(device, HostedDevice):
-            return self._own
-        if device.name not in self._hosts:
-            self._hosts[device.name] = device.make_host(self)
-        return self._hosts[device.name]
-
     def _host_of(self, relid: int) -> ChannelHost:
         """KeyError: there is no such offer."""
-        return self._host(self._offers[relid].device)
-
-    def _all_hosts(self) -> Iterator[ChannelHost]:
-        yield self._own
-        yield from self._hosts.values()
+        return self._hosts.of(self._offers[relid].device)
 
     # -- offers
 
     def offer(self, instance: UUID, device: OfferedDevice, plan: AttachmentPlan) -> None:
-        self._host(device)  # which knows from here on whom to tell that the device is no more
+        self._hosts.of(device)  # which knows from here on whom to tell that the device is no more
         self._offer(Offer(instance, device, plan))
 
     def _offer(self, offer: Offer, sub_channel: int = 0) -> None:
@@ -114,7 +102,9 @@ class GuestBus:
         return [relid for relid, offer in self._offers.items() if offer.name == device]
 
     def _primaries_of(self, device: str) -> list[int]:
-        return [relid for relid in self._relids_of(device) if not self._server.sub_channel_index(relid)]
+        """Without what was taken away, and the guest has not let go of."""
+        relids, server = self._relids_of(device), self._server
+        return [relid for relid in relids if server.is_there(relid) and not server.sub_channel_index(relid)]
 
     def is_open(self, device: str) -> bool:
         """Whether somebody may still serve a channel to it."""
@@ -127,7 +117,7 @@ class GuestBus:
 
     def forget(self, device: str) -> None:
         """It is gone, and closed. Another one of its name may be in another place."""
-        self._hosts.pop(device, None)
+        self._hosts.forget(device)
 
     def _withhold(self, relid: int, withheld: Withheld) -> None:
         self._withheld.add(withheld)
@@ -178,8 +168,8 @@ class GuestBus:
             "server": self._server.to_state(),
             "offers": [[relid, *offer.to_state()] for relid, offer in self._offers.items()],
             "withheld": [withheld.to_state() for withheld in self._withheld],
-            "windows": [row for host in self._all_hosts() for row in host.memory.to_state()],
-            "openings": {relid: opening.to_state() for relid, opening in self._openings.items()},
+            "windows": [row for host in self._hosts for row in host.memory.to_state()],
+            "openings": self._openings.to_state(),
             "outbox": self._outbox.to_state(),
             "posted": self._outbox.posted,
         }
@@ -210,7 +200,7 @@ class GuestBus:
         self._offers = {relid: Offer.from_state(offer, devices, plans) for relid, *offer in state["offers"]}
         for row in state["withheld"]:
             self._withheld.add(Withheld.from_state(row, devices, plans))
-        self._openings = {relid: Opening(*opening) for relid, opening in state["openings"].items()}
+        self._openings.adopt(state["openings"])
 
     def bury(self, state: Mapping[str, Any], devices: Devices, plans: Plans) -> None:
         """The guest died about when our predecessor did: let go of what it had here, and serve nobody."""
@@ -236,9 +226,8 @@ class GuestBus:
         """Carry out again what the predecessor may not have finished, and go on posting."""
         pending = self._server.pending()
         for action in pending:  # a try of the predecessor's is none of ours: its host may know it
-            if isinstance(action, actions.OpenChannel) and action.relid in self._openings:
-                number = next(self._root.numbers)
-                self._openings[action.relid] = replace(self._openings[action.relid], number=number)
+            if isinstance(action, actions.OpenChannel):
+                self._openings.renumber(action.relid)
         if pending:
             self._root.save()
         self._carry_out(pending)
@@ -264,8 +253,7 @@ class GuestBus:
                         self._host_of(relid).memory.reserve(relid, gpadl)
                 case actions.OpenChannel(relid=relid, connection_id=connection_id):
                     with contextlib.suppress(LookupError):
-                        flag = self._host_of(relid).flags.take()
-                        self._openings[relid] = Opening(next(self._root.numbers), flag, connection_id)
+                        self._openings.take(relid, connection_id)
         self._root.save()
         self._carry_out(steps)
 
@@ -334,7 +322,7 @@ class GuestBus:
 
     def _refused(self, relid: int, reason: str) -> int:
         self._root.complain("vmbus.open_refused", self.name, relid=relid, error=reason[:200])
-        self._forget_opening(relid)
+        self._openings.forget(relid)
         return STATUS_FAILURE
 
     def _serves(self, relid: int) -> None:
@@ -352,17 +340,10 @@ class GuestBus:
         await self._root.sleep(0)
         self._perform(self._server.completed(actions.ChannelClosed(relid)))
 
-    def _forget_opening(self, relid: int) -> None:
-        if (opening := self._openings.pop(relid, None)) is not None:
-            self._host_of(relid).flags.free(opening.flag)
-
     # -- what the hosts say (ChannelListener)
 
-    def _is_current(self, relid: int, number: int) -> bool:
-        return (opening := self._openings.get(relid)) is not None and opening.number == number
-
     def opened(self, relid: int, number: int, status: int) -> None:
-        if self._is_current(relid, number):
+        if self._openings.is_current(relid, number):
             if status == STATUS_SUCCESS:
                 self._serves(relid)
             else:
@@ -370,14 +351,14 @@ class GuestBus:
             self._perform(self._server.completed(actions.ChannelOpened(relid, status)))
 
     def closed(self, relid: int, number: int) -> None:
-        if self._is_current(relid, number):
-            self._forget_opening(relid)
+        if self._openings.is_current(relid, number):
+            self._openings.forget(relid)
             self._root.log("vmbus.channel_closed", guest=self.name, relid=relid)
             self._perform(self._server.completed(actions.ChannelClosed(relid)))
 
     def lost(self, relid: int, number: int, failed: bool, reason: str) -> None:
         """The guest gets another channel after a while; not where the service failed for good."""
-        if not self._is_current(relid, number) or (offer := self._offers.get(relid)) is None:
+        if not self._openings.is_current(relid, number) or (offer := self._offers.get(relid)) is None:
             return
         if offer.name in self._withheld or self._server.channel_state(relid) is not ChannelState.OPEN:
             return  # it is being closed already
@@ -389,7 +370,7 @@ class GuestBus:
         self._withhold(self._server.primary_of(relid), Withheld(offer, reason, due_ns))
 
     def asked_for_sub_channels(self, relid: int, number: int, count: int) -> None:
-        if not self._is_current(relid, number):
+        if not self._openings.is_current(relid, number):
             return
         try:
             for index in missing(self._server, relid, count):
@@ -399,14 +380,14 @@ class GuestBus:
 
     def find_stuck(self, stuck_ms: int) -> str | None:
         """The device of a channel whose thread has not moved for so long while its ring holds work."""
-        for host in self._all_hosts():
+        for host in self._hosts:
             if (relid := host.find_stuck(stuck_ms)) is not None:
                 return self._offers[relid].device.name
         return None
 
     def workers(self) -> list[ServedChannel]:
         """The channels that this process serves."""
-        return [channel for host in self._all_hosts() for channel in host.workers()]
+        return self._hosts.workers()
 
     def _start_posting(self) -> None:
         if len(self._outbox) > OUTBOX_MESSAGES_MAX:

@@ -14,7 +14,7 @@ from bus.channel_actions import MapGpadl
 from bus.memory import PAGE_BYTES, PFN_BYTES, MemorySlot, UntrustedMemory
 from bus.native import GpaMap
 from bus.packets import GpaRange
-from partitions.drivers.messages import Grant
+from partitions.stack.grant import Grant
 from partitions.stack.served_channel import RingPlacement, place_rings
 from runtime.abi import PARTITION_SELF, SLOT_PAGES_MAX, HypercallError
 from runtime.hypercalls.caller import HypercallPort, MappedSlot

@@ -9,11 +9,11 @@ from bus import guids
 from bus.channel_states import ChannelState
 from bus.native import Channel, GpaMap
 from bus.seam import Seam
-from partitions.drivers.back_off import CHANNEL_BREAKS, BackOff
 from partitions.machine_plan import AttachmentPlan
+from partitions.stack.back_off import CHANNEL_BREAKS, BackOff
 from partitions.stack.channel_host import ChannelHost
+from partitions.stack.offered_device import OfferedDevice
 from partitions.stack.served_channel import Service
-from partitions.storage.device import OfferedDevice
 from runtime.abi import Route
 
 Devices = Mapping[str, OfferedDevice]

@@ -9,7 +9,7 @@ from bus import tracing
 from bus.channel_messages import STATUS_SUCCESS
 from bus.native import GpaMap
 from bus.packets import GpaRange
-from partitions.drivers.back_off import describe
+from partitions.stack.back_off import describe
 from partitions.stack.channel_client import ChannelClient, MultiChannelService, manner_of, open_device
 from partitions.stack.channel_host import ChannelListener, Opening, OpenRequest
 from partitions.stack.channel_ports import ChannelPorts, claim_doorbells, remove_ports
@@ -94,7 +94,11 @@ class OwnChannels:
                 root.seam,
                 open_service,
                 tracing.of_server(
-                    self._listener.partition, action.relid, root.partition, server_event_port(ports.flag)
+                    self._listener.partition,
+                    action.relid,
+                    root.partition,
+                    server_event_port(ports.flag),
+                    request.device.name,
                 ),
                 budget=root.budgets.of(self._listener.partition),
                 **manner_of(request.device),

@@ -1,7 +1,7 @@
 """One open channel on the serving side: its rings, and the worker, a thread, that serves it.
 
 A worker that fails, by a defect of ours or of a backend, is started again on the same rings, after a pause that
-grows (partitions.drivers.back_off): what it had not released is executed again first. So one bad request stalls its
+grows (partitions.stack.back_off): what it had not released is executed again first. So one bad request stalls its
 own channel for some milliseconds, and ends in `failed` when it never gets better.
 """
 
@@ -19,9 +19,9 @@ from bus.native import Channel, RingClosed, RingError, ServiceBudget, Waiting, e
 from bus.seam import Seam
 from bus.synic import VMBUS_SINT, page_flag
 from bus.tracing import NOT_TRACED, Tracing
-from partitions.drivers.back_off import WORKER_RESTARTS, BackOff
-from partitions.hardware.gone import DeviceGone
+from partitions.stack.back_off import WORKER_RESTARTS, BackOff
 from partitions.stack.channel_ports import Doorbells
+from partitions.stack.device_gone import DeviceGone
 from runtime.abi import Route
 
 _EXECUTING_AT: Final = 8  # in a channel record: non-zero while a batch is executed and not yet published
@@ -132,7 +132,7 @@ class ServedChannel:
         self._doorbells, self._waiting = doorbells, waiting
         self.rings: Final = rings
         self._event_flags, self._seam, self._open_service = event_flags, seam, open_service
-        self._traced, self._journalled, self._rung, self._budget = traced, journalled, 0, budget
+        self._traced, self._journalled, self._rung, self.budget = traced, journalled, 0, budget
         self._is_quiet = (
             shared and doorbells.route == Route.DIRECT
         )  # the broker's own doorbell nobody else holds
@@ -242,8 +242,8 @@ class ServedChannel:
                 is_replayed = False
                 self.back_off.serves(time.monotonic_ns())
                 self.resting = False
-                if self._budget is not None:  # only now: of what is replayed, others wait for the end
-                    self.channel.charge_to(self._budget)
+                if self.budget is not None:  # only now: of what is replayed, others wait for the end
+                    self.channel.charge_to(self.budget)
                 service.serve(self._stop)
             except RingError as error:
                 if self._stop.is_set():

@@ -16,11 +16,12 @@ from collections.abc import Callable
 from typing import Final
 
 from bus.native import ServiceBudget
-from partitions.drivers.back_off import WORKER_RESTARTS, BackOff
-from partitions.drivers.driven_device import EndpointService
+from partitions.calls.endpoint import adopt_endpoint
+from partitions.calls.endpoint_service import BEGUN, EndpointService
+from partitions.stack.back_off import WORKER_RESTARTS, BackOff
+from partitions.stack.paying_thread import PayingThread
 from partitions.stack.served_channel import JOIN_MS_MAX, WorkerEnd
 from partitions.stack.vmbus_ports import server_event_port
-from partitions.storage.message_service import BEGUN, adopt_endpoint
 from runtime.abi import HvStatus, HypercallError, HypervisorGone
 from runtime.hypercalls.caller import HypercallPort
 
@@ -28,7 +29,6 @@ RESEND_MS_MAX: Final = (
     1_000  # how long all others wait for a client to send again what a predecessor had begun
 )
 SETTLE_MS_MAX: Final = 2_000  # the same for one that stands for others, and died
-REST_NS_MAX: Final = 1_000_000_000  # of one rest; bus/native/service_budget.h says the same
 
 
 class ServedEndpoint:
@@ -51,7 +51,6 @@ class ServedEndpoint:
         """
         self._call, self._port, self._service, self._proxy = call, server_event_port(flag), service, proxy
         self._budget = budget or ServiceBudget()
-        self._paid_ns: int | None = None  # up to there, of our thread's time; None: nobody counts it
         self.was_executing: Final = service.phase == BEGUN
         self.back_off = BackOff(WORKER_RESTARTS)
         self._socket: socket.socket | None = None
@@ -95,7 +94,8 @@ class ServedEndpoint:
         self._thread.start()
 
     def _work(self, on_end: Callable[[WorkerEnd], None]) -> None:
-        self._paid_ns = time.thread_time_ns()
+        paying = PayingThread(self._budget, self._stop.wait)  # no device is held where it rests
+        paying.pace()
         with contextlib.suppress(HypervisorGone):
             while not self._stop.is_set():
                 try:
@@ -105,7 +105,7 @@ class ServedEndpoint:
                     if not self._service.serve(self._socket):
                         self._disconnect()
                         self._await_successor()
-                    self._pace()
+                    paying.pace()
                 except Exception as error:  # of ours or of a backend; who ran into it sends it again
                     if isinstance(error, HypervisorGone):
                         raise
@@ -117,18 +117,6 @@ class ServedEndpoint:
                         return
                     self._stop.wait(max(due_ns - time.monotonic_ns(), 0) / 1e9)
         self._service.let_go()
-
-    def _pace(self) -> None:
-        """Pay for all that this thread has done since it was here last, and rest while that is too much. No device is
-        held here, and nothing is half done: it only keeps the client waiting."""
-        if not self._budget.share:
-            self._paid_ns = None
-            return
-        now_ns = time.thread_time_ns()
-        begun_ns, self._paid_ns = self._paid_ns, now_ns
-        rest_ns = self._budget.charge(0 if begun_ns is None else now_ns - begun_ns)
-        while rest_ns and not self._stop.wait(min(rest_ns, REST_NS_MAX) / 1e9):
-            rest_ns = self._budget.debt_ns()
 
     def _serve_one(self) -> bool:
         assert self._socket is not None

@@ -12,6 +12,7 @@ from bus.seam import Seam
 from partitions.faults.channel_faults import ChannelFaults
 from partitions.faults.server_agent import ServerAgent
 from partitions.stack.backings import Backings
+from partitions.stack.capped_time import CappedTime
 from partitions.stack.complaints import Complaints
 from partitions.stack.guest_memory import GpaWindows
 from partitions.stack.service_budgets import ServiceBudgets
@@ -54,6 +55,8 @@ class RootResources:
     def __post_init__(self) -> None:
         self.budgets = ServiceBudgets(self.hypercalls.get_property)
         self.watchers.append(self.budgets.look)
+        capped = CappedTime(self.hypercalls, self.budgets, self.nursery, self.now_ns, self.sleep)
+        self.watchers.append(capped.look)
 
     def ask_for_stream(self, bus: StreamBus, request: ConnectStream) -> None:
         """A guest wants to be connected."""

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from bus.channel_actions import ConnectStream
 from partitions.machine_plan import AttachmentPlan
-from partitions.storage.device import OfferedDevice
+from partitions.stack.offered_device import OfferedDevice
 
 
 class StreamBus(Protocol):

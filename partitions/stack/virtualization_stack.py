@@ -4,6 +4,7 @@ The root has one, and so does each partition with children of its own (partition
 comes as a `PartitionPlan`; what is offered to it, as a device of any class.
 """
 
+import contextlib
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -11,17 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from bus.synic import CHANNEL_MESSAGE, VMBUS_SINT
-from partitions.drivers.messages import DRIVER_MESSAGE
-from partitions.drivers.server_partition import ServerPartition
 from partitions.emulated.plan import EmulationError
 from partitions.machine_plan import AttachmentPlan, PartitionPlan, instance_guid
+from partitions.stack.channel_host import CalledServer
 from partitions.stack.guest_bus import GuestBus, RootResources
+from partitions.stack.offered_device import OfferedDevice
 from partitions.stack.received_messages import ReceivedMessages
+from partitions.stack.restoring import RestoreError, device_states, give_back
 from partitions.stack.served_channel import stop_all
-from partitions.stack.vmbus_ports import partition_of_message_port
-from partitions.storage.device import OfferedDevice
+from partitions.stack.vmbus_ports import DRIVER_MESSAGE, partition_of_message_port
 from partitions.vp.processor import VirtualProcessor
-from runtime.abi import PAGE_BYTES, HypercallError, PartitionState
+from runtime.abi import PAGE_BYTES, HypercallError, PartitionProperty, PartitionState
 
 if TYPE_CHECKING:
     from partitions.emulated.host import EmulationHost
@@ -51,9 +52,9 @@ class VirtualizationStack:
     def create_child(self, plan: PartitionPlan, devices: Mapping[str, OfferedDevice]) -> None:
         """The parent's part of a child's life: create, pay, initialize, connect, offer, load, start.
 
-        The plan's files are closed. Raises BuildError: what there is of the child goes with its parent.
+        The plan's files are closed. Raises BuildError: what there is of the child goes at once, or with its parent.
         """
-        call = self._call
+        call, child = self._call, 0
         try:
             child = call.create_partition()
             call.set_privileges(child, plan.privilege_mask)
@@ -63,23 +64,30 @@ class VirtualizationStack:
             call.initialize(child)
             for index in range(plan.vps):
                 call.create_vp(index, child)
+            goes_on = give_back(call, child, plan)
             self.resources.budgets.add(child, plan.vps)
             if self._emulation is not None:
-                self._emulation.attach(child, plan.name, devices, budget=self.resources.budgets.of(child))
+                budget, restored = self.resources.budgets.of(child), device_states(plan)
+                self._emulation.attach(child, plan.name, devices, budget=budget, restored=restored)
             guest = GuestBus(self.resources, child, plan.name, plan.vps)
             guest.connect()
             self.guests[child] = guest
             for number, attachment in enumerate(plan.attachments):
-                if plan.reaches_by_messages and isinstance(
-                    device := devices[attachment.name], ServerPartition
-                ):
+                if plan.reaches_by_messages and isinstance(device := devices[attachment.name], CalledServer):
                     device.attach_client(child, plan.name, attachment.name, number)
                     continue
                 instance = instance_guid(plan.name, attachment.name)
                 guest.offer(instance, devices[attachment.name], attachment)
             call.set_program(child, plan.module, plan.name, plan.boot, plan.files)
+            if goes_on:
+                call.set_property(child, PartitionProperty.TIME_FREEZE, 0)
             call.start_vp(child)
-        except (HypercallError, EmulationError, LookupError) as error:
+        except (HypercallError, EmulationError, RestoreError, LookupError) as error:
+            if child and child not in self.guests:  # nobody knows of it
+                self.resources.budgets.remove(child)
+                with contextlib.suppress(HypercallError):
+                    call.finalize(child)
+                    call.delete(child)
             raise BuildError(f"partition {plan.name}: {error}") from error
         finally:
             for fd in plan.files:
@@ -157,6 +165,10 @@ class VirtualizationStack:
                 self._changed.notify_all()
             await trio.lowlevel.wait_readable(watch_fd)
             os.eventfd_read(watch_fd)
+
+    async def save_devices(self, child: int) -> list[tuple[str, bytes]]:
+        """(kind, state) of each emulated device of a child that stands still. EmulationError: one is busy for long."""
+        return [] if self._emulation is None else await self._emulation.save(child)
 
     def has_ended(self, child: int) -> bool:
         return self._call.get_state(child) in (PartitionState.FINALIZING, PartitionState.FINALIZED)

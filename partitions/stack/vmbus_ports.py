@@ -21,12 +21,14 @@ _ROOT_EVENT_PORT: Final = 0x2_0000  # in who serves the channel: | flag
 _DRIVER_PORT: Final = 0x5_0000  # in who offers: | the driver partition's id, so a message names its sender
 DRIVER_COMMAND_PORT: Final = 2  # in a driver partition: what it is told
 DRIVER_ANSWER_CONNECTION: Final = 3  # of a driver partition: what it tells
-_INTERCEPT_PORT: Final = 0x6_0000  # in who emulates devices: | the guest's partition id
-GUEST_INTERCEPT_PORT: Final = 0x5_0001  # in a guest with direct intercepts: it was answered
-GUEST_INTERCEPT_CONNECTION: Final = 0x5_0001  # of the same: it asks
-INTERCEPT_PAGE_GPFN: Final = 0xE_E000  # in its GPA space: the page for both
+DRIVER_PASSAGE_PORT: Final = 4  # in a driver partition: sockets that are handed in to it
+DRIVER_MESSAGE: Final = 0x5056  # the SynIC message type of both: partitions.drivers.messages
+# 0x6_0000, and 0x5_0001 in a guest: partitions.vp.intercept_ports
 _MESSAGE_CONNECTION: Final = 0x7_0000  # in who sends to a message server: | number of the device there
 _RECEIVE_CONNECTION: Final = 0x8_0000  # the same, for one call that waits for what nobody asked for
+_PASSAGE_CONNECTION: Final = (
+    0x9_0000  # in who offers: | the driver partition's id; sockets are handed in by it
+)
 _ID_MASK: Final = 0xFFFF
 
 
@@ -63,6 +65,13 @@ def driver_port(partition: int) -> int:
     if not 0 < partition <= _ID_MASK:
         raise ValueError(f"partition id {partition}: the driver ports have 16 bits of it")
     return _DRIVER_PORT | partition
+
+
+def passage_connection(partition: int) -> int:
+    """Our connection to one driver partition's passage (partitions.drivers.passage)."""
+    if not 0 < partition <= _ID_MASK:
+        raise ValueError(f"partition id {partition}: the passages have 16 bits of it")
+    return _PASSAGE_CONNECTION | partition
 
 
 def driver_of_port(port: int) -> int | None:
@@ -105,10 +114,3 @@ def message_connection(number: int) -> int:
 def receive_connection(number: int) -> int:
     """The second connection to a server that also has something to say which nobody asked for."""
     return _RECEIVE_CONNECTION | number
-
-
-def intercept_port(partition: int) -> int:
-    """Our port for one guest's direct intercepts; also the id of our connection to its port."""
-    if not 0 < partition <= _ID_MASK:
-        raise ValueError(f"partition id {partition}: the intercept ports have 16 bits of it")
-    return _INTERCEPT_PORT | partition

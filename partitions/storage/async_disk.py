@@ -21,17 +21,11 @@ import trio
 from bus.memory import PAGE_BYTES
 from bus.native import Channel, RingClosed, RingCorrupt, RingFull
 from partitions.storage.buffers import Buffer, BufferSpaceError
-from partitions.storage.disk import (
-    MAX_IN_FLIGHT,
-    REAP_PACKETS,
-    SET_UP_TIMEOUT_S,
-    STREAM_DEPTH,
-    BytesLike,
-    Disk,
-)
+from partitions.storage.disk import MAX_IN_FLIGHT, REAP_PACKETS, SET_UP_TIMEOUT_S, BytesLike, Disk
 from partitions.storage.errors import DiskClosedError
 from partitions.storage.handshake import DiskDescription
 from partitions.storage.identity import UNMAP_BYTES_MAX
+from partitions.storage.pieces import STREAM_DEPTH
 from partitions.storage.protocol import Direction
 from partitions.storage.requests import Segment, Ticket
 from partitions.storage.scsi import Command, ReadBlocks, SynchronizeCache, Unmap, WriteBlocks

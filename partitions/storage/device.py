@@ -3,7 +3,7 @@
 import fcntl
 import os
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 from uuid import UUID
 
 from bus import guids
@@ -34,17 +34,6 @@ from partitions.storage.queues import Queue
 from partitions.storage.vsp import StorageVsp
 
 BLOCK_SIZES: Final = (512, 4096)
-
-
-class OfferedDevice(Protocol):
-    """What the VMBus server needs of a device of any class."""
-
-    name: str
-
-    @property
-    def interface(self) -> UUID: ...
-    def open(self, channel: Channel, gpa_map: GpaMap, record: memoryview, seam: Seam) -> Service: ...
-    def close(self) -> None: ...
 
 
 class DiskDevice:

@@ -7,8 +7,7 @@ fails, any part of it may have been carried out. One thread at a time.
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Final, Self
 
@@ -18,6 +17,7 @@ from partitions.storage.errors import DiskClosedError, DiskNotSentError, DiskPro
 from partitions.storage.handshake import ANSWER_BYTES, Answer, Ask, DiskDescription, set_up
 from partitions.storage.identity import UNMAP_BYTES_MAX
 from partitions.storage.io_queue import IoQueue, check_shape, slot_bytes_for
+from partitions.storage.pieces import move_in_pieces
 from partitions.storage.protocol import (
     COMPLETION_REQUESTED,
     Direction,
@@ -31,6 +31,7 @@ from partitions.storage.requests import (
     Segment,
     Ticket,
     gpa_direct_ring_bytes,
+    release_when_done,
 )
 from partitions.storage.scsi import Command, ReadBlocks, SynchronizeCache, Unmap, WriteBlocks
 from partitions.storage.target import UNMAP_PARAMETER_BYTES, build_unmap_parameters
@@ -38,7 +39,6 @@ from partitions.storage.transport import Transport
 
 REAP_PACKETS: Final = 64
 MAX_IN_FLIGHT: Final = 256
-STREAM_DEPTH: Final = 8  # pieces of one large read or write that are in flight together
 SET_UP_TIMEOUT_S: Final = 30.0
 _NS_PER_S: Final = 1_000_000_000
 
@@ -123,7 +123,7 @@ class Disk:
         def take(buffer: Buffer, start: int, length: int) -> None:
             view[start : start + length] = buffer.view[:length]
 
-        self._stream(Direction.READ, offset, view.nbytes, before=None, after=take)
+        move_in_pieces(self, Direction.READ, offset, view.nbytes, after=take)
 
     def write(self, offset: int, data: BytesLike, *, durable: bool = False) -> None:
         """In the server's cache when it returns; with `durable`, on the medium."""
@@ -132,7 +132,7 @@ class Disk:
         def put(buffer: Buffer, start: int, length: int) -> None:
             buffer.view[:length] = view[start : start + length]
 
-        self._stream(Direction.WRITE, offset, view.nbytes, before=put, after=None, durable=durable)
+        move_in_pieces(self, Direction.WRITE, offset, view.nbytes, before=put, durable=durable)
 
     def flush(self) -> None:
         """All that was written before is on the medium."""
@@ -148,13 +148,26 @@ class Disk:
                 ticket = self.submit_discard(start, buffer, min(UNMAP_BYTES_MAX, offset + length - start))
                 self.wait(ticket)
         finally:
-            _release_when_done(ticket, buffer)
+            release_when_done(ticket, buffer)
 
     # -- many in flight
 
     def allocate(self, size_bytes: int) -> Buffer:
         """Pages of the channel's data area. BufferSpaceError: none free now."""
         return self.pool.allocate(size_bytes)
+
+    def allocate_piece(self, wanted: int, *, must: bool) -> Buffer | None:
+        """A buffer for the next piece, perhaps smaller than wished for; None: wait for an earlier one."""
+        deadline = self._deadline_ns()
+        while True:
+            largest = min(self.pool.longest_run_bytes, self.max_transfer_bytes)
+            if largest:
+                return self.pool.allocate(min(wanted, largest))
+            if not must:
+                return None
+            if not self.in_flight:
+                raise BufferSpaceError("each page of the data area is held by the caller")
+            self._reap(self._left_ns(deadline))
 
     def submit_read(self, offset: int, buffer: Buffer, length: int | None = None, start: int = 0) -> Ticket:
         """Read into `buffer` at `start`; by default all of it. Waits only where too much is in flight."""
@@ -314,62 +327,6 @@ class Disk:
                     raise DiskTimeoutError(f"no answer within {self.timeout_s} s")
                 self._reap(remaining)
 
-    def _stream(
-        self,
-        direction: Direction,
-        offset: int,
-        length: int,
-        *,
-        before: Callable[[Buffer, int, int], None] | None,
-        after: Callable[[Buffer, int, int], None] | None,
-        durable: bool = False,
-    ) -> None:
-        """Pieces of one transfer, several in flight, ended in order."""
-        self.description.check_range(offset, length)
-        pending: deque[tuple[Ticket, Buffer, int, int]] = deque()
-        start = 0
-        try:
-            while start < length or pending:
-                if start < length and len(pending) < STREAM_DEPTH:
-                    buffer = self._piece(length - start, must=not pending)
-                    if buffer is not None:
-                        piece = min(len(buffer), length - start)
-                        try:
-                            if before is not None:
-                                before(buffer, start, piece)
-                            if direction == Direction.READ:
-                                ticket = self.submit_read(offset + start, buffer, piece)
-                            else:
-                                ticket = self.submit_write(offset + start, buffer, piece, durable=durable)
-                        except BaseException:
-                            buffer.release()
-                            raise
-                        pending.append((ticket, buffer, start, piece))
-                        start += piece
-                        continue
-                ticket, buffer, at, piece = pending[0]
-                self.wait(ticket)
-                if after is not None:
-                    after(buffer, at, piece)
-                pending.popleft()
-                buffer.release()
-        finally:
-            for ticket, buffer, _, _ in pending:  # after an error: the rest gives its pages back when it ends
-                _release_when_done(ticket, buffer)
-
-    def _piece(self, wanted: int, *, must: bool) -> Buffer | None:
-        """A buffer for the next piece, perhaps smaller than wished for; None: wait for an earlier one."""
-        deadline = self._deadline_ns()
-        while True:
-            largest = min(self.pool.longest_run_bytes, self.max_transfer_bytes)
-            if largest:
-                return self.pool.allocate(min(wanted, largest))
-            if not must:
-                return None
-            if not self.in_flight:
-                raise BufferSpaceError("each page of the data area is held by the caller")
-            self._reap(self._left_ns(deadline))
-
     def _set_up(self) -> DiskDescription:
         steps = set_up()
         buffer = self.allocate(ANSWER_BYTES)
@@ -400,10 +357,3 @@ class Disk:
             ticket.result()
             raise AssertionError("a request ended without reply and without error")
         return ticket.reply
-
-
-def _release_when_done(ticket: Ticket | None, buffer: Buffer) -> None:
-    if ticket is None or ticket.done:
-        buffer.release()
-    else:
-        ticket.on_done = buffer.release

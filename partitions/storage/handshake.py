@@ -18,7 +18,6 @@ from partitions.storage.identity import (
     parse_write_protected,
 )
 from partitions.storage.protocol import (
-    CDB_BYTES_MAX,
     COMPLETION_REQUESTED,
     ChannelProperties,
     Direction,
@@ -29,6 +28,7 @@ from partitions.storage.protocol import (
     ProtocolVersion,
     ScsiRequest,
     SrbFlags,
+    build_command,
     build_version,
     parse_version,
 )
@@ -90,15 +90,8 @@ Steps = Generator[Ask, Answer, DiskDescription]
 
 def build_srb_packet(command: Command, direction: Direction, data_bytes: int) -> Packet:
     """EXECUTE_SRB of one command for the disk at LUN 0."""
-    cdb = build_cdb(command)
-    request = ScsiRequest(
-        cdb_length=len(cdb),
-        direction=direction,
-        transfer_bytes=data_bytes,
-        cdb_or_sense=cdb.ljust(CDB_BYTES_MAX, b"\0"),
-        srb_flags=_FLAGS_OF[direction],
-    )
-    return Packet(Operation.EXECUTE_SRB, COMPLETION_REQUESTED, 0, request.build())
+    body = build_command(build_cdb(command), direction, data_bytes, _FLAGS_OF[direction])
+    return Packet(Operation.EXECUTE_SRB, COMPLETION_REQUESTED, 0, body)
 
 
 def set_up() -> Steps:

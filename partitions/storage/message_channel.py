@@ -20,8 +20,9 @@ from typing import Final
 from bus.memory import PAGE_BYTES, PFN_BYTES
 from bus.native import RingClosed, RingFull
 from bus.packets import PacketType
+from partitions.calls.endpoint import adopt_endpoint
 from partitions.storage._blockio import BROKEN, MAX_CALLS, NOTHING, MessageCalls
-from partitions.storage.message_wire import SOCKET_BUFFER_BYTES, Kind, MessageHead
+from partitions.storage.message_wire import Kind, MessageHead
 from partitions.storage.protocol import PACKET_BYTES
 from partitions.storage.transport import Packet
 
@@ -145,8 +146,7 @@ class MessageChannel:
         except ConnectionError as error:
             self.close()
             raise RingClosed(str(error)) from error
-        sock = socket.socket(fileno=fd)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+        sock = adopt_endpoint(fd)
         self._socket = sock
         self.calls.connect(sock.fileno())
         self._poll.register(sock.fileno(), select.EPOLLIN)

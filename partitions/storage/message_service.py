@@ -10,13 +10,12 @@ Plain reads and writes of a client that is set up are C's, from socket to file a
 else, and whatever a predecessor may have dealt with, C leaves as it received it, and it is answered here.
 """
 
-import contextlib
 import socket
 import struct
-from dataclasses import replace
 from typing import Final
 
 from bus.seam import Seam, Step
+from partitions.calls.endpoint_service import BEGUN, DONE, IDLE
 from partitions.faults.faulty_medium import FaultyMedium
 from partitions.storage._blockio import DeviceLock, MessageServer
 from partitions.storage.backends import BlockBackend
@@ -25,7 +24,6 @@ from partitions.storage.message_wire import (
     DIRECTION_AT,
     HEAD_BYTES,
     MESSAGE_DATA_BYTES_MAX,
-    SOCKET_BUFFER_BYTES,
     TURN,
     Kind,
     MalformedMessage,
@@ -46,7 +44,6 @@ from partitions.storage.protocol import (
 )
 from partitions.storage.session import SessionState, load_session, save_session
 
-IDLE, BEGUN, DONE = range(3)
 _PHASE_AT: Final = 8  # as a ring's journal has its mark there: whoever looks need not know which it is
 _SESSION_AT: Final = 16
 _SESSION_END: Final = 20
@@ -270,15 +267,11 @@ class MessageService:
         request = ScsiRequest.parse(packet.body)
         if phase == BEGUN and self.refuses_resent:
             self._enter(IDLE)
-            answer = replace(
-                request, srb_status=SrbStatus.ABORTED, transfer_bytes=0, cdb_or_sense=b"", sense_length=0
-            )
-            return packet.reply(NtStatus.CANCELLED, answer.build()).build()
+            body = request.answer(SrbStatus.ABORTED, request.scsi_status, 0, b"")
+            return packet.completion(NtStatus.CANCELLED, body)
         if phase == DONE and request.direction != Direction.READ:
-            answer = replace(
-                request, srb_status=SrbStatus.SUCCESS, scsi_status=0, cdb_or_sense=b"", sense_length=0
-            )
-            return packet.reply(NtStatus.SUCCESS, answer.build()).build()
+            body = request.answer(SrbStatus.SUCCESS, 0, request.transfer_bytes, b"")
+            return packet.completion(NtStatus.SUCCESS, body)
         return None
 
     def _reply(self, sock: socket.socket, head: MessageHead, answer: bytes, inline: int) -> bool:
@@ -304,14 +297,6 @@ class MessageService:
                 numbers[name] += value
             numbers["requests"] += fast["reads"] + fast["writes"]
         return numbers
-
-
-def adopt_endpoint(fd: int) -> socket.socket:
-    """A claimed end, with room for whole transfers."""
-    sock = socket.socket(fileno=fd)
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
-    return sock
 
 
 def _moved(request: bytes, answer: bytes) -> int | None:

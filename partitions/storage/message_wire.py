@@ -18,7 +18,6 @@ from bus.packets import GpaRange, encode_gpa_direct_header
 from partitions.storage.protocol import PACKET_BYTES, PACKET_BYTES_BEFORE_5_1
 
 MESSAGE_DATA_BYTES_MAX: Final = 256 * 1024  # as much as one ring request: executor.MAX_TRANSFER_BYTES
-SOCKET_BUFFER_BYTES: Final = 1 << 20  # asked for; what the kernel counts has overhead in it
 DIRECTION_AT: Final = 22  # of the SRB's `data_in` byte in a packet
 
 TURN: Final = 1 << 63  # of a transaction id: message_wire.h says what the others are then

@@ -261,9 +261,9 @@ def parse_cdb(cdb: bytes) -> Command:
     if parser is None:
         raise ScsiError(INVALID_OPCODE)
     size = cdb_bytes(cdb[0])
-    _require(len(cdb) >= size)
     whole = cdb[:size]
-    _require(whole[-1] & _CONTROL_NACA == 0)
+    if len(whole) < size or whole[-1] & _CONTROL_NACA:
+        raise ScsiError(INVALID_FIELD_IN_CDB)
     return parser(whole)
 
 

@@ -5,9 +5,8 @@ ring is the journal: what was not released when this process died, its successor
 again.
 """
 
-import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from bus.native import Channel, GpaMap, RingClosed, RingError
@@ -22,6 +21,7 @@ from partitions.storage.protocol import PACKET_BYTES
 from partitions.storage.queues import ONLY_QUEUE, Queue, SubChannelRequests
 from partitions.storage.session import SessionState, load_session, save_session
 
+_COMPLETION_REQUESTED: Final = int(PacketFlags.COMPLETION_REQUESTED)  # a flag's operators are slow
 _EXECUTING_AT: Final = 8  # bus/native/endpoint.h, struct endpoint_journal
 _SESSION_AT: Final = 16
 _RECORD_BYTES: Final = 20
@@ -99,6 +99,7 @@ class StorageVsp:
                 relay,
                 turns,
             )
+        self._saved: tuple[object, ...] = ()  # what we wrote last of the session into the record
         self._holds_device = False
         self._owes_replay = False  # of a batch in whose midst a predecessor died
         self.waits_for_guest = False  # to take answers in: no fault of ours
@@ -139,7 +140,7 @@ class StorageVsp:
             self.dropped += 1
             return None
         answer = self._executor.execute(extra_header, payload)
-        return answer if flags & PacketFlags.COMPLETION_REQUESTED else None
+        return answer if flags & _COMPLETION_REQUESTED else None
 
     def _serve(self, packet: tuple[int, int, int, bytes, bytes]) -> None:
         """Execute, publish, release. There is room for the answer: the device is not held while a guest is slow."""
@@ -148,10 +149,12 @@ class StorageVsp:
         self._hold()
         try:
             self._record[_EXECUTING_AT] = 1
-            with self._turn():
+            if self._fast is None:  # nobody else asks the backend
                 answer = self._answer(packet_type, flags, extra, payload)
+            else:
+                answer = self._answer_in_turn(self._fast, packet_type, flags, extra, payload)
             self._seam.passing(Step.EXECUTE)
-            save_session(self._record[_SESSION_AT:_RECORD_BYTES], self._executor.session)
+            self._save_session()
             if answer is not None:
                 self._channel.send_completion(answer, identity, ring=False)  # a guest can make ringing block
             self.sub_channel_requests.look()
@@ -166,16 +169,22 @@ class StorageVsp:
             self.let_go()  # not after any other failure: our successor will, once it has executed this again
         self._channel.release()
 
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        if self._fast is None:
-            yield
-            return
-        self._fast.turn(True)
+    def _answer_in_turn(
+        self, fast: Server, packet_type: int, flags: int, extra_header: bytes, payload: bytes
+    ) -> bytes | None:
+        fast.turn(True)
         try:
-            yield
+            return self._answer(packet_type, flags, extra_header, payload)
         finally:
-            self._fast.turn(False)
+            fast.turn(False)
+
+    def _save_session(self) -> None:
+        """Where anything of it has changed: it does so during the set-up alone."""
+        session = self._executor.session
+        says = (session.state, session.version, session.sub_channels)
+        if says != self._saved:
+            save_session(self._record[_SESSION_AT:_RECORD_BYTES], session)
+            self._saved = says
 
     def _hold(self) -> None:
         if self._holds_device:

@@ -74,6 +74,7 @@ class Stream:
 
     def __init__(self, opened: GuestChannel, ring_bytes: int = RING_BYTES) -> None:
         self._opened, self._channel = opened, opened.channel
+        self.channel: Final = opened.channel
         self._ring_bytes = ring_bytes
         self._piece_bytes = min(PIECE_BYTES_MAX, ring_bytes // 2)  # two fit into a ring
         self._next_id = 1

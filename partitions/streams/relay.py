@@ -16,6 +16,7 @@ from typing import Final
 
 from bus.native import Channel, RingClosed, RingCorrupt
 from bus.packets import PIPE_HEADER_BYTES, PacketError, PacketType
+from bus.trace import Hop
 from partitions.streams.wire import END, LINGER_S, PIECE_BYTES_MAX, decode_piece, encode_pipe, ring_bytes_of
 
 BATCH_PACKETS: Final = 16  # of the guest's, in hand at a time
@@ -64,6 +65,8 @@ class StreamRelay:
         self._piece_bytes = PIECE_BYTES_MAX
         self._guest_ended = self._socket_ended = self._told_socket = False
         self.waits_for_guest = False  # also: for whoever is to read what it writes
+        self._next_id = 1  # of a packet for the guest
+        self._is_traced = False
         self.bytes_read = self.bytes_written = self.requests = 0
 
     def replay(self) -> None:
@@ -71,6 +74,7 @@ class StreamRelay:
 
     def serve(self, stop: threading.Event) -> None:
         """Until the stream is over. RingCorrupt: the guest said what no stream says."""
+        self._is_traced = self._channel.is_traced  # a stamp is for nobody otherwise
         try:
             self._relay(stop)
             if not stop.is_set() and self._is_over:
@@ -105,6 +109,8 @@ class StreamRelay:
                 channel.wait_writable(ring_bytes_of(self._piece_bytes), _FULL_WAIT_NS)
             elif self._pending or channel.arm():  # what waits in the ring then stays there
                 poller.poll(STOP_POLL_MS)
+                if self._is_traced:
+                    self._channel.stamp(Hop.WAKE)
             channel.disarm()
             self.waits_for_guest = False
             if wanted:
@@ -139,9 +145,13 @@ class StreamRelay:
         """Into the socket, as far as there is room; then the packets are released, and an end passed on."""
         if self._pending:
             try:
+                if self._is_traced:
+                    self._channel.stamp(Hop.BACKEND_BEGIN)
                 sent = self._end.socket.sendmsg(self._pending, (), socket.MSG_NOSIGNAL)
             except BlockingIOError:
                 return False
+            if self._is_traced:
+                self._channel.stamp(Hop.BACKEND_END)
             self.bytes_read += sent
             while sent >= len(self._pending[0]):
                 sent -= len(self._pending.pop(0))
@@ -170,18 +180,23 @@ class StreamRelay:
         """There is room for a piece."""
         if not self._packets:
             try:
+                if self._is_traced:
+                    self._channel.stamp(Hop.BACKEND_BEGIN)
                 count = self._end.socket.recv_into(self._taken)
             except BlockingIOError:
                 return False
+            if self._is_traced:
+                self._channel.stamp(Hop.BACKEND_END)
             if not count and self._end.was_left:
                 raise ConnectionResetError("the other side went away")
             starts = range(0, count, self._piece_bytes)
             self._packets = [
                 encode_pipe(bytes(self._taken[at : min(at + self._piece_bytes, count)])) for at in starts
             ] or [END]
-        sent = self._channel.send_many(self._packets)
+        sent = self._channel.send_many(self._packets, self._next_id)
         if not sent:
             raise RingCorrupt("the guest took back the room that there was")
+        self._next_id += sent
         self._socket_ended = self._packets[sent - 1] == END
         self.bytes_written += sum(map(len, self._packets[:sent])) - sent * PIPE_HEADER_BYTES
         del self._packets[:sent]

@@ -78,6 +78,8 @@ def _grants(config: MachineConfig) -> Iterator[Grant]:
             yield Grant(ROOT, Kind.SOCKET, PLATFORM)
         if device.kind is DeviceKind.NET:
             yield Grant(holder, Kind.SOCKET, CAPTURES)
+            if device.name in config.drivers:  # by the root, which looks up what they want, and hands them on
+                yield from _passage(device.name, holder)
         if device.backend is BackendKind.USER:
             yield Grant(holder, Kind.SOCKET, USER_NETWORK)
             yield Grant(USER_NETWORK, Kind.SOCKET, holder)
@@ -212,6 +214,13 @@ def _driven(config: MachineConfig, device: DeviceConfig, path: str) -> Iterator[
     process = _process_of(config, server)
     yield Grant(process, Kind.PAGES, channel_of(path, device.name))
     yield from _bells(path, server, (path, process))
+
+
+def _passage(driver: str, process: str) -> Iterator[Grant]:
+    """Of the root into a driver partition, for sockets."""
+    yield Grant(ROOT, Kind.SOCKET, process)
+    yield Grant(process, Kind.SOCKET, ROOT)
+    yield Grant(process, Kind.DOORBELL, doorbell_of(driver, ROOT))
 
 
 def _messages(client: str, server: str) -> Iterator[Grant]:

@@ -14,8 +14,9 @@ import msgspec
 
 from runtime.authority.comparing import Excess, find_excess
 from runtime.authority.granted import granted
-from runtime.authority.naming import Naming, Tables
+from runtime.authority.naming import Naming
 from runtime.authority.proc_files import read_process, take_census
+from runtime.authority.process_names import Tables
 from runtime.authority.socket_peers import read_sockets
 from runtime.authority.vocabulary import Grant, Holding
 from runtime.config.model import MachineConfig, decode_value
@@ -47,16 +48,22 @@ def inspect(folder: MachineFolder) -> Report:
     """Raises HypervisorSilent: without its tables nothing has a name; and what `ManagementClient.request` does."""
     with ManagementClient(folder, _ANSWER_S_MAX) as client:
         grants = granted(_config_of(client))
-        report = _look(folder, client, grants)
-        stays = report.excess
-        for _ in range(LOOKS_MAX - 1):
-            if not stays:
+        stays = _look(folder, client, grants)
+        for look in range(LOOKS_MAX - 1):
+            if stays.is_clean:
                 break
-            time.sleep(_PAUSE_S)
-            report = _look(folder, client, grants)
-            before = {_key(one) for one in stays}
-            stays = [one for one in report.excess if _key(one) in before]
-    return replace(report, excess=stays)
+            time.sleep(_PAUSE_S * 2**look)  # a process on its way may not get a processor at once
+            before, report = stays, _look(folder, client, grants)
+            keys = {_key(one) for one in before.excess}
+            stays = replace(
+                report,
+                excess=[one for one in report.excess if _key(one) in keys],
+                strangers=[one for one in report.strangers if one in before.strangers],
+                unreadable={
+                    name: why for name, why in report.unreadable.items() if name in before.unreadable
+                },
+            )
+    return stays
 
 
 def _key(excess: Excess) -> tuple[object, ...]:

@@ -6,17 +6,17 @@ the machine has it.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from runtime.authority.proc_files import Census, Descriptor, ProcessFiles, SharedMapping
+from runtime.authority.process_names import ProcessNames, Row, Tables
 from runtime.authority.socket_peers import SocketFacts
 from runtime.authority.vocabulary import (
     CAPTURES,
     HYPERVISOR,
-    JANITOR,
     PLATFORM,
     ROOT,
     STREAM_CHANNELS,
@@ -25,14 +25,11 @@ from runtime.authority.vocabulary import (
     Kind,
     channel_of,
     doorbell_of,
-    programs_of,
     streams_of,
     viewers_of,
 )
 from runtime.machine.listening_sockets import clients_at
 from runtime.machine.rundir import CAPTURE_NAME, screen_of, stream_of
-
-Row = Mapping[str, Any]
 
 _HARMLESS_FILES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _HARMLESS_ANONYMOUS: Final = ("eventpoll", "timerfd", "signalfd", "inotify", "landlock-ruleset")
@@ -60,16 +57,6 @@ _MEMORY_KINDS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Tables:
-    """What the hypervisor and the root say."""
-
-    partitions: Sequence[Row]  # id, name, pid, ...
-    objects: Sequence[Row]
-    processes: Mapping[str, int]  # pid by role
-    memory: Mapping[str, Sequence[Row]] = field(default_factory=dict)  # by owner: device, gpfn, pages
-
-
 @dataclass(slots=True)
 class _Process:
     files: ProcessFiles
@@ -92,24 +79,11 @@ class Naming:
         """`expected`: processes beside the hypervisor's partitions that the config asks for, by name."""
         self._tables, self._sockets = tables, sockets
         self._paths = {row["id"]: str(row["name"]) for row in tables.partitions}
-        self._by_pid = {pid: role for role, pid in tables.processes.items()} | {census.platform: PLATFORM}
-        self._ids: dict[int, int] = {}
-        for row in tables.partitions:
-            if (
-                row["pid"] is not None and row["pid"] not in self._by_pid
-            ):  # a resident driver has the hypervisor's
-                self._by_pid[row["pid"]], self._ids[row["pid"]] = str(row["name"]), row["id"]
-        self.strangers = []  # processes that nobody knows
-        for pid, comm in sorted(census.names.items()):
-            if pid not in self._by_pid:
-                helper = self._helper(census, pid, comm)
-                if helper == JANITOR or helper in expected:
-                    self._by_pid[pid] = helper
-                else:
-                    self._by_pid[pid] = f"{comm} (pid {pid})"
-                    self.strangers.append(self._by_pid[pid])
+        self._known = ProcessNames(census, tables, expected)
+        self.strangers: Final = self._known.strangers
         self._processes = [
-            _Process(files, self._by_pid[files.pid], self._ids.get(files.pid)) for files in everything
+            _Process(files, self._known.of(files.pid), self._known.partition_of(files.pid))
+            for files in everything
         ]
         self._objects = {
             (row["kind"] in _EVENT_KINDS, row["number"]): row
@@ -127,16 +101,6 @@ class Naming:
             if one.link.startswith("/memfd:")
         }
         self._note()
-
-    def _helper(self, census: Census, pid: int, comm: str) -> str:
-        """What it would be, if the config asked for such a process; "" is none."""
-        if census.parents[pid] == census.platform:
-            return JANITOR if comm == "sh" else USER_NETWORK if comm.startswith(USER_NETWORK) else ""
-        while pid in census.parents and pid != census.platform:
-            pid = census.parents[pid]
-            if pid in self._ids:
-                return programs_of(self._by_pid[pid])
-        return ""
 
     @property
     def unreadable(self) -> dict[str, str]:
@@ -220,9 +184,7 @@ class Naming:
                 return self._doorbell(process, row)
             return self._private(process, one, None)
         if one.target is not None:
-            whom = self._by_pid.get(
-                one.target, "one that has ended" if one.target <= 0 else f"pid {one.target}"
-            )
+            whom = self._known.of(one.target)
             return self._hold(process, Kind.PROCESS, whom, True, "pidfd")
         if what in _HARMLESS_ANONYMOUS:
             return self._own(process, what)

@@ -7,7 +7,7 @@ from typing import Any, Final
 from runtime.blast.faults import Fault
 from runtime.chaos.history import Ending, History, Outcome
 from runtime.chaos.liveness import gaps
-from runtime.chaos.registers import Kind
+from runtime.chaos.register_conflicts import Kind
 from runtime.chaos.running_machine import Event
 from runtime.chaos.verdict import Verdict
 from runtime.config.architecture import MONITOR_SUFFIX, Architecture

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from runtime.commands.word_list import refuse_unknown
 from runtime.exits import CommandError, ExitCode
 from runtime.reports import print_json, print_table
 
@@ -26,8 +27,8 @@ Exit codes:
   130  interrupted by Ctrl-C"""
 LEGEND: Final = (
     "pace: the neighbours' exchanges a second while attacked, by that in the quiet window beside it: median of the"
-    " pairs, and where it lies with 95 %; controls: the same of windows in which the hostile guest stands still, and in"
-    " which it burns the share that it may have"
+    " pairs, and where it lies with 95 %; controls: the same of windows in which the hostile guest stands still, burns"
+    " the share that it may have, or works honestly as fast as its cap lets it"
 )
 
 
@@ -91,8 +92,8 @@ def _choose(services: tuple[str, ...], architectures: tuple[str, ...]) -> list[t
     from runtime.attack.services import SERVICES
     from runtime.config.architecture import Architecture
 
-    _refuse_unknown("--service", services, [service.name for service in SERVICES])
-    _refuse_unknown("--architecture", architectures, [str(each) for each in Architecture])
+    refuse_unknown("--service", services, [service.name for service in SERVICES])
+    refuse_unknown("--architecture", architectures, [str(each) for each in Architecture])
     chosen = [
         (service, architecture)
         for service in SERVICES
@@ -109,13 +110,7 @@ def _choose(services: tuple[str, ...], architectures: tuple[str, ...]) -> list[t
 
 def _check_attacks(attacks: tuple[str, ...], chosen: list[tuple[Service, Architecture]]) -> None:
     names = {each.name for service, architecture in chosen for each in service.attacks(architecture)}
-    _refuse_unknown("--attack", attacks, sorted(names))
-
-
-def _refuse_unknown(option: str, words: tuple[str, ...], allowed: list[str]) -> None:
-    for word in words:
-        if word not in allowed:
-            raise click.UsageError(f"{option} {word}: {', '.join(allowed)} are possible")
+    refuse_unknown("--attack", attacks, sorted(names))
 
 
 def _print_list(chosen: list[tuple[Service, Architecture]], attacks: tuple[str, ...], as_json: bool) -> None:
@@ -194,8 +189,10 @@ def _print_report(report: Report) -> None:
         print(f"  BREACH: {breach}")
     word = "contained" if report.is_contained else "NOT CONTAINED"
     print(f"{word}; neighbours: {report.checked}; pace {_pace(report.ratio)}: {pace_word(report.ratio)}")
-    beside = ", ".join(f"{each.name} {_pace(each.ratio)}" for each in report.controls)
-    print(f"controls: {beside}")
+    controls = ", ".join(f"{each.name} {_pace(each.ratio)}" for each in report.controls)
+    for error in sorted({error for each in report.controls for error in each.errors}):
+        print(f"  control {error}")
+    print(f"controls: {controls}; attacked by honest {_pace(report.ratio_beside_honest)}")
 
 
 def _say_at(where: str, line: str) -> None:

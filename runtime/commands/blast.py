@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from runtime.commands.word_list import WordList
 from runtime.exits import CommandError, ExitCode
 from runtime.reports import print_json, print_table
 
@@ -18,30 +19,22 @@ ROUNDS_MAX = 100
 AFTER_MAX = 100_000
 
 
-def _words(
-    context: click.Context, parameter: click.Parameter, text: str | None, allowed: tuple[str, ...]
-) -> tuple[str, ...]:
-    """ "a,b" as its words; all of them where nothing is said. UsageError: one is not among them."""
-    found = tuple(dict.fromkeys(filter(None, (word.strip() for word in (text or "").split(",")))))
-    if bad := [word for word in found if word not in allowed]:
-        raise click.UsageError(f"{parameter.opts[0]} {bad[0]}: {', '.join(allowed)} are possible", context)
-    return found or allowed
-
-
 @click.command()
 @click.argument("config", type=click.Path())
 @click.option(
     "--architecture",
     "architectures",
     metavar="A[,B...]",
-    callback=lambda context, parameter, text: _words(context, parameter, text, _ARCHITECTURES),
+    type=WordList(*_ARCHITECTURES),
+    default="",
     help="Only these; default: all five.",
 )
 @click.option(
     "--fault",
     "faults",
     metavar="F[,G...]",
-    callback=lambda context, parameter, text: _words(context, parameter, text, _FAULTS),
+    type=WordList(*_FAULTS),
+    default="",
     help=f"Only these; default: all of {', '.join(_FAULTS)}.",
 )
 @click.option("--target", metavar="DEVICE", help="Whose driver; default: the first verifying guest's disk.")
@@ -111,8 +104,8 @@ def blast(
     plan = Plan(
         source=config,
         target=chosen,
-        architectures=tuple(map(Architecture, architectures)),
-        faults=tuple(map(Fault, faults)),
+        architectures=tuple(map(Architecture, architectures or _ARCHITECTURES)),
+        faults=tuple(map(Fault, faults or _FAULTS)),
         overrides=overrides,
         rounds=rounds,
         seed=seed,

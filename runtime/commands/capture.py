@@ -51,8 +51,8 @@ def capture(
     """Write the frames of NAME into the pcap file OUT, with times in nanoseconds, until Ctrl-C.
 
     NAME is a network: each frame that comes into its switch, once. Or a partition: what its adapter sends, and what is
-    handed to it. With OUT "-" the file goes to standard output. A root that dies costs what passes until its successor
-    is there.
+    handed to it. With OUT "-" the file goes to standard output. If the process that has the switch dies, it goes on
+    with the next one, and says how often that was.
 
     \b
     Example:
@@ -94,11 +94,14 @@ def capture(
                 "bytes": captured.bytes,
                 "dropped": captured.dropped,
                 "interruptions": captured.interruptions,
+                "lost": captured.lost or None,
                 "seconds": round(time.monotonic() - began, 3),
             }
         )
     else:
-        interrupted = f"; {captured.interruptions} roots died meanwhile" if captured.interruptions else ""
+        interrupted = f"; interruptions: {captured.interruptions}" if captured.interruptions else ""
+        if captured.lost:
+            interrupted += f"; it ended early: {captured.lost}"
         click.echo(
             f"{captured.frames} frames, {captured.bytes} bytes in {out}; {captured.dropped} dropped{interrupted}",
             err=True,

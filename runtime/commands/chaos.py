@@ -151,12 +151,12 @@ def run(
         print_plans(campaign, as_json)
         return ExitCode.DONE
     journal = journal or Path(f"{experiment.name}-{seed}.jsonl")
-    speed = Speed()
+    speed = Speed(workers or (f"{jobs} processes together" if jobs > 1 else "")) if simulated else None
     done, cut_short = _perform(campaign, _workers(workers, jobs), journal)
-    if simulated:
+    if speed is not None:
         speed.tell(done)
     _write_reports(campaign.header, done, html, junit)
-    code = conclude(done, campaign, journal, as_json)
+    code = conclude(done, campaign, journal, as_json, speed.figures(done) if speed is not None else None)
     if cut_short is None or code == ExitCode.FAILED:
         return code
     return cut_short

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runtime.commands.word_list import WordList
 from runtime.exits import CommandError, ExitCode
 from runtime.reports import print_json, print_table
 
@@ -19,35 +20,28 @@ _WAITS = ("adaptive", "spin", "block")
 ROUNDS_MAX = 200
 
 
-def _words(
-    context: click.Context, parameter: click.Parameter, text: str | None, allowed: tuple[str, ...]
-) -> tuple[str, ...]:
-    """ "a,b" as its words. UsageError: one is not among them."""
-    found = tuple(dict.fromkeys(filter(None, (word.strip() for word in (text or "").split(",")))))
-    if bad := [word for word in found if word not in allowed]:
-        raise click.UsageError(f"{parameter.opts[0]} {bad[0]}: {', '.join(allowed)} are possible", context)
-    return found
-
-
 @click.command()
 @click.argument("config", type=click.Path())
 @click.option(
     "--architecture",
     "architectures",
     metavar="A[,B...]",
-    callback=lambda context, parameter, text: _words(context, parameter, text, _ARCHITECTURES),
+    type=WordList(*_ARCHITECTURES),
+    default="",
     help="Only these; default: all five.",
 )
 @click.option(
     "--routes",
     metavar="A[,B]",
-    callback=lambda context, parameter, text: _words(context, parameter, text, _ROUTES),
+    type=WordList(*_ROUTES),
+    default="",
     help="Each architecture with direct or broker routing of interrupts, or both.",
 )
 @click.option(
     "--waits",
     metavar="A[,B...]",
-    callback=lambda context, parameter, text: _words(context, parameter, text, _WAITS),
+    type=WordList(*_WAITS),
+    default="",
     help="Each architecture with both sides waiting so: adaptive, spin or block.",
 )
 @click.option("--all", "everything", is_flag=True, help="Every architecture, route, and spin and block.")

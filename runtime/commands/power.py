@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from runtime.commands.machines import _client, _json_option, _machine_option
+from runtime.commands.saving_progress import _copying_client, telling_progress
 from runtime.exits import ExitCode
 from runtime.reports import print_json
 
@@ -55,8 +56,9 @@ def resume(name: str | None, everything: bool, machine: str | None, as_json: boo
 def save(name: str, file: Path, go_on: bool, machine: str | None, as_json: bool) -> int:
     """Save partition NAME to FILE, and end it.
 
-    Its program takes part: it needs integration = true, and says by partition.on_save what it is to know later. Its
-    disks are flushed and named in FILE, not copied; they must be as they are now when it goes on.
+    Saved are its memory, what the hypervisor keeps of it, its emulated devices, and what its program says by
+    partition.on_save; it needs integration = true. Its disks are flushed and named in FILE, not copied; they must be as
+    they are now when it goes on.
 
     \b
     Example:
@@ -64,12 +66,14 @@ def save(name: str, file: Path, go_on: bool, machine: str | None, as_json: bool)
       partvisor run configs/quickstart.toml --set partition.writer.restore=writer.saved
     """
     order = {"path": str(file.absolute()), "go_on": go_on}
-    with _client(machine) as client:
+    with _copying_client(machine) as client, telling_progress(machine, name):
         answer: dict[str, Any] = client.request("operate", operation="save", name=name, order=order)
     if as_json:
         print_json(answer)
     else:
-        print(f"{name} is saved in {file}, {answer['bytes']} bytes" + ("; it goes on" if go_on else ""))
+        memory = f"{answer['memory_bytes'] >> 10} KiB of memory"
+        goes_on = "; it goes on" if go_on else ""
+        print(f"{name} is saved in {file}: {memory} in {answer['bytes']} bytes{goes_on}")
     return ExitCode.DONE
 
 
@@ -87,7 +91,7 @@ def restore(name: str, file: Path, machine: str | None, as_json: bool) -> int:
     Example:
       partvisor restore writer writer.saved
     """
-    with _client(machine) as client:
+    with _copying_client(machine) as client:
         answer: dict[str, Any] = client.request(
             "operate", operation="restore", name=name, order={"path": str(file.absolute())}
         )

@@ -11,6 +11,7 @@ from runtime.abi import CPU_WEIGHT_MAX
 from runtime.commands.machines import _client, _json_option, _machine_option
 from runtime.config.shares import CpuShare, share_text
 from runtime.exits import ExitCode
+from runtime.measure.delivered_shares import delivered_between
 from runtime.reports import print_json, print_table
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def sched(context: click.Context, once: bool, interval: float, machine: str | No
         while True:
             time.sleep(interval)
             after = client.request("sched")
-            result = compare(before, after)
+            result = delivered_between(before, after)
             if as_json:
                 print_json(result)
             else:
@@ -109,45 +110,6 @@ def set_(
     return ExitCode.DONE
 
 
-def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """Two answers to `sched` as shares of the time between them; percent of one processor unless said otherwise."""
-    elapsed_ns = max(after["now_ns"] - before["now_ns"], 1)
-    earlier = {row["id"]: row for row in before["partitions"]}
-    rows: list[dict[str, Any]] = []
-    for row in after["partitions"]:
-        if (old := earlier.get(row["id"])) is None:
-            continue
-        used_ns = _difference(row["cpu_ns"], old["cpu_ns"])
-        due_ns = _difference(row["due_ns"], old["due_ns"])
-        rows.append(
-            {
-                **{key: row[key] for key in ("name", "weight", "reserve", "cap", "vps", "cpus")},
-                "due_percent": _percent(due_ns, elapsed_ns),
-                "used_percent": _percent(used_ns, elapsed_ns),
-                "used_ns": used_ns,
-                "held": row["held"],
-            }
-        )
-    total = sum(row["used_ns"] or 0 for row in rows)
-    for row in rows:
-        row["delivered_percent"] = _percent(row["used_ns"], total) if total else None
-    return {
-        "mechanism": after["mechanism"],
-        "note": after["note"],
-        "seconds": elapsed_ns / 1e9,
-        "broker_percent": _percent(after["broker_cpu_ns"] - before["broker_cpu_ns"], elapsed_ns),
-        "partitions": rows,
-    }
-
-
-def _difference(new: int | None, old: int | None) -> int | None:
-    return None if new is None or old is None else max(new - old, 0)
-
-
-def _percent(part: int | None, whole: int) -> float | None:
-    return None if part is None else round(100 * part / whole, 2)
-
-
 def _headline(result: Mapping[str, Any]) -> str:
     how = f"by {result['mechanism']}" if result["mechanism"] else "by the host alone: no partition has shares"
     note = f" ({result['note']})" if result["note"] else ""
@@ -187,7 +149,7 @@ def _watch(client: "ManagementClient", interval: float) -> None:
         while True:
             time.sleep(interval)
             after = client.request("sched")
-            result = compare(before, after)
+            result = delivered_between(before, after)
             before = after
             rows = _rows(result)
             table = Table(*(rows[0] if rows else ("no partition runs",)), box=SIMPLE_HEAD, pad_edge=False)

@@ -20,17 +20,13 @@ BACKENDS: Final[Mapping[DeviceKind, tuple[BackendKind, ...]]] = {
     DeviceKind.NET: (BackendKind.SWITCH, BackendKind.TAP, BackendKind.USER),
     DeviceKind.SERIAL: (BackendKind.PTY, BackendKind.SOCKET, BackendKind.CONSOLE),
 }
-_WITHOUT_RINGS: Final = (
-    Architecture.HOSTED,
-    Architecture.MICROKERNEL,
-)  # a guest's TAP waits for its channel's
 LINE_ENDS: Final = 1  # of a serial line, among partitions: the other one is its driver's
 
 
 def check(config: Table, devices: Rows, partitions: Rows) -> list[Problem]:
     machine = config.get("machine")
     architecture = machine.get("architecture") if isinstance(machine, Mapping) else None
-    problems: list[Problem] = _taps_and_streams(partitions, devices, architecture)
+    problems: list[Problem] = _taps_and_streams(partitions, devices)
     for path, device in devices:
         problems += _backend(path, device)
         kind = device.get("kind")
@@ -89,7 +85,7 @@ def _forwards(path: Steps, device: Table) -> list[Problem]:
     return problems
 
 
-def _taps_and_streams(partitions: Rows, devices: Rows, architecture: object) -> list[Problem]:
+def _taps_and_streams(partitions: Rows, devices: Rows) -> list[Problem]:
     """What only the root's own partitions can have, and only with a network."""
     networks = {one.get("name") for _, one in devices if one.get("kind") is DeviceKind.NET}
     problems: list[Problem] = []
@@ -101,8 +97,6 @@ def _taps_and_streams(partitions: Rows, devices: Rows, architecture: object) -> 
             continue
         if not is_roots:
             problems.append(Problem((*path, "tap"), "a TAP", "none: its parent is not the root"))
-        if architecture in _WITHOUT_RINGS:
-            problems.append(Problem((*path, "tap"), "a TAP", f'none with architecture = "{architecture}"'))
         attached = {one.get("name") for one in _tables(partition)}
         if (device := tap.get("device")) is not None and device not in attached & networks:
             problems.append(Problem((*path, "tap", "device"), spell(device), "a net that this partition has"))

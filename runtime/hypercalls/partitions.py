@@ -15,7 +15,7 @@ from runtime.abi import (
     Privilege,
 )
 from runtime.hypercalls.connection import HypercallSocket
-from runtime.hypercalls.results import Birth, Program, decode_birth, decode_program
+from runtime.hypercalls.results import Birth, Program, decode_birth, decode_program, decode_times
 
 
 class PartitionCalls(HypercallSocket):
@@ -98,6 +98,15 @@ class PartitionCalls(HypercallSocket):
             property=int(PartitionProperty.PROGRAM),
         )
         return decode_program(result)
+
+    def capped_time(self, partition: int = PARTITION_SELF) -> dict[int, int]:
+        """ns of processor time that each child with a cap has had so far, with the hypervisor's for it; by id."""
+        result = self.call(
+            HypercallCode.GET_PARTITION_PROPERTY_EX,
+            partition=partition,
+            property=int(PartitionProperty.CAPPED_TIME),
+        )
+        return decode_times(result)
 
     def watch_children(self) -> int:
         """An eventfd, raised whenever a child's process started or ended, or a child's state changed."""

@@ -106,6 +106,14 @@ def decode_program(result: Result) -> Program:
     )
 
 
+def decode_times(result: Result) -> dict[int, int]:
+    value = expect(result.values["value"], dict)
+    try:
+        return {int(each): expect(ns, int) for each, ns in value.items()}
+    except ValueError:
+        raise HypervisorGone("a time of no partition") from None
+
+
 def decode_slots(result: Result) -> list[MappedSlot]:
     with closing_on_error(result.fds):
         slots = expect(result.values["slots"], list)

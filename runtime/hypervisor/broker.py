@@ -7,7 +7,6 @@ not take its reply, or closes its socket and lives on, has broken the calling co
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import time
@@ -33,6 +32,7 @@ from runtime.hypervisor.effects import (
     SuspendPartition,
 )
 from runtime.hypervisor.host import Host
+from runtime.hypervisor.kept_zygote import KeptZygote
 from runtime.hypervisor.lent_vps import LentVps
 from runtime.hypervisor.loop import Loop, now_ns
 from runtime.hypervisor.machine import RootFailurePolicy
@@ -44,11 +44,10 @@ from runtime.hypervisor.replies import DONE, Reply
 from runtime.hypervisor.service_time import ServiceTime
 from runtime.hypervisor.sockets import PartitionSockets
 from runtime.hypervisor.standby import STANDBY_ID, Standby
-from runtime.hypervisor.zygote import Spawned, SpawnFailed, Zygote, ZygoteLost
+from runtime.hypervisor.zygote import Spawned, SpawnFailed, Zygote
 
 REQUEST_DESCRIPTORS_MAX: Final = 16  # the most that any call takes
 LAST_CALLS_MAX: Final = 64  # of a process that has ended or is late: what it asked for before is still done
-ZYGOTE_RESTARTS_MAX: Final = 8
 EXIT_GRACE_MS: Final = 500  # from the end of a partition's socket to that of its process
 HALT_GRACE_MS: Final = 2_000  # for killed processes to be reaped, before the broker leaves them to the kernel
 ROOT_MODULE: Final = "partitions.root"
@@ -60,8 +59,6 @@ class Broker:
     """Owns all sockets, processes and memory of the machine below the platform."""
 
     def __init__(self, zygote: Zygote, recorder: Recorder, on_root_failure: RootFailurePolicy) -> None:
-        self._zygote: Zygote | None = zygote
-        self._zygote_module, self._sandbox, self._zygotes_started = zygote.module, zygote.sandbox, 1
         self.host: Final = Host()
         self.hypervisor: Final = RecordedHypervisor(recorder, self.host, native, on_root_failure)
         self.loop: Final = Loop()
@@ -79,7 +76,13 @@ class Broker:
         self._console_fd: int | None = None
         self._announce: Callable[[str, Mapping[str, object]], None] = lambda kind, fields: None
         self.halted: str | None = None  # why; the loop ends
-        self._watch_zygote(zygote)
+        self.zygote: Final = KeptZygote(
+            self.loop,
+            zygote,
+            self._zygote_answered,
+            self._zygote_lost,
+            may_restart=lambda: self.halted is None,
+        )
 
     # -- what power.py uses --------------------------------------------------------------------------------
 
@@ -128,10 +131,7 @@ class Broker:
         deadline_ns = now_ns() + HALT_GRACE_MS * 1_000_000
         while self.live_partitions and now_ns() < deadline_ns:
             self.loop.run_once(ORPHAN_SWEEP_MS)
-        if self._zygote is not None:
-            self.loop.drop(self._zygote.socket.fileno())
-            self._zygote.close()
-            self._zygote = None
+        self.zygote.close()
         while sweep_orphans(set()) and now_ns() < deadline_ns:
             time.sleep(ORPHAN_SWEEP_MS / 1000)
 
@@ -284,26 +284,13 @@ class Broker:
         known = {process.pid for process in self._processes.values()}
         if self.standby.pid is not None:
             known.add(self.standby.pid)
-        if self._zygote is not None:
-            known.add(self._zygote.pid)
+        if self.zygote.pid is not None:
+            known.add(self.zygote.pid)
         return known
 
     # -- the zygote ----------------------------------------------------------------------------------------
 
-    def _watch_zygote(self, zygote: Zygote) -> None:
-        self.loop.watch(zygote.socket.fileno(), self._serve_zygote)
-
-    def _serve_zygote(self, events: int) -> None:
-        zygote = self._zygote
-        assert zygote is not None
-        try:
-            if events & select.EPOLLOUT:
-                zygote.outbox.flush()
-            answer = zygote.receive()
-        except (ZygoteLost, OSError) as error:
-            self._lose_zygote(str(error))
-            return
-        self.loop.watch_writable(zygote.socket.fileno(), zygote.outbox)
+    def _zygote_answered(self, answer: Spawned | SpawnFailed) -> None:
         match answer:
             case Spawned(partition, pid) if partition == STANDBY_ID:
                 self.standby.spawned(pid)
@@ -315,19 +302,10 @@ class Broker:
             case SpawnFailed(partition, reason) if partition in self._spawning:
                 self._spawn_fails(partition, reason)
 
-    def _lose_zygote(self, reason: str) -> None:
-        """Partitions live on; those being spawned are lost. A new zygote, unless it fails again and again."""
-        assert self._zygote is not None
-        self.loop.drop(self._zygote.socket.fileno())
-        self._zygote.close()
-        self._zygote = None
-        if self._zygotes_started <= ZYGOTE_RESTARTS_MAX and self.halted is None:
-            self._zygotes_started += 1
-            self._zygote = Zygote(self._zygote_module, self._sandbox)
-            self._watch_zygote(self._zygote)
+    def _zygote_lost(self, reason: str) -> None:
         for partition in self._spawning - {ROOT_PARTITION}:
-            self._spawn_fails(partition, f"the zygote was lost: {reason}")
-        self.standby.spawn_failed(f"the zygote was lost: {reason}")
+            self._spawn_fails(partition, reason)
+        self.standby.spawn_failed(reason)
 
     def _spawn(self, partition: int, path: str, module: str) -> None:
         self._spawning.add(partition)
@@ -340,23 +318,8 @@ class Broker:
 
     def _ask_zygote(self, spawn_id: int, path: str, module: str) -> socket.socket:
         """Our end of the hypercall socket; the answer comes later. Raises: OSError."""
-        if self._zygote is None:
-            raise OSError("there is no zygote any more")
-        console_fd = self._console()
-        try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        except OSError:
-            os.close(console_fd)
-            raise
-        try:
-            grant = granted_to_process(self.hypervisor.machine, spawn_id)
-            self._zygote.spawn(spawn_id, path, module, grant, [theirs.detach(), console_fd])
-            self.loop.watch_writable(self._zygote.socket.fileno(), self._zygote.outbox)
-        except OSError as error:
-            ours.close()
-            self._lose_zygote(str(error))
-            raise
-        return ours
+        grant = granted_to_process(self.hypervisor.machine, spawn_id)
+        return self.zygote.ask(spawn_id, path, module, grant, self._console())
 
     def _console(self) -> int:
         if self._console_fd is None:

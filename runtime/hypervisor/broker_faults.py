@@ -115,7 +115,7 @@ class BrokerFaults:
 
     def _kill_zygote(self, order: Order) -> None:
         trigger = Trigger(order.knobs, order.seed)
-        if (zygote := self._broker._zygote) is None:
+        if (zygote := self._broker.zygote.current) is None:
             raise FaultRefused("there is no zygote any more")
         self._kills[order.number] = trigger
         if trigger.strikes():

@@ -35,6 +35,7 @@ def _claim_waiting(call: Call, port_id: int) -> Reply:
     port = call.caller.ports.get(port_id)
     if port is None or port.type is not PortType.EVENT:
         raise Refused(HvStatus.INVALID_PORT_ID)
+    call.machine.served_for = port.connection_partition  # who wants to be served, and might ask without end
     if port.endpoint is None:
         raise Refused(HvStatus.NO_DATA)
     endpoint, port.endpoint = port.endpoint, None

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from bus.intercept_messages import INTERCEPT_SINT, port_instruction
 from bus.native import FastIntercepts
 from runtime.abi import HvStatus, HypercallCode, InterceptType, PartitionState
-from runtime.hypervisor.dispatch import RULES
+from runtime.hypervisor.call_rules import RULES
 from runtime.hypervisor.effects import CompleteCall, RaiseLine
 from runtime.hypervisor.intercept_delivery import teller_of
 from runtime.hypervisor.intercept_state import RFLAGS, RIP, Access

@@ -52,6 +52,7 @@ class Machine:
     loads_drivers: bool = False  # into the hypervisor itself: a monolithic machine
     scheduling_version: int = 0  # counts changes of what the scheduler looks at: properties, processes
     served_for: int = 0  # by the call being handled, if that is not its caller
+    capped_ns: dict[int, int] = field(default_factory=dict)  # of each with a cap: its time, and ours for it
     statistics_timer: bool = False  # runs, because somebody has a statistics page
     calls: CallCount = field(default_factory=CallCount)
     calls_of: dict[int, CallCount] = field(default_factory=dict)  # by partition

@@ -41,10 +41,10 @@ def list_objects(broker: Broker, after: int = 0) -> dict[str, object]:
 
 def list_processes(broker: Broker) -> dict[str, object]:
     """The processes of ours that are no partition's: {role: pid}."""
-    zygote, standby = broker._zygote, broker.standby.pid
+    zygote, standby = broker.zygote.pid, broker.standby.pid
     found: dict[str, object] = {"hypervisor": os.getpid()}
     if zygote is not None:
-        found["zygote"] = zygote.pid
+        found["zygote"] = zygote
     if standby is not None:
         found["standby"] = standby
     return found
@@ -56,8 +56,8 @@ def _all(broker: Broker) -> Iterator[tuple[str, tuple[int, ...], int]]:
         yield "hypercalls", (partition,), fd
     if broker._console_fd is not None:
         yield "console", (), broker._console_fd
-    if broker._zygote is not None:
-        yield "zygote", (), broker._zygote.socket.fileno()
+    if (zygote := broker.zygote.current) is not None:
+        yield "zygote", (), zygote.socket.fileno()
     if (waiting := broker.standby.descriptor) is not None:
         yield "standby", (), waiting
 

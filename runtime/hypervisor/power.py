@@ -15,6 +15,8 @@ ports {name?, after?} -> ports {rows: [...], more}; what became of every interru
 sched {after?}     -> sched {partitions: [...], more, ...}; who has had how much of the processors
 schedule {name, weight?, reserve?, cap?} -> schedule {id}; reserve and cap in 1/0x10000 of a processor per VP
 pause {name?}, resume {name?} -> pause {names: [...]}; a partition and all below it; without a name the whole machine
+state {name, vp?}  -> state {...}; what the hypervisor keeps of a paused partition, or of one of its VPs
+slots {name, after?} -> slots {slots: [[gpfn, pages, writable, own]...], more} + a descriptor of each own one's memory
 hypervisor {}      -> hypervisor {...}; what the broker says of itself
 inject {order}     -> inject {}; a fault on purpose, as runtime.chaos.faults.orders has it
 heal {number}      -> heal {}; it is undone
@@ -25,6 +27,7 @@ stop {grace_ms}    -> stop {}; then SIGTERM to all but the root, SIGTERM to the 
 
 from __future__ import annotations
 
+import os
 import select
 import signal
 import socket
@@ -153,6 +156,7 @@ class PowerSocket:
 
     def _answer(self, verb: str, args: dict[str, object], fds: list[int]) -> None:
         echo = {"request": args.pop("request")} if "request" in args else {}
+        handed: list[int] = []
         try:
             if verb == "adopt":
                 result = self._adopt(args, fds)
@@ -182,6 +186,10 @@ class PowerSocket:
                 result = self._schedule(args)
             elif verb in ("pause", "resume"):
                 result = self._pause(args, paused=verb == "pause")
+            elif verb == "state":
+                result = self._state(args)
+            elif verb == "slots":
+                result, handed = self._slots(args)
             elif verb == "hypervisor":
                 result = portrait(self._broker.hypervisor, self._broker.loop)
             elif verb in FAULT_VERBS:
@@ -199,11 +207,12 @@ class PowerSocket:
             verb, result = "error", {"verb": verb, "reason": str(refused)}
         finally:
             codec.close_all(fds)
-        self._send(verb, result | echo)
+        self._send(verb, result | echo, handed)
 
-    def _send(self, verb: str, fields: Mapping[str, object]) -> None:
+    def _send(self, verb: str, fields: Mapping[str, object], fds: list[int] | None = None) -> None:
+        """Takes the descriptors over."""
         try:
-            self._outbox.send([verb, fields])
+            self._outbox.send([verb, fields], fds or ())
         except OSError:  # its end of file is on the way
             self._outbox.close()
         self._broker.loop.watch_writable(self._socket.fileno(), self._outbox)
@@ -242,6 +251,33 @@ class PowerSocket:
         order = [each.id for each in (reversed(changed) if paused else changed)]
         self._broker.carry_out(self._broker.hypervisor.pause(order, paused, now_ns()))
         return {"names": [machine.path(each) for each in changed]}
+
+    def _state(self, args: dict[str, object]) -> dict[str, object]:
+        from runtime.hypervisor.partition_state import partition_state, processor_state
+
+        machine, partition = self._broker.hypervisor.machine, self._paused(args)
+        if "vp" not in args:
+            return partition_state(machine, partition)
+        vp = partition.vps.get(_integer(args, "vp"))
+        if vp is None:
+            raise _Refused(f"{partition.name} has no such processor")
+        return processor_state(machine, partition, vp)
+
+    def _slots(self, args: dict[str, object]) -> tuple[dict[str, object], list[int]]:
+        from runtime.hypervisor.partition_state import slots_after
+
+        result, handles = slots_after(self._paused(args), _integer(args, "after", 0))
+        try:
+            with self._broker.host.descriptors(tuple(handles)) as fds:
+                return result, [os.dup(fd) for fd in fds]
+        except OSError as error:
+            raise _Refused(str(error)) from error
+
+    def _paused(self, args: dict[str, object]) -> Partition:
+        partition = self._named(args)
+        if not partition.suspended:
+            raise _Refused(f"{partition.name} is not paused")
+        return partition
 
     def _resume_all(self) -> None:
         """Who is to end has to hear of it."""

@@ -7,6 +7,7 @@ Source: TLFS, HvCallGetPartitionProperty, HvCallSetPartitionProperty and their E
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 
 _WHOLE_PROCESSOR: Final = 0x10000  # reserve and cap are fractions of one, per VP
 
+CAPPED_CHILDREN_TOLD_MAX: Final = 250  # of one parent: a map of a packet has 256 entries
+_EX_ONLY: Final = (
+    PartitionProperty.PROGRAM,
+    PartitionProperty.VMM_CAPABILITIES,
+    PartitionProperty.CAPPED_TIME,
+)
 _SHARES: Final = (PartitionProperty.CPU_RESERVE, PartitionProperty.CPU_CAP, PartitionProperty.CPU_WEIGHT)
 
 # property: (least, greatest, default)
@@ -70,7 +77,7 @@ def set_partition_property(call: Call, *, property: int, value: int) -> Reply:
         if value & ~int(call.caller.privileges):  # nobody grants what it does not hold
             raise Refused(HvStatus.ACCESS_DENIED)
         call.target.privileges = Privilege(value)
-    elif code in (PartitionProperty.PROGRAM, PartitionProperty.VMM_CAPABILITIES):
+    elif code in _EX_ONLY:
         raise Refused(HvStatus.UNKNOWN_PROPERTY)
     elif not control_properties.write(call, code, value):
         raise Refused(HvStatus.OPERATION_DENIED)  # read only
@@ -80,17 +87,26 @@ def set_partition_property(call: Call, *, property: int, value: int) -> Reply:
 def get_partition_property_ex(call: Call, *, property: int) -> Reply:
     if property == PartitionProperty.VMM_CAPABILITIES:
         return Reply(values={"value": {"banks": [0]}})  # none of what it lists has a meaning here
+    if property == PartitionProperty.CAPPED_TIME:
+        return Reply(values={"value": _capped_time(call)})
     if property != PartitionProperty.PROGRAM:
         raise Refused(HvStatus.UNKNOWN_PROPERTY)
     return get_program(call)
 
 
 def set_partition_property_ex(call: Call, *, property: int, value: Mapping[str, object]) -> Reply:
-    if property == PartitionProperty.VMM_CAPABILITIES:
+    if property in (PartitionProperty.VMM_CAPABILITIES, PartitionProperty.CAPPED_TIME):
         raise Refused(HvStatus.OPERATION_DENIED)  # read only
     if property != PartitionProperty.PROGRAM:
         raise Refused(HvStatus.UNKNOWN_PROPERTY)
     return set_program(call, value)
+
+
+def _capped_time(call: Call) -> dict[str, int]:
+    """As long as it fits a reply: of more children, the first."""
+    known = call.machine.capped_ns
+    times = ((str(child), known[child]) for child in call.target.children if child in known)
+    return dict(islice(times, CAPPED_CHILDREN_TOLD_MAX))
 
 
 def set_shares(machine: Machine, target: Partition, changed: Mapping[PartitionProperty, int]) -> None:

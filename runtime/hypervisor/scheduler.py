@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from bus.yielded_time import QUIET_INTERVAL_MS, USE_INTERVAL_MS
 from runtime.abi import ROOT_PARTITION, WHOLE_PROCESSOR, PartitionProperty
 from runtime.hypervisor import heartbeat
 from runtime.hypervisor.cpu_time import CpuMeter, cpu_ns
@@ -34,6 +35,7 @@ _YOUNG_NS: Final = (
     5_000_000_000  # of its life, in which a process that starts binds itself: we look at each step
 )
 _ALARM: Final = "scheduler"
+_USE_ALARM: Final = "use of those with a cap"
 _PROPERTIES: Final = (PartitionProperty.CPU_WEIGHT, PartitionProperty.CPU_RESERVE, PartitionProperty.CPU_CAP)
 
 
@@ -55,6 +57,9 @@ class Scheduler:
         self._young: dict[int, int] = {}  # until when
         self._confined: Mapping[int, tuple[int, ...]] = {}
         self._stepped_ns = self._looked_ns = 0
+        self._used_ns: int | None = (
+            None  # when the use of those with a cap was looked at; None: nobody has one
+        )
         self._seen_version = 0
         self._failure: str | None = None  # why a mechanism that was asked for is not there
         self._closed = False
@@ -105,6 +110,8 @@ class Scheduler:
 
     def _end(self) -> None:
         self._loop.cancel(_ALARM)
+        self._loop.cancel(_USE_ALARM)
+        self._used_ns = None
         if self._mechanism is not None:
             self._mechanism.close()
             self._mechanism = None
@@ -123,6 +130,24 @@ class Scheduler:
         members = self._members(policy)
         policy.set_members(members)
         self._use_mechanism(members)
+        if self._used_ns is None and self._service.capped:
+            self._used_ns = now_ns()
+            self._look_at_use()
+
+    def _look_at_use(self) -> None:
+        """Of those with a cap, for all who work for them."""
+        now, capped = now_ns(), self._service.capped
+        if not capped or self._used_ns is None:
+            self._used_ns = None
+            return
+        own = {each: cpu_ns(self._processes[each].pid) for each in capped if each in self._processes}
+        is_yielding = self._mechanism is not None and not self._mechanism.needs_slices
+        known = {each: ns for each, ns in own.items() if ns is not None}
+        is_busy = self._service.look(known, now - self._used_ns, is_yielding=is_yielding)
+        pause_ms = USE_INTERVAL_MS if is_busy else QUIET_INTERVAL_MS
+        self._used_ns = now
+        self._loop.alarm_at(_USE_ALARM, now + pause_ms * 1_000_000, self._look_at_use)
+        self._service.mark()
 
     def _look_at_processes(self) -> None:
         partitions = self._machine.partitions

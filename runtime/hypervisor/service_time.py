@@ -5,16 +5,21 @@ it had run itself: the scheduler adds it to what it used, so caps and weights in
 more than that of the hypervisor: it pays with a budget of its own, and is not served while that is in debt. Its calls
 wait in its socket; nothing is lost, and it is only late.
 
+The servers in other processes each keep to the cap, too. So that a partition does not have its cap once in each of
+them, what it has had is told: its own time and ours for it, as `Machine.capped_ns`, which a parent asks for. And where
+nobody takes our part off its own time, as cgroups do not, its own time is taken off our part.
+
 Nothing is counted, and no clock read, while the scheduler sleeps: then nobody has a cap or a weight of its own.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from bus.native import ServiceBudget
+from bus.yielded_time import yield_to
 from runtime.abi import ROOT_PARTITION, WHOLE_PROCESSOR, PartitionProperty
 
 if TYPE_CHECKING:
@@ -33,6 +38,8 @@ class ServiceTime:
         self._mark_ns = 0  # up to here it was charged, or is nobody's
         self._spent: dict[int, int] = {}  # since the scheduler took it, by partition
         self._budgets: dict[int, ServiceBudget] = {}  # of those with a cap
+        self._served: dict[int, int] = {}  # of those, since they were looked at
+        self._own_ns: dict[int, int] = {}  # of those, what their processes had used then
 
     def count(self, is_counting: bool) -> None:
         """The scheduler begins, goes on with other caps, or has gone to sleep."""
@@ -40,6 +47,7 @@ class ServiceTime:
         budgets, self._budgets = self._budgets, {}
         if not is_counting:
             self._spent.clear()
+            self._forget_others()
             return
         for partition in self._machine.partitions.values():
             cap = partition.properties.get(PartitionProperty.CPU_CAP, WHOLE_PROCESSOR)
@@ -47,7 +55,39 @@ class ServiceTime:
                 budget = budgets.get(partition.id) or ServiceBudget()
                 budget.limit(max(cap * max(len(partition.vps), 1), 1))
                 self._budgets[partition.id] = budget
+        self._forget_others()
         self.mark()
+
+    def _forget_others(self) -> None:
+        for table in (self._machine.capped_ns, self._served, self._own_ns):
+            for partition in table.keys() - self._budgets.keys():
+                del table[partition]
+
+    @property
+    def capped(self) -> Iterable[int]:
+        """Partitions with a cap."""
+        return self._budgets.keys()
+
+    def look(self, own_ns: Mapping[int, int], elapsed_ns: int, *, is_yielding: bool) -> bool:
+        """What became of those with a cap since the last look, so long ago. Whether any of them did anything.
+
+        Args:
+            own_ns: what their processes have used so far. Of one that is not there, nothing is known.
+            is_yielding: their own time is taken off ours.
+        """
+        capped_ns, is_busy = self._machine.capped_ns, False
+        for partition, budget in self._budgets.items():
+            if (now_ns := own_ns.get(partition)) is None:
+                continue
+            before_ns = self._own_ns.get(partition, now_ns)
+            self._own_ns[partition] = now_ns
+            used_ns = max(now_ns - before_ns, 0)  # a process that was started anew begins with nothing
+            had_ns = used_ns + self._served.pop(partition, 0)
+            capped_ns[partition] = capped_ns.get(partition, 0) + had_ns
+            is_busy |= had_ns > 0
+            if is_yielding:
+                yield_to(budget, used_ns, elapsed_ns)
+        return is_busy
 
     def mark(self) -> None:
         """What was done up to here was done for nobody."""
@@ -80,6 +120,7 @@ class ServiceTime:
         self._spent[who] = self._spent.get(who, 0) + spent_ns
         if (budget := self._budgets.get(who)) is None:
             return None
+        self._served[who] = self._served.get(who, 0) + spent_ns
         rest_ns = budget.charge(spent_ns)
         return (who, rest_ns) if rest_ns else None
 

@@ -11,7 +11,7 @@ import msgspec
 import trio
 
 from runtime.machine.capture_wire import HELLO_BYTES_MAX, SNAP_BYTES_MAX
-from runtime.machine.management import ManagementStatus
+from runtime.machine.management_wire import ManagementStatus
 from runtime.machine.private_socket import accept_each, listening
 from runtime.machine.questions import RequestRefused
 from runtime.machine.rundir import MachineFolder

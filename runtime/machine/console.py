@@ -35,14 +35,21 @@ class ConsoleRecord:
     pid: int
     kind: str
     fields: Mapping[str, object]
+    speaks_for: str | None = None  # one of several partitions in that process
 
 
 class ConsoleWriter:
     """The writing end, inherited as a descriptor."""
 
-    def __init__(self, fd: int, patience_ms: int = _PATIENCE_MS) -> None:
-        """`patience_ms`: how long `emit` may wait for a reader that is behind; 0 for who must never wait."""
+    def __init__(self, fd: int, patience_ms: int = _PATIENCE_MS, speaks_for: str | None = None) -> None:
+        """The writing end.
+
+        Args:
+            patience_ms: how long `emit` may wait for a reader that is behind; 0 for who must never wait.
+            speaks_for: the partition's name, where it is not alone in its process: one that lives in the hypervisor.
+        """
         self._patience_ms = patience_ms
+        self._head = {} if speaks_for is None else {"for": speaks_for}
         self._socket = socket.socket(fileno=fd)
         self._dropped = 0
 
@@ -50,7 +57,7 @@ class ConsoleWriter:
         """Send one record. Never raises for a slow or vanished reader: a dead terminal is not a guest's fault."""
         if self._dropped:
             fields["records_dropped"] = self._dropped
-        data = msgpack.packb({"kind": kind, "fields": fields}, use_bin_type=True)
+        data = msgpack.packb(self._head | {"kind": kind, "fields": fields}, use_bin_type=True)
         if len(data) > RECORD_BYTES_MAX:
             raise ValueError(f"console record of {len(data)} bytes; at most {RECORD_BYTES_MAX}")
         deadline = time.monotonic() + self._patience_ms / 1000
@@ -154,9 +161,13 @@ def read_record(reader: socket.socket) -> ConsoleRecord | None:
         return ConsoleRecord(pid, RAW, {"text": text})
     try:
         record = msgpack.unpackb(data, raw=False, max_map_len=256, max_array_len=4096)
-        kind, fields = record["kind"], record["fields"]
-        if not isinstance(kind, str) or not isinstance(fields, dict):
-            raise TypeError("kind is a string, fields a map")
+        kind, fields, speaks_for = record["kind"], record["fields"], record.get("for")
+        if (
+            not isinstance(kind, str)
+            or not isinstance(fields, dict)
+            or not isinstance(speaks_for, str | None)
+        ):
+            raise TypeError("kind and for are strings, fields a map")
     except Exception as error:  # whatever msgpack makes of hostile bytes
         return ConsoleRecord(pid, "garbage", {"reason": str(error)[:200]})
-    return ConsoleRecord(pid, kind, {str(key): value for key, value in fields.items()})
+    return ConsoleRecord(pid, kind, {str(key): value for key, value in fields.items()}, speaks_for)

@@ -20,7 +20,8 @@ import trio
 from runtime.config.emulated import EmulatedKind
 from runtime.config.model import BackendKind, DeviceConfig, DeviceKind, MachineConfig
 from runtime.machine.console_text import ConsoleText
-from runtime.machine.management import ControlError, ManagementStatus
+from runtime.machine.machine_control import ControlError
+from runtime.machine.management_wire import ManagementStatus
 from runtime.machine.private_socket import listen_at
 from runtime.machine.rundir import MachineFolder
 from runtime.reserved_names import ROOT

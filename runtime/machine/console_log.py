@@ -30,6 +30,7 @@ class ConsoleLog:
         self._log = log
         self._reader, self.writer = console_pair()
         self._names: dict[int, str] = {}  # by pid
+        self._holders: set[int] = set()  # pids of processes that several partitions live in
         self._unnamed: list[ConsoleRecord] = []
         self._pieces: dict[int, str] = {}  # of a line that has not ended yet, by pid
 
@@ -39,6 +40,10 @@ class ConsoleLog:
         waiting, self._unnamed = self._unnamed, []
         for record in waiting:
             self._publish(record)
+
+    def holds_partitions(self, pid: int) -> None:
+        """The hypervisor's process: each driver that lives there says which it is. The kernel could not tell us."""
+        self._holders.add(pid)
 
     async def serve(self) -> None:
         """Until cancelled."""
@@ -54,6 +59,8 @@ class ConsoleLog:
 
     def _publish(self, record: ConsoleRecord) -> None:
         name = self._names.get(record.pid)
+        if record.pid in self._holders and record.speaks_for not in (None, ROOT):
+            name = record.speaks_for
         if name is None and len(self._unnamed) < _UNNAMED_RECORDS_MAX:
             self._unnamed.append(record)
             return

@@ -10,7 +10,7 @@ from runtime.exits import CommandError
 from runtime.machine.firmware import PacketLink
 from runtime.machine.listening_sockets import ListeningSockets
 from runtime.machine.saved_partition import SavedPartitionError
-from runtime.machine.saving import as_descriptor, load_for
+from runtime.machine.saving import image_for
 from runtime.machine.trace import MachineTrace
 
 _OPEN_FLAGS: Final = {
@@ -28,7 +28,7 @@ def restored_state(config: MachineConfig, partition: PartitionConfig) -> int:
     """A descriptor of what its program said when it was saved. Raises MachineFailed."""
     assert partition.restore is not None
     try:
-        return as_descriptor(load_for(config, partition, partition.restore))
+        return image_for(config, partition, partition.restore)
     except SavedPartitionError as error:
         raise MachineFailed(f"partition {partition.name} cannot go on from {error}") from error
 

@@ -16,6 +16,7 @@ import trio
 from runtime import codec
 from runtime.config.devices import BackendKind, DeviceConfig, DeviceKind
 from runtime.config.model import Document, MachineConfig, convert, to_tables
+from runtime.machine import host_interfaces
 from runtime.machine.events import Event
 from runtime.machine.questions import RequestRefused
 from runtime.reserved_names import ROOT
@@ -107,7 +108,7 @@ class DevicePlug:
         }
 
     async def reopen(self, device: str) -> None:
-        """The root wants the backing file of one that was added once more: another process is to have it."""
+        """The root wants what is behind one that was added, or came back, once more: another process is to have it."""
         fds: list[int] = []
         values: dict[str, object] = {"device": device}
         try:
@@ -154,7 +155,9 @@ class DevicePlug:
         return convert(document)
 
     def _open(self, device: DeviceConfig) -> list[int]:
-        """The backing file, where there is one that is handed over. RequestRefused: it can't be opened."""
+        """The backing file or interface, where there is one that is handed over. RequestRefused: it can't be opened."""
+        if device.backend is BackendKind.TAP:
+            return [self._open_interface(device)]
         is_file = device.driver is not None or (
             device.kind is DeviceKind.DISK and device.backend is BackendKind.FILE
         )
@@ -169,6 +172,18 @@ class DevicePlug:
             return [os.open(device.path, flags)]
         except OSError as error:
             raise RequestRefused(f"device {device.name}: {device.path}: {error.strerror}") from error
+
+    def _open_interface(self, device: DeviceConfig) -> int:
+        assert device.interface is not None
+        try:
+            descriptor = host_interfaces.attach(device.interface)
+        except OSError as error:
+            raise RequestRefused(
+                f"device {device.name}: {host_interfaces.remedy(device.interface, error)}"
+            ) from error
+        told = host_interfaces.bring_up(device.interface, device.mtu)
+        self._platform.log.append("net.tap_ready", device=device.name, interface=device.interface, **told)
+        return descriptor
 
     async def _ask(self, values: Mapping[str, object], fds: list[int]) -> Mapping[str, Any]:
         """The root, and if that dies over it, its successor. RequestRefused; OSError: there is none."""

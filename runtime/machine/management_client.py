@@ -10,7 +10,7 @@ import zmq
 
 from runtime.exits import CommandError, ExitCode
 from runtime.machine.events import Event, decode_event
-from runtime.machine.management import REQUEST_SECONDS_MAX, ManagementStatus, Reply, Request
+from runtime.machine.management_wire import REQUEST_SECONDS_MAX, ManagementStatus, Reply, Request
 from runtime.machine.rundir import MachineFolder
 
 ANSWER_SECONDS_MAX: Final = REQUEST_SECONDS_MAX + 2.0  # the machine itself gives up earlier, and says so

@@ -6,8 +6,8 @@
 | device-remove | a partition | {device} | {device, forced, let_go} |
 | device-list | "" | {} | {devices: [...]} |
 | pause, resume | a partition; "": the whole machine | {} | {names: [...]}: who is, and was not before |
-| save | a partition | {path, go_on}: see runtime.machine.saving | {path, bytes, state_bytes, goes_on} |
-| restore | a partition | {path} | {path, state_bytes} |
+| save | a partition | {path, go_on} | {path, bytes, state_bytes, ...}: see runtime.machine.saving |
+| restore | a partition | {path} | {path} |
 | errors | "" | {device?} | {errors: [...]}: runtime.machine.hardware_errors |
 """
 

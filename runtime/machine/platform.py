@@ -13,9 +13,8 @@ from typing import Any
 import trio
 
 from runtime import codec
-from runtime.abi import EXIT_HYPERVISOR_GONE, PAGE_BYTES, ExitStatus
+from runtime.abi import EXIT_HYPERVISOR_GONE, ExitStatus
 from runtime.config.model import MachineConfig, OnRootFailure
-from runtime.config.sandbox import SandboxMode
 from runtime.machine.console_lines import ConsoleLines
 from runtime.machine.console_log import ConsoleLog
 from runtime.machine.debug_access import DebugAccess
@@ -23,12 +22,13 @@ from runtime.machine.description import MachineFailed, describe_machine
 from runtime.machine.device_plug import DevicePlug
 from runtime.machine.events import EventLog
 from runtime.machine.farewell import shut_down_guests
-from runtime.machine.firmware import BOOT_MS_MAX, POWER_OFF_MS_MAX, PacketLink
+from runtime.machine.firmware import BOOT_MS_MAX, POWER_OFF_MS_MAX, LinkMessage, PacketLink
+from runtime.machine.first_root import hand_over, power_on
 from runtime.machine.hypervisor_options import hypervisor_options
 from runtime.machine.listening_sockets import ListeningSockets
 from runtime.machine.loader import Loader
 from runtime.machine.outcome import Outcome
-from runtime.machine.process import Child, Descriptor, execute, exit_of, exit_text, first_of
+from runtime.machine.process import Child, Descriptor, exit_of, exit_text, first_of
 from runtime.machine.questions import Questions
 from runtime.machine.questions import RequestRefused as RequestRefused
 from runtime.machine.rebooting import STOP_GRACE_MS as STOP_GRACE_MS
@@ -117,16 +117,8 @@ class Platform:
         root_end, self._root_hypercalls = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         firmware, self._root_firmware = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with root_end, self._loader.root_end:
-            self._root = execute(
-                "partitions.power_on",
-                {
-                    "--hypercall-fd": root_end,
-                    "--firmware-fd": self._root_firmware,
-                    "--console-fd": self._console.writer,
-                    "--loader-fd": self._loader.root_end,
-                },
-                own_user=self.config.machine.sandbox is not SandboxMode.OFF,
-            )
+            links = root_end, self._root_firmware, self._console.writer, self._loader.root_end
+            self._root = power_on(self.config, *links)
         self._console.name(self._root.pid, ROOT)
         self._root_pid = self._root.pid
         self._firmware = PacketLink(firmware)
@@ -146,31 +138,14 @@ class Platform:
             if self._debug is not None:
                 self._debug.listener.close()  # once the broker is gone, nobody shall seem to listen
         self.log.append("hypervisor.started", pid=self._broker.pid)
+        self._console.holds_partitions(self._broker.pid)
         self._power = PacketLink(power)
         nursery.start_soon(self._watch_broker)
         nursery.start_soon(self._serve_power)
-        root_pidfd = os.pidfd_open(self._root.pid)
         traced = {} if self._debug is None else self._debug.of_successor()
-        try:
-            await self._power.send(
-                "adopt",
-                {
-                    "name": ROOT,
-                    "memory_pages": self.config.machine.memory // PAGE_BYTES,
-                    "pid": self._root.pid,
-                    "args": {"traced": list(traced)},
-                },
-                [
-                    self._root_hypercalls.fileno(),
-                    root_pidfd,
-                    self._console.writer.fileno(),
-                    self._root_firmware.fileno(),
-                    *traced.values(),
-                ],
-            )
-        finally:
-            os.close(root_pidfd)
-            self._root_hypercalls.close()
+        with self._root_hypercalls as hypercalls:
+            fds = hypercalls.fileno(), self._console.writer.fileno(), self._root_firmware.fileno()
+            await hand_over(self._power, self.config, self._root, *fds, traced)
 
     async def _power_off(self) -> None:
         """The broker ends the partitions, the root its devices, then the broker itself; all in bounded time."""
@@ -212,6 +187,7 @@ class Platform:
                     nursery.start_soon(self._user.serve, str(message.values.get("device")), message.fds[0])
                     continue
                 codec.close_all(message.fds)
+                message.fds.clear()
                 match message.verb:
                     case "boot-hypervisor" if self._broker is None:
                         await self._boot_hypervisor(nursery)
@@ -237,8 +213,10 @@ class Platform:
     async def _serve_power(self) -> None:
         assert self._power is not None
         while (message := await self._power.receive()) is not None:
-            codec.close_all(message.fds)
             values = message.values
+            if "request" not in values:  # an answer's are whoever's has asked
+                codec.close_all(message.fds)
+                message.fds.clear()
             match message.verb:
                 case "adopt":
                     assert self._firmware is not None
@@ -356,6 +334,12 @@ class Platform:
         if self._power is None:
             raise ConnectionError("the hypervisor has not booted")
         return await self._questions.ask(self._power, verb, values)
+
+    async def ask_for_slots(self, **values: object) -> LinkMessage:
+        """Its "slots", with the descriptors, which are the caller's. RequestRefused, ConnectionError."""
+        if self._power is None:
+            raise ConnectionError("the hypervisor has not booted")
+        return await self._questions.ask_for_descriptors(self._power, "slots", values)
 
     async def ask_root(self, verb: str, fds: Sequence[int] = (), /, **values: object) -> Mapping[str, Any]:
         """A question to the root's virtualization stack. ConnectionError: it does not run."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import trio
 
+from runtime import codec
 from runtime.machine.firmware import LinkMessage, PacketLink
 
 
@@ -24,6 +25,14 @@ class Questions:
         self, link: PacketLink, verb: str, values: Mapping[str, object], fds: Sequence[int] = ()
     ) -> Mapping[str, Any]:
         """Until it is answered. Raises RequestRefused; what `PacketLink.send` raises."""
+        answer = await self.ask_for_descriptors(link, verb, values, fds)
+        codec.close_all(answer.fds)
+        return answer.values
+
+    async def ask_for_descriptors(
+        self, link: PacketLink, verb: str, values: Mapping[str, object], fds: Sequence[int] = ()
+    ) -> LinkMessage:
+        """As `ask`, and with what came along, which is the caller's."""
         self._last += 1
         number = self._last
         send, receive = trio.open_memory_channel[LinkMessage](1)
@@ -31,15 +40,22 @@ class Questions:
         try:
             await link.send(verb, {"request": number, **values}, fds)
             answer = await receive.receive()
+        except BaseException:
+            with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):  # it came, and nobody took it
+                codec.close_all(receive.receive_nowait().fds)
+            raise
         finally:
             del self._waiting[number]
         if answer.verb == "error":
+            codec.close_all(answer.fds)
             raise RequestRefused(str(answer.values.get("reason")))
-        return answer.values
+        return answer
 
     def answered(self, message: LinkMessage) -> None:
-        """One that nobody waits for any more is dropped."""
+        """Takes its descriptors over. One that nobody waits for any more is dropped."""
         waiting = self._waiting.get(message.values.get("request", 0))
         if waiting is not None:
             with contextlib.suppress(trio.WouldBlock):
                 waiting.send_nowait(message)
+                return
+        codec.close_all(message.fds)

@@ -16,7 +16,9 @@ from runtime.machine.captures import serve_captures
 from runtime.machine.debug_access import DebugAccess, debug_access
 from runtime.machine.description import MachineFailed
 from runtime.machine.held_signals import ENDING_SIGNALS, obeyed_signals
-from runtime.machine.management import ControlError, ManagementStatus, serve_management
+from runtime.machine.machine_control import ControlError
+from runtime.machine.management import serve_management
+from runtime.machine.management_wire import ManagementStatus
 from runtime.machine.operations import Operations
 from runtime.machine.outcome import Outcome
 from runtime.machine.platform import Platform, RequestRefused
@@ -87,7 +89,7 @@ async def _run(platform: Platform, options: "RunOptions", debug: DebugAccess, sc
 
 
 class PlatformControl:
-    """Answers what management asks (`management.MachineControl`), with the help of broker and root."""
+    """Answers what management asks (`machine_control.MachineControl`), with the help of broker and root."""
 
     def __init__(self, platform: Platform, desk: FaultDesk, screens: ScreenDoors) -> None:
         self._platform, self._desk, self._screens = platform, desk, screens

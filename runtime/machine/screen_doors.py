@@ -13,12 +13,12 @@ from typing import Final
 import trio
 
 from runtime.config.model import DeviceKind, MachineConfig
+from runtime.config.screen_address import UNIX, ScreenAddress
 from runtime.exits import CommandError
 from runtime.machine.events import EventLog
 from runtime.machine.private_socket import accept_each, listen_at
 from runtime.machine.questions import RequestRefused
 from runtime.machine.rundir import MachineFolder
-from runtime.machine.screen_address import UNIX, ScreenAddress
 from runtime.reserved_names import ROOT
 
 WAITING_MAX: Final = 16  # viewers that have connected and were not accepted yet, of each door

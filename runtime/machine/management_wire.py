@@ -1,0 +1,45 @@
+"""What goes over the two sockets of a running machine.
+
+management  ROUTER  request  {id, verb, args}  ->  reply  {id, ok: true, result} or {id, ok: false, error}
+                    msgpack maps; error is {status, message}; id is the client's own choice
+events      PUB     [kind, event]; event is a msgpack map, see runtime.machine.events.Event
+"""
+
+import enum
+from typing import Any, Final
+
+import msgspec
+
+REQUEST_SECONDS_MAX: Final = 10.0
+COPYING_SECONDS_MAX: Final = 600.0  # of a request that copies a partition's memory
+COPYING: Final = ("save", "restore")  # operations that do
+
+
+class ManagementStatus(enum.StrEnum):
+    """Why a request failed. Branch on this, never on the message."""
+
+    BAD_REQUEST = "BAD_REQUEST"  # not a request, or its arguments are wrong
+    UNKNOWN_VERB = "UNKNOWN_VERB"
+    NOT_FOUND = "NOT_FOUND"  # no such partition
+    REFUSED = "REFUSED"  # not possible in the machine's present state
+    BUSY = "BUSY"  # too many requests at once; try again
+    TIMED_OUT = "TIMED_OUT"  # the machine took too long; the request may still take effect
+    FAILED = "FAILED"  # a mistake of ours
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    id: int
+    verb: str
+    args: dict[str, Any] = {}
+
+
+class ReplyError(msgspec.Struct, frozen=True):
+    status: ManagementStatus
+    message: str
+
+
+class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
+    id: int | None  # null: the request was too broken to have one
+    ok: bool
+    result: dict[str, Any] | None = None
+    error: ReplyError | None = None
