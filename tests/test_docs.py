@@ -30,7 +30,7 @@ from runtime.abi import HvStatus, HypercallCode, Privilege
 from runtime.cli import cli
 from runtime.config.shape import Shape
 from runtime.hypercalls.arguments import ARGUMENTS, Argument
-from runtime.hypervisor.dispatch import RULES
+from runtime.hypervisor.call_rules import RULES
 
 ROOT: Final = Path(__file__).parent.parent
 PAGES: Final = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])

@@ -11,7 +11,8 @@ from uuid import UUID
 from bus import channel_actions as actions
 from bus import channel_events as events
 from bus.channel_actions import Action, OfferParameters
-from bus.channel_client import ChannelClient, ClientChannelState, ClientStage
+from bus.channel_client import ChannelClient
+from bus.channel_client_states import ClientChannelState, ClientStage
 from bus.channel_events import Output
 from bus.channel_lifecycle import ConnectionStage
 from bus.channel_message_codec import Version

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from bus import channel_events as events
 from bus import channel_messages as messages
-from bus.channel_client import FIRST_GPADL, ChannelClient, ChannelRescinded, ClientChannelState, ClientStage
+from bus.channel_client import FIRST_GPADL, ChannelClient, ChannelRescinded
+from bus.channel_client_states import ClientChannelState, ClientStage
 from bus.channel_events import Output, SendMessage
 from bus.channel_message_codec import (
     MAX_MESSAGE_BYTES,

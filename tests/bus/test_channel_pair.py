@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from bus import channel_messages as messages
-from bus.channel_client import ClientStage
+from bus.channel_client_states import ClientStage
 from bus.channel_lifecycle import ChannelLifecycle
 from bus.channel_message_codec import Version
 from bus.channel_messages import STATUS_FAILURE
@@ -200,7 +200,7 @@ def test_walks_keep_every_invariant_and_end_in_agreement(seed: int) -> None:
     walk(seed, turns=20)
 
 
-# Our client lets go only of what was rescinded; the server takes it from others, which test_channel_server tries.
+# Our client lets go only of what was rescinded; the server takes it from others, which test_channel_server_ends tries.
 _UNASKED = {
     (state, ChannelEvent.RELEASE)
     for state in (

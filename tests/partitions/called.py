@@ -9,9 +9,9 @@ import socket
 import threading
 from collections.abc import Callable
 
-from partitions.drivers.driven_device import EndpointService
+from partitions.calls.endpoint_service import EndpointService
 
-JOIN_S = 10.0
+JOIN_S = 30.0
 
 
 class Died(BaseException):

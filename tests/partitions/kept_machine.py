@@ -25,12 +25,12 @@ from bus.packets import GpaRange
 from bus.synic import MESSAGE_CONNECTION
 from partitions.machine_plan import AttachmentPlan
 from partitions.stack.guest_bus import GuestBus, RootResources
+from partitions.stack.offered_device import OfferedDevice
 from partitions.stack.offers import Devices
 from partitions.stack.received_messages import ReceivedMessages
 from partitions.stack.saved_state import SLOT_PAGES, SavedState
 from partitions.stack.served_channel import stop_all
 from partitions.stack.vmbus_ports import root_message_port
-from partitions.storage.device import OfferedDevice
 from runtime.abi import PARTITION_SELF, HvStatus, HypercallCode, HypercallError, MapFlags, Route
 from runtime.hypercalls.caller import Doorbell, HypercallPort, MappedSlot
 from runtime.hypercalls.results import PortCounts

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bus.seam import Seam, Step
+from partitions.calls.endpoint import adopt_endpoint
+from partitions.calls.endpoint_service import BEGUN
 from partitions.storage._blockio import DeviceLock
 from partitions.storage.backends import MemoryBackend
 from partitions.storage.message_channel import MessageChannel
-from partitions.storage.message_service import BEGUN, MessageService, adopt_endpoint
+from partitions.storage.message_service import MessageService
 from partitions.storage.message_wire import MESSAGE_BYTES_MAX
 
 DISK_BYTES = 1 << 20

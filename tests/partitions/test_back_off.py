@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitions.drivers.back_off import (
+from partitions.stack.back_off import (
     CHANNEL_BREAKS,
     DRIVER_RESTARTS,
     WORKER_RESTARTS,

@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from bus.native import Channel, ServiceBudget
-from partitions.drivers.driven_device import EndpointService
+from partitions.calls.endpoint_service import EndpointService
 from partitions.stack.served_endpoint import ServedEndpoint
 from partitions.storage._blockio import DeviceLock
 from partitions.storage.disk import Disk

@@ -3,7 +3,6 @@
 import mmap
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,12 +42,12 @@ from partitions.display.video_wire import (
 from partitions.display.vsp import DisplayVsp, KeyboardVsp, MouseVsp, VideoVsp
 from partitions.emulated.scan_codes import KEYS
 from tests.partitions.storage_pair import FIRST_GPFN, JOIN_S, host_end
+from tests.patience import WAIT_S, until
 
 RING_BYTES = 4 * PAGE_BYTES
 RINGS = 2 * (PAGE_BYTES + RING_BYTES)
 VRAM_PAGES = 64
 VRAM_GPFN = FIRST_GPFN + RINGS // PAGE_BYTES
-WAIT_S = 10.0
 
 
 @dataclass
@@ -137,13 +136,6 @@ def mouse(both: Pair, host: Channel) -> MouseVsp:
 
 def video(both: Pair, host: Channel) -> VideoVsp:
     return VideoVsp(host, both.gpa_map, both.record, Seam(), both.framebuffer)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_keys_arrive_in_order_and_go_up_when_their_server_dies() -> None:

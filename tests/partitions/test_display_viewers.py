@@ -4,8 +4,7 @@ import random
 import socket
 import struct
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -22,6 +21,7 @@ from partitions.display.rfb_viewer import Screen
 from partitions.display.screens import CONNECTIONS_MAX, VIEWERS_MAX, Screens, screens_of
 from partitions.machine_plan import DevicePlan
 from tests.partitions.rfb_client import DESKTOP_SIZE, RAW, WAIT_S, ZLIB, ZRLE, RfbClient
+from tests.patience import until
 
 WIDTH, HEIGHT = 200, 150
 
@@ -73,13 +73,6 @@ class Shown:
 @pytest.fixture(scope="module")
 def shown() -> Shown:
     return Shown()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def colours(pixels: bytes | bytearray) -> list[bytes]:

@@ -15,11 +15,12 @@ import trio.testing
 from bus.channel_messages import STATUS_FAILURE
 from bus.memory import PAGE_BYTES, MemorySlot
 from partitions.drivers import messages
-from partitions.drivers.back_off import DRIVER_FAILURES_MAX
-from partitions.drivers.channels import Standing
+from partitions.drivers.openings import Standing
 from partitions.drivers.partition import DriverPartition
 from partitions.drivers.phase import Phase
+from partitions.drivers.server_partition import ServerPartition
 from partitions.drivers.state import STATE_PAGES
+from partitions.stack.back_off import DRIVER_FAILURES_MAX
 from partitions.stack.channel_host import Opening
 from partitions.stack.stack_resources import RootResources
 from runtime.abi import ExitStatus, HvStatus, HypercallCode, HypercallError, MapFlags
@@ -287,3 +288,18 @@ def test_a_driver_that_failed_for_good_is_withdrawn_from_all_guests_also_by_the_
         assert kept.alive is None
 
     live(kept, look_on)
+
+
+def test_a_server_that_asks_for_channels_of_a_client_without_any_changes_nothing(kept: Kept) -> None:
+    """Its word comes from another partition: the stack must not fall over it."""
+
+    def ask(driver: DriverPartition) -> None:
+        server = ServerPartition(driver.stack, TABLE, MACHINE)
+        server.attach_client(3, "guest", "disk0", 0)
+        (client,) = server._clients
+        server.receive(messages.Asked(client.opening.number, 3).encode())
+        assert client.state == "opening"
+        server.receive(messages.Opened(client.opening.number, 0).encode())
+        assert client.state == "open"
+
+    live(kept, ask)

@@ -17,7 +17,6 @@ from partitions.drivers.messages import (
     Begin,
     DriverMessage,
     End,
-    Grant,
     Leave,
     Lost,
     MalformedDriverMessage,
@@ -31,6 +30,7 @@ from partitions.drivers.messages import (
     decode_driver_message,
 )
 from partitions.drivers.table import Action, Attach, DriverTable, GetStuck, Say, StopServing
+from partitions.stack.grant import Grant
 from runtime.abi import MESSAGE_PAYLOAD_BYTES_MAX
 
 u16, u32, u64 = (st.integers(0, 2**bits - 1) for bits in (16, 32, 64))

@@ -13,8 +13,8 @@ from bus.intercept_messages import PortIntercept
 from bus.intercept_page import DirectAnswer, DirectRequest, InterceptPage
 from bus.memory import MemorySlot
 from partitions.emulated.direct import DirectServer
-from partitions.stack.vmbus_ports import INTERCEPT_PAGE_GPFN, intercept_port
 from partitions.vp.direct_access import DirectAccess
+from partitions.vp.intercept_ports import INTERCEPT_PAGE_GPFN, intercept_port
 from runtime.abi import MapFlags, Route
 from runtime.hypercalls.caller import Doorbell, HypercallPort, MappedSlot
 

@@ -27,11 +27,11 @@ from partitions.emulated.ide import (
     SECTOR_BYTES,
     STATUS,
     UNCORRECTABLE,
-    Command,
     DiskRequest,
     IdeDisk,
     RequestKind,
 )
+from partitions.emulated.ide_commands import Command
 from partitions.emulated.ide_identity import HEADS, SECTORS_PER_TRACK
 
 SECTORS = 4000

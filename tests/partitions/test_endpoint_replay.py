@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from bus.native import Channel
-from partitions.drivers.back_off import WORKER_FAILURES_MAX
+from partitions.stack.back_off import WORKER_FAILURES_MAX
 from partitions.stack.served_endpoint import ServedEndpoint
 from partitions.storage._blockio import DeviceLock
 from partitions.storage.disk import Disk

@@ -35,6 +35,7 @@ from tests.partitions.storage_pair import connected
 
 SIZE: Final = 1 << 20
 BLOCK: Final = 4096
+PATIENCE_S: Final = 20.0
 
 
 def make(path: Path, fault: str, **args: Any) -> FaultyDriver:
@@ -225,10 +226,13 @@ def test_lies_are_really_in_the_messages(tmp_path: Path, fault: str, packets: in
             with message_channel(server.connect) as (channel, area):
                 assert Disk(channel, area, GPFN).read(0, BLOCK) == bytes(BLOCK)  # before it strikes
             with socket.socket(fileno=server.connect()) as raw:
-                raw.settimeout(0.3)
+                raw.settimeout(PATIENCE_S)
                 head = MessageHead(1 << 20, BLOCK, 0, Kind.REQUEST, PACKET_BYTES)
                 raw.send(head.encode() + build_srb_packet(ReadBlocks(0, 8), Direction.READ, BLOCK).build())
-                seen = []
+                seen: list[bytes] = []
+                while len(seen) < packets:
+                    seen.append(raw.recv(MESSAGE_BYTES_MAX))
+                raw.settimeout(0.3)  # for one too many
                 with contextlib.suppress(TimeoutError):
                     while reply := raw.recv(MESSAGE_BYTES_MAX):
                         seen.append(reply)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitions.hardware import watch
-from partitions.hardware.gone import DeviceGone
 from partitions.hardware.watch import RETRIES_MAX, Condition, HardwareWatch
+from partitions.stack.device_gone import DeviceGone
 from partitions.storage.backends import BackendError
 
 FULL, BAD, GONE = errno.ENOSPC, errno.EIO, errno.ENODEV
@@ -99,3 +99,14 @@ def test_many_errors_are_few_records() -> None:
     assert len(said) < 16 + 10
     assert said[-1]["count"] >= 512
     assert said[0]["first_ns"] == said[-1]["first_ns"]
+
+
+def test_what_several_drivers_in_one_process_report_goes_out_under_each_ones_name() -> None:
+    """As in a hypervisor that drives all devices: from another's driver the platform takes no record."""
+    said: list[tuple[str, str]] = []
+    for name in ("disk0", "disk1"):
+        watch.deliver_to(lambda kind, device, name=name, **fields: said.append((name, device)), name)
+    watch.deliver_to(lambda kind, device, **fields: said.append(("root", device)))
+    for device in ("disk1", "disk0", "other"):
+        HardwareWatch(device, "storage").failed("read", errno.EIO)
+    assert said == [("disk1", "disk1"), ("disk0", "disk0"), ("root", "other")]

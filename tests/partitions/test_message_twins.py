@@ -13,18 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from partitions.calls.endpoint import SOCKET_BUFFER_BYTES
+from partitions.calls.endpoint_service import BEGUN, DONE, IDLE
 from partitions.storage._blockio import DeviceLock
 from partitions.storage.backends import MemoryBackend
 from partitions.storage.disk import Disk
 from partitions.storage.message_channel import MessageChannel
-from partitions.storage.message_service import BEGUN, DONE, IDLE, MessageService
-from partitions.storage.message_wire import (
-    MESSAGE_BYTES_MAX,
-    MESSAGE_DATA_BYTES_MAX,
-    SOCKET_BUFFER_BYTES,
-    TURN,
-    MessageHead,
-)
+from partitions.storage.message_service import MessageService
+from partitions.storage.message_wire import MESSAGE_BYTES_MAX, MESSAGE_DATA_BYTES_MAX, TURN, MessageHead
 from partitions.storage.protocol import PACKET_BYTES
 from tests.partitions.test_storage_twins import BLOCKS, EVERY_CHANGE, OPCODES, Ask
 

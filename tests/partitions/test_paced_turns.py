@@ -101,6 +101,25 @@ def test_a_stack_keeps_to_the_caps_of_its_children_as_they_change() -> None:
     assert budgets.of(2) is not kept
 
 
+def test_what_children_have_elsewhere_is_taken_off_and_told_to_who_else_serves_them() -> None:
+    caps = {2: ONE // 10, 3: ONE // 10, 4: WHOLE_PROCESSOR}
+    budgets, told = ServiceBudgets(lambda child, code: caps[child]), list[tuple[int, int]]()
+    for child in caps:
+        budgets.add(child, 1)
+    budgets.listeners[7] = lambda child, ns: told.append((child, ns))
+    assert budgets.is_limited
+    assert not budgets.had_elsewhere({2: 10**6, 3: 5, 4: 5, 9: 5}, 50_000_000)  # nobody knows since when
+    assert budgets.had_elsewhere({2: 10**6 + 999, 3: 5, 4: 10**9, 9: 10**9}, 50_000_000)
+    assert told == []  # it is not worth a message yet
+    assert [budgets.of(child).statistics()["served_ns"] for child in caps] == [999, 0, 0]
+    assert budgets.had_elsewhere({2: 2 * 10**6, 3: 5}, 50_000_000)
+    assert told == [(2, 10**6)]
+    assert not budgets.had_elsewhere({3: 5}, 50_000_000)
+    caps.update(dict.fromkeys(caps, WHOLE_PROCESSOR))
+    budgets.look()
+    assert not budgets.is_limited
+
+
 @given(share=st.integers(0, 4 * ONE))
 def test_a_driver_is_told_of_no_less_than_the_share_and_hardly_more(share: int) -> None:
     steps = share_steps(share)

@@ -13,7 +13,7 @@ import pytest
 
 from bus.native import PAGE_BYTES
 from bus.seam import Seam
-from partitions.drivers.back_off import WORKER_FAILURES_MAX
+from partitions.stack.back_off import WORKER_FAILURES_MAX
 from partitions.stack.channel_ports import Doorbells
 from partitions.stack.saved_state import RECORD_BYTES
 from partitions.stack.served_channel import RingPlacement, ServedChannel, WorkerEnd, replay_in_order, stop_all
@@ -166,6 +166,7 @@ def test_what_a_stop_cuts_off_nobody_overwrites_before_the_successor_did_it_agai
         time.sleep(A_MOMENT_S)
         stopping = threading.Thread(target=stop_all, args=([world.channels[number] for number in order],))
         stopping.start()
+        assert comes_true(lambda: all(channel.channel.is_closed for channel in world.channels))
         time.sleep(A_MOMENT_S)
         backend.go_on.set()
         stopping.join(PATIENCE_S)

@@ -20,6 +20,7 @@ from bus.packets import GpaRange
 from bus.protocol_errors import RemoteProtocolError
 from partitions.faults.stack_agent import StackAgent
 from partitions.machine_plan import AttachmentPlan
+from partitions.stack.complaints import COMPLAINTS_PER_SECOND
 from partitions.stack.guest_bus import GuestBus, RootResources
 from partitions.stack.saved_state import SavedState
 from partitions.stack.served_channel import stop_all
@@ -146,10 +147,11 @@ class Stay:
         if self._kept.to_root:
             self.bus.receive(self._kept.to_root.popleft())
 
-    async def quiet(self, seconds: float = 0.02) -> None:
-        """As long as that, whatever happens."""
-        with trio.move_on_after(seconds):
-            await self.until(lambda: False)
+    async def quiet(self, steps: int = 40) -> None:
+        """So many steps, whatever happens: more than any message needs on its way, however slow the host is."""
+        for _ in range(steps):
+            self.step()
+            await trio.sleep(0.0005)
 
     async def opened(self, times: int = 1) -> None:
         await self.until(lambda: self.guest.opened >= times)
@@ -254,7 +256,7 @@ def test_a_corrupt_message_is_another_one_and_only_this_bus_suffers() -> None:
         number = one.arm("channel-message-corrupt", direction="from")
         await one.quiet()
         assert one.fired(number) >= 1
-        assert one.logged("vmbus.protocol_error") + len(one.guest.posted) >= 1
+        await one.until(lambda: one.logged("vmbus.protocol_error") + len(one.guest.posted) >= 1)
         one.agent.heal(number)
         one.guest = StayingGuest(one._kept)
         await one.opened()
@@ -330,7 +332,8 @@ def test_forged_messages_are_refused_and_change_nothing(kind: str) -> None:
         before, posted = one.bus.to_state(), list(one.guest.posted)
         number = one.arm(kind, rate=500)
         await one.until(lambda: one.fired(number) >= 20)
-        assert one.logged("vmbus.protocol_error") == one.fired(number)
+        told, fired = one.logged("vmbus.protocol_error"), one.fired(number)
+        assert min(fired, COMPLAINTS_PER_SECOND) <= told <= fired  # after a pause many are forged at once
         assert one.logged("fault.forgery_accepted") == 0
         assert one.bus.to_state() == before
         assert one.guest.posted == posted

@@ -49,7 +49,7 @@ from tests.partitions.storage_guest import (
 _IDENTITY = DiskIdentity(size_bytes=SIZE, serial="x", max_transfer_bytes=TRANSFER_MAX)
 
 any_request = st.builds(
-    ScsiRequest,
+    lambda **fields: ScsiRequest(**fields),  # the others as they usually are
     path=st.sampled_from([0, 0, 0, 1]),
     target=st.sampled_from([0, 0, 0, 255]),
     lun=st.sampled_from([0, 0, 0, 3]),

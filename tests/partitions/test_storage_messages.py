@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus.native import RingClosed
+from partitions.calls.endpoint_service import BEGUN, DONE, IDLE
 from partitions.storage import message_channel as client_side
 from partitions.storage.async_disk import AsyncDisk
 from partitions.storage.disk import Disk
 from partitions.storage.errors import DiskClosedError, DiskCommandError
 from partitions.storage.handshake import build_srb_packet
-from partitions.storage.message_service import BEGUN, DONE, IDLE, MessageService
+from partitions.storage.message_service import MessageService
 from partitions.storage.message_wire import (
     HEAD_BYTES,
     MESSAGE_DATA_BYTES_MAX,

@@ -292,7 +292,7 @@ def test_a_server_above_that_lies_is_not_believed() -> None:
 
 def answer(request: ScsiRequest, **changes: Any) -> bytes:
     good: dict[str, Any] = {"srb_status": 1, "scsi_status": 0, "transfer_bytes": request.transfer_bytes}
-    body = replace(request, **(good | changes), sense_length=0, cdb_or_sense=b"")
+    body = request._replace(**(good | changes), sense_length=0, cdb_or_sense=b"")
     return Packet(Operation.COMPLETE_IO, 0, 0, body.build()).build()
 
 

@@ -60,7 +60,7 @@ def test_an_srb_survives_building_and_parsing(request: ScsiRequest) -> None:
     assert len(request.sense) <= 20
 
 
-@given(st.builds(Packet, u32, u32, u32, st.binary(min_size=52, max_size=52)))
+@given(st.builds(Packet, u32, u32, u32, st.binary(min_size=52, max_size=52), st.just(PACKET_BYTES)))
 def test_a_packet_survives_building_and_parsing(packet: Packet) -> None:
     assert Packet.parse(packet.build()) == packet
 
@@ -157,7 +157,13 @@ def test_what_comes_in_the_wrong_order_changes_nothing(state: SessionState, oper
     assert (session.state, session.version) == (state, 0x0600)
 
 
-@given(st.lists(st.builds(Packet, st.integers(0, 20), u32, u32, st.binary(min_size=36, max_size=52))))
+@given(
+    st.lists(
+        st.builds(
+            Packet, st.integers(0, 20), u32, u32, st.binary(min_size=36, max_size=52), st.just(PACKET_BYTES)
+        )
+    )
+)
 def test_no_sequence_of_packets_breaks_the_session_and_each_state_can_be_taken_over(
     packets: list[Packet],
 ) -> None:

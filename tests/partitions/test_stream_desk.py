@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bus.channel_actions import ConnectStream
 from bus.guids import vsock_service
 from partitions.machine_plan import AttachmentPlan
-from partitions.storage.device import OfferedDevice
+from partitions.stack.offered_device import OfferedDevice
 from partitions.streams import desk as desk_module
 from partitions.streams.desk import CONNECTING_MAX, STREAMS_MAX, StreamDesk, end_remains
 from partitions.streams.device import StreamDevice, remains

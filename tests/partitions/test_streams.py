@@ -24,7 +24,7 @@ from partitions.streams.relay import StreamEnd, StreamRelay, pair
 from partitions.streams.wire import END, decode_piece, name_of, offer_of, parse_service
 from tests.partitions.storage_pair import JOIN_S, host_end
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 @dataclass

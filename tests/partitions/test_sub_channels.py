@@ -13,9 +13,9 @@ from bus import channel_events as events
 from bus import guids
 from bus.memory import PAGE_BYTES
 from bus.packets import GpaRange
+from partitions.stack.offered_device import OfferedDevice
 from partitions.storage._blockio import DeviceLock
 from partitions.storage.backends import MemoryBackend
-from partitions.storage.device import OfferedDevice
 from partitions.storage.disk import Disk
 from partitions.storage.errors import DiskProtocolError
 from partitions.storage.protocol import ChannelProperties

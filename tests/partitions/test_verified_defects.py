@@ -14,7 +14,7 @@ from partitions.storage.backends import BackendError, MemoryBackend
 from partitions.storage.target import Action, Outcome, Write
 from runtime.chaos.blocks import BLOCK_BYTES
 from runtime.chaos.checker import Cut, check
-from runtime.chaos.registers import Kind
+from runtime.chaos.register_conflicts import Kind
 from runtime.chaos.verdict import Verdict, summary
 from tests.partitions.mortal_storage import (
     Died,

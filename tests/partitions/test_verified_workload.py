@@ -13,7 +13,7 @@ from partitions.storage.disk import Disk
 from runtime.chaos.blocks import BLOCK_BYTES
 from runtime.chaos.checker import check
 from runtime.chaos.history import Ending, History, OperationKind, read_history
-from runtime.chaos.registers import Kind
+from runtime.chaos.register_conflicts import Kind
 from runtime.chaos.verdict import summary
 from tests.partitions.mortal_storage import honest, image_of, load, served
 from tests.partitions.storage_pair import connected

@@ -3,12 +3,14 @@
 import os
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from runtime.machine.rundir import BASE_VARIABLE, find_machines
+from tests.conftest import JANITORS_S, what_is_below
 
 
 @pytest.fixture
@@ -23,5 +25,7 @@ def runtime_base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             for machine in find_machines():
                 if machine.pid not in (0, os.getpid()):
                     os.kill(machine.pid, signal.SIGKILL)
-        left = [str(path) for path in base.rglob("*")] if base.exists() else []
+        deadline = time.monotonic() + JANITORS_S
+        while (left := what_is_below(base)) and time.monotonic() < deadline:
+            time.sleep(0.01)  # of a machine that was killed, its janitor takes care, when it gets a processor
         assert left == [], f"left behind by pid {os.getpid()}"

@@ -6,10 +6,7 @@ root beside a first. Descriptors and memory can be made to run out at any call. 
 
 from __future__ import annotations
 
-import errno
-import struct
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 from runtime.abi import (
@@ -38,11 +35,9 @@ from runtime.hypervisor.effects import (
     DropFiles,
     Effect,
     Halt,
-    HostProcessor,
     KeepFiles,
     KillPartition,
     LoadDriver,
-    Page,
     QuietRoute,
     RaiseLine,
     RaiseWatch,
@@ -55,7 +50,6 @@ from runtime.hypervisor.effects import (
     SpawnPartition,
     SuspendPartition,
 )
-from runtime.hypervisor.interrupt_counts import InterruptCounts
 from runtime.hypervisor.invariants import check_invariants
 from runtime.hypervisor.machine import RootFailurePolicy
 from runtime.hypervisor.replies import (
@@ -72,51 +66,11 @@ from runtime.hypervisor.replies import (
     VpHandle,
     WatchHandle,
 )
-
-_SLOT_BYTES = 256  # of the SIM page
-_HEADER = struct.Struct("<IBBHQ")  # type, payload bytes, flags, reserved, sender
-_PENDING = 1
+from tests.runtime.counted_resources import CountedResources
+from tests.runtime.plain_synic import PlainSynic
 
 
-class PlainSynic:
-    """The SynIC's page rules without atomics: nobody else touches these pages."""
-
-    def synic_post(
-        self, sim_page: Page, sint: int, message_type: int, sender: int, payload: bytes, /
-    ) -> bool:
-        at = sint * _SLOT_BYTES
-        if _HEADER.unpack_from(sim_page, at)[0]:
-            sim_page[at + 5] |= _PENDING
-            return False
-        sim_page[at + 16 : at + 16 + len(payload)] = payload
-        _HEADER.pack_into(sim_page, at, message_type, len(payload), 0, 0, sender)
-        return True
-
-    def flag_set(self, sief_page: Page, flag: int, /) -> bool:
-        bit = 1 << flag % 8
-        was_clear = not sief_page[flag // 8] & bit
-        sief_page[flag // 8] |= bit
-        return was_clear
-
-    def flag_take(self, sief_page: Page, flag: int, /) -> bool:
-        bit = 1 << flag % 8
-        was_set = bool(sief_page[flag // 8] & bit)
-        sief_page[flag // 8] &= ~bit
-        return was_set
-
-
-def take_message(sim_page: Page, sint: int) -> tuple[int, int, bytes, bool] | None:
-    """The guest's side: (type, sender, payload, whether end-of-message is owed)."""
-    at = sint * _SLOT_BYTES
-    message_type, length, flags, _, sender = _HEADER.unpack_from(sim_page, at)
-    if not message_type:
-        return None
-    payload = bytes(sim_page[at + 16 : at + 16 + length])
-    struct.pack_into("<I", sim_page, at, 0)
-    return message_type, sender, payload, bool(flags & _PENDING)
-
-
-class World:
+class World(CountedResources):
     """The hypervisor and everything that it believes in."""
 
     def __init__(
@@ -125,26 +79,11 @@ class World:
         on_root_failure: RootFailurePolicy = RootFailurePolicy.HALT,
         successor_files: int = 0,
     ) -> None:
-        self.slots: dict[int, int] = {}  # id: pages
-        self.vps: dict[tuple[int, int], tuple[bytearray, bytearray]] = {}
-        self.doorbells: Counter[tuple[int, int]] = Counter()  # how often rung
-        self.live_doorbells: set[tuple[int, int]] = set()
-        self.routes: dict[int, RouteSpec] = {}
-        self.used_routes: set[int] = set()
-        self.quiet_routes: set[int] = set()
-        self.route_totals: dict[int, InterruptCounts] = {}
-        self.interrupt_pages: dict[tuple[int, int], bytearray] = {}
-        self.reference_pages: dict[int, int | None] = {}  # when its partition's time began
-        self.threads: dict[tuple[int, int], int] = {}  # (pid, thread): ns that it has run
+        super().__init__()
         self.vp_timer_ns: int | None = None  # when to look at the VPs' timers
-        self.watches: dict[int, int] = {}  # partition: how often raised
         self.files: dict[int, int] = {}
-        self.slot_bytes: dict[int, dict[int, int]] = {}  # those written, by slot and offset
-        self.statistics: dict[int, bytearray] = {}
-        self.endpoints: set[int] = set()  # whose second end waits for the port's owner
         self.statistics_timer_ns: int | None = None
         self.stopped: set[int] = set()  # processes
-        self.processor = HostProcessor(logical_processors=2, vendor=1)
         self.lines: Counter[tuple[int, int]] = Counter()
         self.starting: dict[int, str] = {}  # partition: module
         self.pending: Counter[int] = Counter()  # calls that get their reply later, by partition
@@ -153,118 +92,12 @@ class World:
         self.doomed: set[int] = set()
         self.announced: list[Announce] = []
         self.halted: str | None = None
-        self.fail_after: int | None = None  # how many more resources the host has
-        self.now_ns = 0
         self.timers_ns: dict[int, int] = {}  # by partition: when to look at its heartbeat
         self.timers_set = 0  # how often
         self.hypervisor = Hypervisor(self, PlainSynic(), on_root_failure)
         self.machine = self.hypervisor.machine
         effects = self.hypervisor.adopt_root("root", memory_pages, {}, 100, successor_files=successor_files)
         self.carry_out(effects)
-
-    # -- Resources
-
-    def _take(self) -> None:
-        if self.fail_after is not None:
-            if self.fail_after == 0:
-                raise OSError(errno.EMFILE, "no more")
-            self.fail_after -= 1
-
-    def create_slot(self, slot: int, pages: int) -> None:
-        self._take()
-        assert slot not in self.slots
-        self.slots[slot] = pages
-
-    def create_vp(self, partition: int, vp: int) -> tuple[Page, Page]:
-        self._take()
-        assert (partition, vp) not in self.vps
-        self.vps[partition, vp] = bytearray(4096), bytearray(4096)
-        return self.vps[partition, vp]
-
-    def create_doorbell(self, partition: int, port: int) -> None:
-        self._take()
-        assert (partition, port) not in self.live_doorbells
-        self.live_doorbells.add((partition, port))
-
-    def create_route(self, spec: RouteSpec) -> None:
-        self._take()
-        assert spec.route not in self.used_routes
-        assert (spec.partition, spec.port) in self.live_doorbells
-        assert (spec.partition, spec.vp) in self.vps
-        self.used_routes.add(spec.route)
-        self.routes[spec.route] = spec
-        self.route_totals[spec.route] = InterruptCounts()
-
-    def move_route(self, spec: RouteSpec) -> None:
-        before = self.routes[spec.route]
-        assert (before.partition, before.port) == (spec.partition, spec.port)
-        assert (spec.partition, spec.vp) in self.vps
-        self.routes[spec.route] = spec
-
-    def route_counts(self, route: int) -> InterruptCounts:
-        return replace(self.route_totals[route])
-
-    def kick(self, route: int) -> None:
-        """What the router does when the route's sender writes to it."""
-        spec, counts = self.routes[route], self.route_totals[route]
-        fresh = PlainSynic().flag_set(self.vps[spec.partition, spec.vp][1], spec.flag)
-        counts.sent += 1
-        counts.count(fresh=fresh, loud=route not in self.quiet_routes)
-        if fresh and route not in self.quiet_routes:
-            self.doorbells[spec.partition, spec.port] += 1
-
-    def create_interrupt_page(self, partition: int, vp: int) -> Page:
-        self._take()
-        assert (partition, vp) in self.vps
-        assert (partition, vp) not in self.interrupt_pages
-        self.interrupt_pages[partition, vp] = bytearray(4096)
-        return self.interrupt_pages[partition, vp]
-
-    def create_reference_page(self, partition: int, created_ns: int | None) -> None:
-        self._take()
-        assert partition not in self.reference_pages
-        self.reference_pages[partition] = created_ns
-
-    tsc_hz = 2_000_000_000
-
-    def processor_time_ns(self, pid: int, thread: int) -> int:
-        return self.threads.get((pid, thread), 0)
-
-    def has_thread(self, pid: int, thread: int) -> bool:
-        return (pid, thread) in self.threads
-
-    def create_watch(self, partition: int) -> None:
-        self._take()
-        assert partition not in self.watches
-        self.watches[partition] = 0
-
-    def create_endpoint(self, endpoint: int) -> None:
-        self._take()
-        assert endpoint not in self.endpoints
-        self.endpoints.add(endpoint)
-
-    def create_statistics_page(self, page: int) -> Page:
-        self._take()
-        assert page not in self.statistics
-        self.statistics[page] = bytearray(4096)
-        return self.statistics[page]
-
-    def read_slot(self, slot: int, byte_offset: int, byte_count: int) -> bytes:
-        assert byte_offset + byte_count <= self.slots[slot] * 4096
-        written = self.slot_bytes.get(slot, {})
-        return bytes(written.get(byte, 0) for byte in range(byte_offset, byte_offset + byte_count))
-
-    def write_slot(self, slot: int, byte_offset: int, data: bytes) -> None:
-        self._take()
-        assert byte_offset + len(data) <= self.slots[slot] * 4096
-        self.slot_bytes.setdefault(slot, {}).update(enumerate(data, byte_offset))
-
-    def processor_times_ns(self, lp: int) -> tuple[int, int]:
-        assert lp < self.processor.logical_processors
-        return self.now_ns // 2, self.now_ns - self.now_ns // 2
-
-    def own_time_ns(self) -> int:
-        return self.now_ns // 10
 
     # -- effects
 

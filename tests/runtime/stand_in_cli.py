@@ -18,7 +18,9 @@ from runtime.config.model import MachineConfig
 from runtime.exits import CommandError
 from runtime.machine.held_signals import obeyed_signals
 from runtime.machine.launch import RunOptions
-from runtime.machine.management import ControlError, ManagementStatus, serve_management
+from runtime.machine.machine_control import ControlError
+from runtime.machine.management import serve_management
+from runtime.machine.management_wire import ManagementStatus
 
 
 class Control:

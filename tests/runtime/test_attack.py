@@ -171,7 +171,7 @@ def test_turns_fill_the_time_and_no_guest_loses_more_channels_than_it_gets(
             assert lead_of(attack) == 0  # all of it is in the window
         else:
             assert lead_of(attack) > 0
-    assert made["idle"] == made["share"]
+    assert made["idle"] == made["share"] <= made["honest"]
     assert len(turns) * TURN_S <= seconds + (len(repeated) + len(CONTROLS)) * TURN_S  # each at least once
 
 
@@ -184,4 +184,18 @@ def test_a_control_is_told_and_changes_no_verdict() -> None:
     told = report.to_json()
     assert told["controls"]["share"]["value"] == 0.1
     assert told["controls"]["idle"] is None
+    assert told["ratio_beside_honest"] is None
     assert told["pairs"] == 8
+
+
+def test_what_an_attack_costs_beside_an_honest_guest_is_told_and_excuses_nothing() -> None:
+    """Neighbours that lose as much to an honest one are slowed all the same."""
+    one = finding()
+    one.windows = [Window(80, 100)] * 8
+    honest = Control("honest", [Window(80, 100)] * 8)
+    report = Report("disk", "hosted", 1, 1.0, (one,), (), "", (honest,))
+    assert report.to_json()["ratio_beside_honest"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert not report.is_contained
+    assert report.to_json()["pace"] == "SLOWED"
+    honest.windows = honest.windows[:3]  # of so few nothing is known
+    assert report.to_json()["ratio_beside_honest"] is None

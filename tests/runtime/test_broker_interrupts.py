@@ -5,7 +5,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
@@ -125,24 +125,30 @@ def test_the_reference_page_agrees_with_the_register_and_never_goes_back() -> No
             last, sequences = 0, set[bytes]()
             deadline = time.monotonic() + 1.3
             while time.monotonic() < deadline:
-                before = _register(broker)
+                before, newest = _register(broker), None
                 for _ in range(1_000):
                     now = native.reference_time(page.memory)
-                    if now is not None:  # it is being written
+                    if now is not None:  # it is being written, on a busy host perhaps for all this time
                         assert now >= last
-                        last = now
+                        last = newest = now
                 sequences.add(bytes(page.memory[:4]))
-                assert before - _AGREE <= last <= _register(broker) + _AGREE
+                assert newest is None or before - _AGREE <= newest <= _register(broker) + _AGREE
             assert len(sequences - {bytes(4)}) >= 2
 
 
 # -- accounting ------------------------------------------------------------------------------------------------
 
 
-def _counts(broker: BrokerProcess, child: int, port: int) -> dict[str, Any]:
-    counts = broker.port.get_port_counts(port, child)
-    assert counts.sent == counts.merged + counts.suppressed + counts.delivered + counts.pending
-    return {"sent": counts.sent, "merged": counts.merged, "suppressed": counts.suppressed}
+def _come_to(broker: BrokerProcess, child: int, port: int, **wanted: int) -> None:
+    """So they are counted, each as one thing. The router counts what it has done, not at once."""
+
+    def counted() -> bool:
+        counts = broker.port.get_port_counts(port, child)
+        told = {"sent": counts.sent, "merged": counts.merged, "suppressed": counts.suppressed}
+        adds_up = counts.sent == counts.merged + counts.suppressed + counts.delivered + counts.pending
+        return adds_up and wanted.items() <= told.items()
+
+    wait_until(counted)
 
 
 def test_the_routers_events_are_accounted_for_masked_or_not() -> None:
@@ -160,17 +166,17 @@ def test_the_routers_events_are_accounted_for_masked_or_not() -> None:
             wait_readable(ours.fd)
             os.read(ours.fd, 8)
             native.flags_take_all(broker.sief, SINT)
-        assert _counts(broker, 1, 0x100 + child) == {"sent": 5, "merged": 0, "suppressed": 0}
+        _come_to(broker, 1, 0x100 + child, sent=5, merged=0, suppressed=0)
         native.eventfd_signal(theirs.fd)
-        wait_until(lambda: _counts(broker, 1, 0x100 + child)["sent"] == 6)
+        _come_to(broker, 1, 0x100 + child, sent=6)
         native.eventfd_signal(theirs.fd)  # the flag stands: it merges
-        wait_until(lambda: _counts(broker, 1, 0x100 + child)["merged"] == 1)
+        _come_to(broker, 1, 0x100 + child, merged=1)
         native.flags_take_all(broker.sief, SINT)
         os.read(ours.fd, 8)
         port.mask_sint(0, SINT)
         native.eventfd_signal(theirs.fd)
-        wait_until(lambda: _counts(broker, 1, 0x100 + child)["suppressed"] == 1)
+        _come_to(broker, 1, 0x100 + child, suppressed=1)
         port.enable_synic(0, [SINT])
         wait_readable(ours.fd)  # what came while it was masked is told now
         assert native.flags_take_all(broker.sief, SINT) == [child]
-        assert _counts(broker, child, 0x10) == {"sent": 8, "merged": 0, "suppressed": 0}
+        _come_to(broker, child, 0x10, sent=8, merged=0, suppressed=0)

@@ -1,5 +1,6 @@
 """Roots that die under a real broker, and the processes that take their place."""
 
+import contextlib
 import os
 import signal
 import time
@@ -129,7 +130,7 @@ def test_many_roots_one_after_the_other_and_never_two(broker: BrokerProcess) -> 
         assert not number % 2 or pids[-1] == standby
         assert not is_alive(pids[-2])
     assert broker.tell_root("files of a second birth") == 0
-    assert descriptors() == steady
+    wait_until(lambda: descriptors() <= steady)
     assert len(set(pids)) == len(pids)
 
 
@@ -163,7 +164,8 @@ def test_a_stopped_successor_is_replaced_too_and_is_dead_before_the_next_is_born
     for _ in range(3):
         pid = broker.successor()["pid"]
         broker.tell_root("heartbeat", within_ms=100)
-        os.kill(pid, signal.SIGSTOP)
+        with contextlib.suppress(ProcessLookupError):  # we may have been slower than its promise
+            os.kill(pid, signal.SIGSTOP)
         broker.event("partition.exited", name="root", reason="hung: no heartbeat for 100 ms")
         assert not is_alive(pid)
     broker.successor()

@@ -241,7 +241,7 @@ def test_a_detached_machine_is_ready_when_the_command_returns_and_stop_leaves_no
     assert Path(f"/proc/{started['pid']}/fd/0").readlink() == Path(os.devnull)
     assert "machine.ready" in answer("events", "--no-follow")
     assert answer("stop") == "machine m has stopped\n"
-    assert not runtime_base.exists()
+    wait_for(lambda: not runtime_base.exists())
     wait_for(lambda: not is_running(started["pid"]))
 
 

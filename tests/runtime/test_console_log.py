@@ -22,6 +22,11 @@ class Console:
         self.log = ConsoleLog(log)
         self.writer = ConsoleWriter(os.dup(self.log.writer.fileno()))
 
+    def said_by(self, writer: ConsoleWriter) -> Event:
+        writer.emit("guest.progress", step=len(self.events))
+        self.log.drain()
+        return self.events[-1]
+
     def say(self, kind: str, fields: dict[str, object]) -> Event:
         self.writer._socket.send(msgpack.packb({"kind": kind, "fields": fields}))
         self.log.drain()
@@ -54,3 +59,19 @@ def test_the_root_alone_says_what_another_partition_put_on_its_serial_line(conso
     console.log.name(os.getpid(), "liar")
     event = console.say("output", line | {"partition": "guest"})
     assert (event.partition, event.fields) == ("liar", line | {"partition_": "guest"})
+
+
+def test_who_lives_in_the_hypervisor_says_which_partition_it_is_and_nobody_else_does(
+    console: Console,
+) -> None:
+    """A monolithic machine's drivers are threads of one process, which has several names."""
+    resident = ConsoleWriter(os.dup(console.log.writer.fileno()), speaks_for="disk0")
+    console.log.name(os.getpid(), "net0")
+    assert console.said_by(resident).partition == "net0"
+    console.log.holds_partitions(os.getpid())
+    assert console.said_by(resident).partition == "disk0"
+    assert console.said_by(console.writer).partition == "net0"
+    liar = ConsoleWriter(os.dup(console.log.writer.fileno()), speaks_for=ROOT)
+    assert console.said_by(liar).partition == "net0"
+    for writer in (resident, liar):
+        writer._socket.close()

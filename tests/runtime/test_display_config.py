@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.config.model import ConfigError, load
+from runtime.config.screen_address import ScreenAddress
 from runtime.drawing.png import png_of
-from runtime.machine.screen_address import ScreenAddress
 
 PARTITION = '[[partition]]\nname = "{}"\nprogram = "partitions.guests.paint:main"\n'
 

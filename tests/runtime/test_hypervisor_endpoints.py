@@ -48,6 +48,21 @@ def test_an_endpoint_goes_to_who_asked_and_to_the_ports_owner_and_to_nobody_else
     assert world.status(server, _C.CLAIM_ENDPOINT, port=5) == HvStatus.NO_DATA, "it is handed out once"
 
 
+def test_what_a_server_claims_is_done_for_who_wants_to_be_served() -> None:
+    """Otherwise a client that connects without end, and has a cap, costs half of that beyond it."""
+    world = World()
+    server, client = _connected(world)
+    machine = world.hypervisor.machine
+    for _ in range(2):  # with an end that waits, and without one
+        world.do(client, _C.CLAIM_ENDPOINT, connection=5)
+        machine.served_for = 0
+        world.do(server, _C.CLAIM_ENDPOINT, port=5)
+        assert machine.served_for == client
+        machine.served_for = 0
+        assert world.status(server, _C.CLAIM_ENDPOINT, port=5) == HvStatus.NO_DATA
+        assert machine.served_for == client
+
+
 def test_an_end_that_waits_is_replaced_and_goes_with_its_port() -> None:
     """However often a client asks, one end waits; `World` compares what there is after each call."""
     world = World()

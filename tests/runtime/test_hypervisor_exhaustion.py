@@ -24,7 +24,7 @@ from runtime.abi import (
     InterceptType,
     PortType,
 )
-from runtime.hypervisor.dispatch import RULES
+from runtime.hypervisor.call_rules import RULES
 from runtime.statistics import StatsObject
 from tests.runtime.hypercall_scene import NEW, READ_WRITE, SINT, Scene
 from tests.runtime.test_hypercall_statuses import CASES

@@ -20,6 +20,7 @@ OURS: Final = {
     "bus.intercept_messages",
     "bus.memory",
     "bus.synic",
+    "bus.yielded_time",
     "bus.native",
     "bus.native._core",
     "runtime",
@@ -33,6 +34,7 @@ OURS: Final = {
     "runtime.hypervisor",
     "runtime.hypervisor.arguments",
     "runtime.hypervisor.broker",
+    "runtime.hypervisor.call_rules",
     "runtime.hypervisor.dispatch",
     "runtime.hypervisor.effects",
     "runtime.hypervisor.endpoints",
@@ -96,6 +98,7 @@ OURS: Final = {
     "runtime.hypervisor.statistics",
     "runtime.loaded_code",
     "runtime.statistics",
+    "runtime.hypervisor.kept_zygote",
     "runtime.hypervisor.zygote",
     "runtime.machine.user_namespace",
 }

@@ -23,7 +23,8 @@ from runtime.abi import (
     RegisterName,
     sint_register,
 )
-from tests.runtime.hypervisor_world import World, take_message
+from tests.runtime.hypervisor_world import World
+from tests.runtime.plain_synic import take_message
 
 _C = HypercallCode
 _SINTS: Final = (2, 3)

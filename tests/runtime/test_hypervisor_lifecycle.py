@@ -22,7 +22,8 @@ from runtime.abi import (
 from runtime.hypervisor.dispatch import Hypervisor
 from runtime.hypervisor.invariants import InvariantBroken, check_invariants
 from runtime.hypervisor.replies import FilesHandle, VpHandle
-from tests.runtime.hypervisor_world import PlainSynic, World
+from tests.runtime.hypervisor_world import World
+from tests.runtime.plain_synic import PlainSynic
 
 _C = HypercallCode
 _P = PartitionProperty

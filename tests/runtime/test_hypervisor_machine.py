@@ -28,7 +28,8 @@ from runtime.abi import (
 from runtime.hypervisor.machine import ROOT_FAILURES_MAX, ROOT_FAILURES_WITHIN_MS, RootFailurePolicy
 from runtime.hypervisor.partitions import Partition
 from runtime.hypervisor.programs import Process
-from tests.runtime.hypervisor_world import World, take_message
+from tests.runtime.hypervisor_world import World
+from tests.runtime.plain_synic import take_message
 
 _C = HypercallCode
 _SINT = 2

@@ -13,7 +13,8 @@ from runtime.abi import (
     Privilege,
     RegisterName,
 )
-from tests.runtime.hypervisor_world import World, take_message
+from tests.runtime.hypervisor_world import World
+from tests.runtime.plain_synic import take_message
 
 _C, _P = HypercallCode, PartitionProperty
 SINT = 2
@@ -31,7 +32,7 @@ def _set(world: World, partition: int, code: PartitionProperty, value: int) -> H
 def test_every_property_can_be_read_or_says_that_it_cannot() -> None:
     world = World()
     child = world.child()
-    ex_only = {_P.PROGRAM, _P.VMM_CAPABILITIES}
+    ex_only = {_P.PROGRAM, _P.VMM_CAPABILITIES, _P.CAPPED_TIME}
     for code in PartitionProperty:
         args = {"partition": child, "property": int(code)}
         status = world.status(1, _C.GET_PARTITION_PROPERTY, **args)
@@ -40,6 +41,22 @@ def test_every_property_can_be_read_or_says_that_it_cannot() -> None:
         assert (world.status(1, _C.GET_PARTITION_PROPERTY_EX, **args) == HvStatus.SUCCESS) is (
             code in ex_only
         )
+
+
+def test_a_parent_is_told_what_its_own_children_with_a_cap_have_had_and_nobody_sets_it() -> None:
+    world = World()
+    capped, free, other = (world.child(privileges=ALL_PRIVILEGES) for _ in range(3))
+    grandchild = world.child(parent=capped, pages=16)
+    world.hypervisor.machine.capped_ns.update({capped: 5, grandchild: 2**50, other + 1000: 9})
+    told = {"property": int(_P.CAPPED_TIME)}
+    assert world.do(1, _C.GET_PARTITION_PROPERTY_EX, **told)["value"] == {str(capped): 5}
+    for partition, value in ((capped, {str(grandchild): 2**50}), (free, {})):
+        assert world.do(1, _C.GET_PARTITION_PROPERTY_EX, partition=partition, **told)["value"] == value
+        assert world.do(partition, _C.GET_PARTITION_PROPERTY_EX, **told)["value"] == value
+    refused = world.status(other, _C.GET_PARTITION_PROPERTY_EX, partition=capped, **told)
+    assert refused == HvStatus.ACCESS_DENIED
+    asked: dict[str, Any] = {"partition": capped, "value": {}, **told}
+    assert world.status(1, _C.SET_PARTITION_PROPERTY_EX, **asked) == HvStatus.OPERATION_DENIED
 
 
 def test_features_are_privileges_seen_from_the_other_side() -> None:

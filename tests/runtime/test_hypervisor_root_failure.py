@@ -21,7 +21,8 @@ from runtime.hypervisor.machine import ROOT_FAILURES_MAX, ROOT_FAILURES_WITHIN_M
 from runtime.hypervisor.partitions import Partition
 from runtime.hypervisor.programs import Process
 from runtime.hypervisor.replies import FilesHandle
-from tests.runtime.hypervisor_world import World, take_message
+from tests.runtime.hypervisor_world import World
+from tests.runtime.plain_synic import take_message
 
 _C = HypercallCode
 _SINT = 2

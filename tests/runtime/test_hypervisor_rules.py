@@ -18,7 +18,7 @@ from runtime.abi import (
     Privilege,
 )
 from runtime.hypercalls.arguments import ARGUMENTS, Kind
-from runtime.hypervisor.dispatch import RULES
+from runtime.hypervisor.call_rules import RULES
 from tests.runtime.hypervisor_world import World
 
 _C = HypercallCode

@@ -22,7 +22,8 @@ from runtime.abi import (
     sint_register,
 )
 from runtime.hypervisor.replies import DoorbellHandle, KickHandle
-from tests.runtime.hypervisor_world import World, take_message
+from tests.runtime.hypervisor_world import World
+from tests.runtime.plain_synic import take_message
 
 _C = HypercallCode
 _SINT = 2

@@ -29,7 +29,8 @@ from runtime.abi import (
 from runtime.hypervisor.machine import RootFailurePolicy
 from runtime.hypervisor.synthetic_timers import TIMER_BURST, TIMER_GRID_NS, TIMER_SPACING_NS
 from runtime.hypervisor.timer_expiry import EXPIRIES_AT_ONCE_MAX
-from tests.runtime.hypervisor_world import World, take_message
+from tests.runtime.hypervisor_world import World
+from tests.runtime.plain_synic import take_message
 
 _C = HypercallCode
 _SINT: Final = 5

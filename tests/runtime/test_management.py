@@ -20,14 +20,10 @@ from hypothesis import strategies as st
 from runtime.exits import ExitCode
 from runtime.machine import management
 from runtime.machine.events import Event, EventLog, decode_event
-from runtime.machine.management import (
-    REQUEST_BYTES_MAX,
-    REQUESTS_AT_ONCE_MAX,
-    ControlError,
-    ManagementStatus,
-    serve_management,
-)
+from runtime.machine.machine_control import ControlError
+from runtime.machine.management import REQUEST_BYTES_MAX, REQUESTS_AT_ONCE_MAX, serve_management
 from runtime.machine.management_client import ManagementClient, NoAnswer, RequestRefused
+from runtime.machine.management_wire import ManagementStatus
 from runtime.machine.rundir import MachineFolder, machine_folder
 
 PATIENCE_SECONDS = 20.0

@@ -80,6 +80,39 @@ def test_what_the_host_took_from_calls_without_python_is_nobodys(counted: Counte
     assert counted.service.take() == {FREE: 6, CAPPED: 4}
 
 
+def charged_ns(counted: Counted) -> int:
+    return int(counted.service._budgets[CAPPED].statistics()["served_ns"])
+
+
+def test_what_one_with_a_cap_has_had_is_its_own_time_and_ours_and_of_others_nothing_is_kept(
+    counted: Counted,
+) -> None:
+    counted.service.count(True)
+    assert list(counted.service.capped) == [CAPPED]
+    counted.service.look({CAPPED: 1000, FREE: 1000}, MS, is_yielding=False)
+    counted.serve(CAPPED, 7)
+    counted.serve(FREE, 7)
+    assert counted.service.look({CAPPED: 1030, FREE: 1030}, MS, is_yielding=False)
+    assert counted.machine.capped_ns == {CAPPED: 37}
+    assert counted.service.look({CAPPED: 4}, MS, is_yielding=False) is False  # another process of it
+    assert counted.service.look({}, MS, is_yielding=False) is False  # none
+    counted.service.look({CAPPED: 9}, MS, is_yielding=False)
+    assert counted.machine.capped_ns == {CAPPED: 42}
+    assert charged_ns(counted) == 7
+    counted.machine.partitions[CAPPED].properties[PartitionProperty.CPU_CAP] = 0x10000
+    counted.service.count(True)
+    assert counted.machine.capped_ns == {}
+
+
+def test_where_nobody_takes_our_time_off_its_own_its_own_is_taken_off_ours(counted: Counted) -> None:
+    counted.service.count(True)
+    counted.service.look({CAPPED: 0}, 50 * MS, is_yielding=True)
+    counted.service.look({CAPPED: MS}, 50 * MS, is_yielding=True)
+    assert charged_ns(counted) == MS
+    counted.service.look({CAPPED: 50 * MS}, 50 * MS, is_yielding=True)  # it burns all that it can get
+    assert charged_ns(counted) < 5 * MS
+
+
 class _Ends:
     """One partition's socket, whose every call puts it in debt."""
 

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.abi import WHOLE_PROCESSOR
-from runtime.commands.sched import compare
 from runtime.config.share_checks import Table, check_all, check_one
 from runtime.config.shares import CpuShare, share_text
 from runtime.config.toml_lines import Steps
 from runtime.measure.bench_sched import SWAPPED, WEIGHTS, Measured, off_by, rows_of
+from runtime.measure.delivered_shares import delivered_between
 
 
 @given(st.integers(0, WHOLE_PROCESSOR))
@@ -105,7 +105,7 @@ def books(now_ns: int, **cpu_ns: int) -> dict[str, Any]:
 
 
 def test_shares_are_of_what_was_delivered_and_use_is_of_the_processor() -> None:
-    result = compare(books(0, a=5, b=5), books(1000, a=105, b=305, c=7))
+    result = delivered_between(books(0, a=5, b=5), books(1000, a=105, b=305, c=7))
     rows = {row["name"]: row for row in result["partitions"]}
     assert rows.keys() == {"a", "b"}  # c has no before
     assert [rows[name]["used_percent"] for name in "ab"] == [10, 30]
@@ -114,7 +114,7 @@ def test_shares_are_of_what_was_delivered_and_use_is_of_the_processor() -> None:
 
 
 def test_the_benchmark_says_how_far_off_a_figure_is_and_misses_what_it_misses() -> None:
-    exact = compare(books(0, one=0, two=0, four=0), books(1000, one=100, two=200, four=400))
+    exact = delivered_between(books(0, one=0, two=0, four=0), books(1000, one=100, two=200, four=400))
     assert off_by(exact, WEIGHTS) < 0.01
     assert off_by(exact, SWAPPED) == pytest.approx(100 * 3 / 7, abs=0.01)
     rows = rows_of(Measured("signals", exact, [], exact, exact))
