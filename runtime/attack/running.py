@@ -24,7 +24,7 @@ from runtime.attack.services import (
     guests_for,
     machine_text,
 )
-from runtime.attack.turns import CONTROLS, SETTLE_S, WINDOW_S, lead_of, turns_of, windows_of
+from runtime.attack.turns import CONTROLS, LONGEST, SETTLE_S, WINDOW_S, lead_of, turns_of, windows_of
 from runtime.chaos.blocks import image_values
 from runtime.chaos.checker import check
 from runtime.chaos.history import HistoryError, read_history
@@ -114,7 +114,7 @@ class _Run:
         for file in ("history", "samples"):
             (folder / file).touch()
         config = folder / "machine.toml"
-        length = options.seconds + 10 * len(guests)  # some windows take longer
+        length = LONGEST * options.seconds + 10 * len(guests)  # of which neighbours have work
         config.write_text(machine_text(service, architecture, guests, folder, length, {}))
         self._machine = stack.enter_context(RunningMachine(folder, config))
         self._seconds = options.seconds
@@ -195,6 +195,8 @@ class _Run:
         turns = turns_of([each.attack for each in findings], self._seconds, self._rng)
         begun, said = time.monotonic(), 0.0
         for number, name in enumerate(turns):
+            if time.monotonic() - begun > LONGEST * self._seconds:
+                break
             if time.monotonic() - said > 2:
                 said = time.monotonic()
                 left_s = (said - begun) / number * (len(turns) - number) if number else 0
@@ -290,7 +292,8 @@ class _Run:
         workers = [each for each in self._service.neighbours if each.kind != "partner"]
         for event in machine.all_of("partition.started"):
             if event["partition"] in {each.name for each in workers}:
-                os.kill(event["fields"]["pid"], signal.SIGTERM)
+                with contextlib.suppress(ProcessLookupError):  # it died under the attack
+                    os.kill(event["fields"]["pid"], signal.SIGTERM)
         machine.wait_until(lambda: {each.name for each in workers} <= self._ended(), PATIENCE_S)
         pace, checked, wrong = self._check_neighbour()
         for of, attacked, quiet in self._windows:

@@ -9,6 +9,7 @@ though it asks nobody for anything; and its honest work with the device that is 
 """
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -20,6 +21,9 @@ LEAD_S: Final = (
 )
 SETTLE_S: Final = 0.03  # between the two: what servers still owe of a window that is over
 TURN_S: Final = LEAD_S + 2 * (WINDOW_S + SETTLE_S)
+LONGEST: Final = (
+    2.0  # times the seconds asked for: some attacks take longer than a turn, and are made less often
+)
 WINDOWS_MAX: Final = 400  # of one attack
 BREAKS_PER_GUEST: Final = (
     12  # channels that a guest may lose before it gets no more: sixteen, and some in reserve
@@ -48,10 +52,16 @@ def control_windows(control: str, seconds: float) -> int:
 
 
 def turns_of(attacks: Sequence[Attack], seconds: float, rng: random.Random) -> list[str]:
-    """Names of attacks and of controls, in a random order. Attacks by which a guest ends are not among them."""
+    """Names of attacks and of controls, in a random order, each once before any comes again: time may be over early.
+
+    Attacks by which a guest ends are not among them.
+    """
     repeated = [each for each in attacks if each.keeping is not Keeping.LAST]
     turns = [each.name for each in repeated for _ in range(windows_of(each, len(repeated), seconds))]
     if repeated:
         turns += [control for control in CONTROLS for _ in range(control_windows(control, seconds))]
     rng.shuffle(turns)
-    return turns
+    first = list(dict.fromkeys(turns))
+    rest = list((Counter(turns) - Counter(first)).elements())
+    rng.shuffle(rest)
+    return first + rest

@@ -172,6 +172,7 @@ def test_turns_fill_the_time_and_no_guest_loses_more_channels_than_it_gets(
         else:
             assert lead_of(attack) > 0
     assert made["idle"] == made["share"] <= made["honest"]
+    assert len(set(turns[: len(made)])) == len(made)  # each once before any comes again
     assert len(turns) * TURN_S <= seconds + (len(repeated) + len(CONTROLS)) * TURN_S  # each at least once
 
 
