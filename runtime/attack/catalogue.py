@@ -99,7 +99,7 @@ CHANNEL_ATTACKS: Final = (
         "replayed-packets",
         RINGS,
         Keeping.STEADY,
-        "a write index that goes one lap on: the server meets its old packets again, with their ids",
+        "packets that were answered stand behind themselves once more: the server meets them again, with their ids",
         (*_BREAKS, "answered again", "taken again"),
         "completions of ids that had been completed, or the server's own read index",
     ),

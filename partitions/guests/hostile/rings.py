@@ -22,6 +22,7 @@ _DESCRIPTOR: Final = struct.Struct("<HHHHQ")  # type, offset and length in 8 byt
 _LENGTH_AT: Final = 4
 _IN_BAND: Final = 6
 _PACKET_BYTES: Final = 128  # a power of two: a ring has a whole number of them
+_REPLAYED: Final = 8  # packets
 _PAUSE_S: Final = 0.0005
 _ANSWER_S: Final = 0.5
 _NS_PER_S: Final = 1_000_000_000
@@ -183,16 +184,17 @@ def _while_changing(
 
 
 def replayed_packets(scene: Scene, tally: Tally) -> None:
-    """Fill a lap with packets that are answered; then say, by the index alone, that there are as many again."""
+    """Packets that are answered; then they stand behind themselves once more, and the index says that they are new."""
     with _door_for(scene, tally) as door:
         if door is None:
             return
-        channel, per_lap = door.channel, door.ring_bytes // _PACKET_BYTES
+        channel, memory = door.channel, door.memory
         body = harmless(door, scene.rng).ljust(_PACKET_BYTES - 24, b"\0")[: _PACKET_BYTES - 24]
+        _wait_taken(door)  # what set the channel up
         before = door.get(_WRITE)
         sent: set[int] = set()
         try:
-            for _ in range(per_lap + 2):
+            for _ in range(_REPLAYED):
                 number = door.take_id()
                 channel.send(body, number, door.kind != "serial")
                 sent.add(number)
@@ -200,11 +202,13 @@ def replayed_packets(scene: Scene, tally: Tally) -> None:
                 _answers(door)
             _answers(door, _ANSWER_S / 5)
             mark = door.get(_WRITE)
-            again = min(per_lap // 2, 8) * _PACKET_BYTES
-            target = (mark + again) % door.ring_bytes
+            target = 2 * mark - before
+            if mark <= before or target >= door.ring_bytes:
+                return
+            memory[PAGE_BYTES + mark : PAGE_BYTES + target] = memory[PAGE_BYTES + before : PAGE_BYTES + mark]
             if door.put(_WRITE, target) != target:
                 return
-            tally.made += again // _PACKET_BYTES
+            tally.made += _REPLAYED
             channel.kick()
             _wait_taken(door)
             repeated = _answers(door, _ANSWER_S) & sent
