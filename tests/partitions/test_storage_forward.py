@@ -42,6 +42,7 @@ from tests.partitions.test_storage_twins import (
     Ask,
     Twins,
 )
+from tests.patience import WAIT_S
 
 DATA_BYTES = 1 << 20
 
@@ -278,9 +279,12 @@ def test_a_monitors_successor_sends_the_same_request_by_the_same_number() -> Non
                     if head.transaction_id & TURN:
                         seen.append((head.transaction_id, service.phase))
 
+        serving: list[threading.Thread] = []
+
         def connect() -> int:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            threading.Thread(target=serve, args=(theirs,), daemon=True).start()
+            serving.append(threading.Thread(target=serve, args=(theirs,), daemon=True))
+            serving[-1].start()
             return ours.detach()
 
         with passed_on(connect) as (passing, _), monitor(passing) as below:
@@ -288,6 +292,9 @@ def test_a_monitors_successor_sends_the_same_request_by_the_same_number() -> Non
             for _ in range(300):  # several laps
                 client.write(0, bytes(512))
             client.write(0, bytes(512), durable=True)  # two steps
+        for one in serving:  # the answer goes out before its request is noted
+            one.join(WAIT_S)
+            assert not one.is_alive()
     ids = [identity for identity, _ in seen]
     assert len(set(ids)) == len(ids) == 302
     assert is_not_after(ids[-2], ids[-1])
