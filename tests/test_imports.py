@@ -63,7 +63,6 @@ HAVE_CIRCLES: Final = {
     "partitions",
     "partitions/simulated",
     "partitions/vsc",
-    "runtime/commands",
     "runtime/config",
     "runtime/hypervisor",
     "runtime/machine",

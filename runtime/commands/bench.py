@@ -9,6 +9,7 @@ import click
 from runtime.commands import bench_results, bench_store
 from runtime.commands.bench_ladder import goals, ladder
 from runtime.commands.bench_trace import trace
+from runtime.commands.cpu_pair import cpu_pair
 from runtime.exits import CommandError
 
 _KILLS_MAX: Final = 10_000
@@ -39,17 +40,6 @@ def _run(target: str, **options: object) -> int:
         raise CommandError(f"the {target} benchmark is not part of this installation ({error})") from error
     exit_code: int = module.run(**options)
     return exit_code
-
-
-def cpu_pair(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
-    """ "0,1" of an option, as two numbers."""
-    if text is None:
-        return None
-    try:
-        first, second = map(int, text.split(","))
-    except ValueError as error:
-        raise click.UsageError(f"--cpus {text}: two CPU numbers such as 0,1 are needed") from error
-    return first, second
 
 
 def _plain(target: str, text: str) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from runtime.commands.cpu_pair import cpu_pair
 from runtime.exits import CommandError, ExitCode
 from runtime.reports import print_json, print_record, print_table
 
@@ -39,12 +40,6 @@ def _payloads(context: click.Context, parameter: click.Parameter, text: str) -> 
     return tuple(int(number) for number in found)
 
 
-def _pair(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
-    from runtime.commands.bench import cpu_pair
-
-    return cpu_pair(context, parameter, text)
-
-
 def _end_in_order() -> None:
     """SIGTERM as Ctrl-C: what was started ends, and files of ours are removed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -53,7 +48,7 @@ def _end_in_order() -> None:
 _cpus_option = click.option(
     "--cpus",
     metavar="A,B",
-    callback=_pair,
+    callback=cpu_pair,
     help="The CPUs of client and server; default: the first two allowed.",
 )
 _quick_option = click.option(

@@ -4,9 +4,16 @@ from pathlib import Path
 
 import click
 
+from runtime.commands.cpu_pair import cpu_pair
+
 
 @click.command("trace")
-@click.option("--cpus", metavar="A,B", help="The CPUs of guest and root; default: the first two allowed.")
+@click.option(
+    "--cpus",
+    metavar="A,B",
+    callback=cpu_pair,
+    help="The CPUs of guest and root; default: the first two allowed.",
+)
 @click.option("--svg", type=click.Path(path_type=Path), help="Draw the splits into this file.")
 @click.option(
     "--perfetto",
@@ -21,10 +28,8 @@ import click
 )
 @click.option("--quick", is_flag=True, help="A tenth of the samples: for a look, not for a comparison.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.pass_context
 def trace(
-    context: click.Context,
-    cpus: str | None,
+    cpus: tuple[int, int] | None,
     svg: Path | None,
     perfetto: Path | None,
     request: str,
@@ -38,8 +43,6 @@ def trace(
       partvisor bench trace --quick
       partvisor bench trace --svg hops.svg --perfetto slowest.json --request slowest
     """
-    from runtime.commands.bench import cpu_pair
     from runtime.measure.bench_trace import run
 
-    pair = cpu_pair(context, context.command.params[0], cpus)
-    return run(quick=quick, as_json=as_json, cpus=pair, svg=svg, perfetto=perfetto, request=request)
+    return run(quick=quick, as_json=as_json, cpus=cpus, svg=svg, perfetto=perfetto, request=request)

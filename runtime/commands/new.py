@@ -68,7 +68,7 @@ def driver(name: str, kind: str, folder: Path, as_json: bool) -> int:
         "export PYTHONPATH=$PWD",
         "partvisor run machine.toml",
         "partvisor run machine.toml --architecture disaggregated",
-        f"python -m pytest test_{name}.py",
+        f"python test_{name}.py -v",
     ):
         print(f"  {line}")
     return ExitCode.DONE
@@ -86,7 +86,7 @@ def write_driver(name: str, kind: str, folder: Path) -> list[str]:
         "NAME": name,
         "CLASS": "".join(word.capitalize() for word in name.split("_")),
         "KIND": kind,
-        "ARCHITECTURES": ", ".join(f'"{each}"' for each in ARCHITECTURES[kind]),
+        "TESTS": "\n\n".join(map(_test_under, ARCHITECTURES[kind])),
     }
     names = {
         f"{name}.py": (kind, "driver.py"),
@@ -109,6 +109,11 @@ def write_driver(name: str, kind: str, folder: Path) -> list[str]:
     except OSError as error:
         raise NotWritten(f"{folder} cannot be written ({error.strerror}): choose another --folder") from error
     return list(texts)
+
+
+def _test_under(architecture: str) -> str:
+    """A method each, so that one can be chosen by its name, and each is told as it ends."""
+    return f'    def test_{architecture}(self) -> None:\n        self.boot("{architecture}")'
 
 
 def _filled(text: str, values: dict[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -26,25 +27,62 @@ def new_driver(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
 @pytest.mark.parametrize(
     ("kind", "chosen"),
     [
-        ("block", ["-k", "microkernel]"]),
-        ("custom", ["-k", "disaggregated"]),
+        ("block", ["-k", "*.test_microkernel"]),
+        ("custom", ["-k", "*.test_disaggregated"]),
         *(pytest.param(kind, [], marks=pytest.mark.soak) for kind in KINDS),
     ],
 )
-def test_the_written_test_passes_as_it_is(kind: str, chosen: list[str], tmp_path: Path) -> None:
-    """Of the five architectures one is tried every time; tests/machine/test_drivers.py has all."""
-    assert new_driver(tmp_path, "first_one", "--kind", kind).returncode == 0
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen, "test_first_one.py"],
-        cwd=tmp_path / "first_one",
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+def test_the_printed_steps_work_after_scripts_setup(kind: str, chosen: list[str], tmp_path: Path) -> None:
+    """As they are printed, where no pytest is installed: `scripts/setup` installs none. Every time the last one alone,
+    under one architecture of five; tests/machine/test_drivers.py has all."""
+    done = new_driver(tmp_path, "first_one", "--kind", kind)
+    assert done.returncode == 0, done.stderr
+    wrote, _, steps = done.stdout.partition("\nnext:\n")
+    assert wrote.startswith("wrote first_one: ")
+    first, *between, last = [line.strip() for line in steps.splitlines()]
+    assert first == "cd first_one"
+    (tmp_path / "first_one" / "pytest.py").write_text("raise ModuleNotFoundError('No module named pytest')\n")
+    tested = subprocess.run(
+        [
+            "bash",
+            "-ec",
+            "\n".join([first, *([] if chosen else between), shlex.join([*shlex.split(last), *chosen])]),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
         check=False,
     )
-    assert done.returncode == 0, done.stdout
-    assert f"{1 if chosen else len(ARCHITECTURES[kind])} passed" in done.stdout
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    count = 1 if chosen else len(ARCHITECTURES[kind])
+    assert f"Ran {count} test{'s'[: count - 1]} in " in tested.stderr, tested.stderr
+    assert tested.stderr.count(" ... ok") == count, tested.stderr
+
+
+@pytest.mark.machine
+def test_the_written_test_is_one_for_pytest_too(tmp_path: Path) -> None:
+    assert new_driver(tmp_path, "first_one").returncode == 0
+    collected = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--collect-only",
+            "test_first_one.py",
+        ],
+        cwd=tmp_path / "first_one",
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert collected.returncode == 0, collected.stdout
+    assert f"{len(ARCHITECTURES['custom'])} tests collected" in collected.stdout
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -54,7 +92,7 @@ def test_what_is_written_is_typed_and_complete(kind: str, tmp_path: Path) -> Non
     folder = tmp_path / told["folder"]
     assert sorted(told["files"]) == sorted(path.name for path in folder.iterdir())
     for path in folder.iterdir():
-        assert "@" not in path.read_text().replace("@pytest", "").replace("@property", ""), path
+        assert "@" not in path.read_text().replace("@property", ""), path
     assert len((folder / "README.md").read_text().splitlines()) <= 12
     checked = subprocess.run(
         [*PARTVISOR, "validate", "machine.toml"],
