@@ -129,10 +129,14 @@ class BrokerProcess:
         pages: int = 200,
         files: list[int] | None = None,
         links: bool = True,
+        events: Route | None = None,
         start: bool = True,
         **args: object,
     ) -> int:
-        """A child that runs the stand-in guest, with messages both ways on connections 1 (to us) and id (ours)."""
+        """A child that runs the stand-in guest, with messages both ways on connections 1 (to us) and id (ours).
+
+        With `events`, there is one event port each way besides: a guest may claim its doorbells as soon as it runs.
+        """
         port = self.port
         child = port.create_partition()
         port.deposit(child, pages)
@@ -145,11 +149,13 @@ class BrokerProcess:
             port.connect_port(standin_guest.TO_ROOT, 1, child, partition=child)
             port.create_port(1, 1, PortType.MESSAGE, SINT, partition=child)
             port.connect_port(child, child, 1)
+        if events is not None:
+            self._link_events(child, events)
         if start:
             port.start_vp(child)
         return child
 
-    def link_events(self, child: int, route: Route) -> None:
+    def _link_events(self, child: int, route: Route) -> None:
         """One event port each way: ours is `child`, with flag `child`."""
         port = self.port
         port.create_port(

@@ -164,8 +164,7 @@ def test_messages_go_both_ways_in_order(broker: BrokerProcess) -> None:
 
 @pytest.mark.parametrize("route", list(Route))
 def test_doorbells_ring_both_ways_on_both_routes(broker: BrokerProcess, route: Route) -> None:
-    child = broker.spawn("answer events", links=True)
-    broker.link_events(child, route)
+    child = broker.spawn("answer events", events=route)
     ours = broker.port.claim_port_doorbell(0x100 + child)
     theirs = broker.port.claim_connection_doorbell(0x200 + child)
     assert (ours.route, theirs.route) == (route, route)
@@ -180,8 +179,7 @@ def test_doorbells_ring_both_ways_on_both_routes(broker: BrokerProcess, route: R
 
 
 def test_an_event_by_hypercall_rings_too(broker: BrokerProcess) -> None:
-    child = broker.spawn("answer events")
-    broker.link_events(child, Route.DIRECT)
+    child = broker.spawn("answer events", events=Route.DIRECT)
     ours = broker.port.claim_port_doorbell(0x100 + child)
     assert broker.message() == (child, b"ready")
     broker.port.signal_event(0x200 + child)
@@ -297,8 +295,7 @@ def test_no_descriptor_stays_behind_in_the_broker(broker: BrokerProcess) -> None
 
     reader, writer = os.pipe()
     for round_number in range(3):
-        child = broker.spawn("answer events", files=[writer])
-        broker.link_events(child, Route.BROKER)
+        child = broker.spawn("answer events", files=[writer], events=Route.BROKER)
         assert broker.message() == (child, b"ready")
         broker.port.finalize(child)
         broker.event("partition.exited", id=child)

@@ -156,8 +156,7 @@ def test_the_routers_events_are_accounted_for_masked_or_not() -> None:
     of our own making: the child's connection is claimed by nobody, so we send by a second child's."""
     with broker_process() as broker:
         port = broker.port
-        child = broker.spawn("answer events")
-        broker.link_events(child, Route.BROKER)
+        child = broker.spawn("answer events", events=Route.BROKER)
         assert broker.message() == (child, b"ready")
         ours = port.claim_port_doorbell(0x100 + child)
         theirs = port.claim_connection_doorbell(0x200 + child)
