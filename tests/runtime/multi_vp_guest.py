@@ -65,6 +65,8 @@ def main(port: HypercallPort) -> int:
                     note[f"message {sender} {payload.decode()}"] += 1
         for vector in vp.take_vectors():  # requested between our last look and the message to stop
             note[f"vector {vector}"] += 1
+        for flag in vp.take_events(EVENT_SINT):  # signalled there, too
+            note[f"flag {flag}"] += 1
         while time.thread_time_ns() < 2_000_000 * (vp.index + 1):
             pass
         time.sleep(0.001)  # the kernel's books of a thread are exact once it has been off its processor
