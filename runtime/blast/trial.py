@@ -22,6 +22,7 @@ from runtime.blast.machine_files import RECORD_BYTES, BlastMachine, Guest, prepa
 from runtime.chaos.blocks import image_values
 from runtime.chaos.checker import CheckError, check
 from runtime.chaos.history import History, HistoryError, read_history
+from runtime.chaos.interruption import interrupts_kept
 from runtime.chaos.running_machine import MachineEnded, RunningMachine
 from runtime.chaos.verdict import Verdict
 from runtime.config.architecture import Architecture
@@ -49,6 +50,7 @@ class Order:
     watch_s: float = WATCH_S
 
 
+@interrupts_kept()
 def run_trial(order: Order) -> Trial:
     """ConfigError, OSError: not even a machine could be started. Nothing is left, whatever is raised."""
     began = time.monotonic()

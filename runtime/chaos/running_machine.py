@@ -7,10 +7,16 @@ from an incubator, as those who break machines need many.
         machine.wait_for("partition.exited")
 
 What happens is read from its events; what it is asked goes through its management.
+
+Its caller takes no lock, and neither do its threads: Ctrl-C may come between any two instructions of the main thread,
+and a lock that the interrupted caller left taken would hold up the threads that `close` waits for.
 """
 
+import contextlib
 import json
+import math
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -20,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from runtime.chaos.interruption import heeding
 from runtime.machine.incubator import incubator_for
 from runtime.machine.rundir import BASE_VARIABLE, MachineNotFound, find_machines
 
@@ -45,8 +52,12 @@ class RunningMachine:
         self.events: Final[list[Event]] = []
         self.errors = ""
         self._over = False
-        self._changed = threading.Condition()
-        self._threads = [threading.Thread(target=run) for run in (self._read_events, self._read_errors)]
+        self._news = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._news_poll = select.poll()
+        self._news_poll.register(self._news, select.POLLIN)
+        self._threads = [
+            threading.Thread(target=run, daemon=True) for run in (self._read_events, self._read_errors)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -66,6 +77,9 @@ class RunningMachine:
             thread.join()
         for stream in (self.process.stdout, self.process.stderr):
             stream.close()
+        if self._news >= 0:
+            os.close(self._news)
+            self._news = -1
 
     # -- what happens
 
@@ -73,19 +87,18 @@ class RunningMachine:
         with (self.folder / "events.jsonl").open("w", buffering=1) as log:
             for line in self.process.stdout:
                 log.write(line)
-                with self._changed:
-                    self.events.append(json.loads(line))
-                    self._changed.notify_all()
-        with self._changed:
-            self._over = True
-            self._changed.notify_all()
+                if not line.endswith("\n"):
+                    break  # it was killed in the middle of it
+                self.events.append(json.loads(line))
+                os.eventfd_write(self._news, 1)
+        self._over = True
+        os.eventfd_write(self._news, 1)
 
     def _read_errors(self) -> None:
         self.errors = self.process.stderr.read()
 
     def all_of(self, kind: str) -> list[Event]:
-        with self._changed:
-            return [event for event in self.events if event["kind"] == kind]
+        return [event for event in list(self.events) if event["kind"] == kind]
 
     def wait_for(self, kind: str, count: int = 1, patience_s: float = PATIENCE_S) -> Event:
         """The `count`-th event of that kind. MachineEnded; TimeoutError: it did not come."""
@@ -96,14 +109,17 @@ class RunningMachine:
 
     def wait_until(self, condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> bool:
         """False: it did not come true, and the machine is over or the time is."""
-        with self._changed:
-            return self._changed.wait_for(lambda: condition() or self._over, patience_s) and condition()
+        deadline = time.monotonic() + patience_s
+        while not condition() and not self._over and (left_s := deadline - time.monotonic()) > 0:
+            self.wait_for_news(left_s)
+        return condition()  # once more: what was its last word may have come between the two looks
 
     def wait_for_news(self, patience_s: float) -> None:
-        """Until something happens, the machine is over or the time is."""
-        with self._changed:
-            if not self._over:
-                self._changed.wait(patience_s)
+        """Until something happens, the machine is over or the time is. What happened since the last time counts."""
+        patience_ms = max(math.ceil(patience_s * 1000), 0)
+        if not self._over and heeding(lambda: self._news_poll.poll(patience_ms)):
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._news)
 
     def complain(self, wanted: str) -> None:
         told = f"{self.errors[-2000:]}\n" + "\n".join(str(event) for event in self.events[-40:])

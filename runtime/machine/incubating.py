@@ -1,4 +1,4 @@
-"""`python -m runtime.machine.incubating --fd N`: the process of an incubator (runtime.machine.incubator)."""
+"""`python -m runtime.machine.incubating --fd N --parent PID`: an incubator's process (runtime.machine.incubator)."""
 
 import argparse
 import ctypes
@@ -22,7 +22,7 @@ from runtime.machine.rundir import BASE_VARIABLE
 # By name: the runtime knows nothing of what is in partitions, and what a command imports is its own affair.
 _PLATFORM: Final = (
     "runtime.commands.machines",
-    "runtime.config.model",
+    "runtime.config.loading",
     "runtime.machine.launch",
     "runtime.machine.run",
 )
@@ -35,8 +35,12 @@ _ENV_START: Final = 47  # of /proc/PID/stat, counted from behind the process's n
 def main() -> int:
     parser = argparse.ArgumentParser(prog=__spec__.name if __spec__ else None, description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="whose machines they are")
-    control = socket.socket(fileno=parser.parse_args().fd)
-    die_with_parent(os.getppid())
+    parser.add_argument(
+        "--parent", type=int, required=True, help="their process: when it has ended, so does this"
+    )
+    options = parser.parse_args()
+    control = socket.socket(fileno=options.fd)
+    die_with_parent(options.parent)
     name_process("pv-incubator")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for module in (*_PLATFORM, _ROOT):
@@ -44,6 +48,15 @@ def main() -> int:
     importlib.import_module(_PRELOADING).preload()
     gc.collect()
     gc.freeze()  # what is here now never becomes garbage: a machine's collectors need not touch (and copy) its pages
+    try:
+        return _serve(control)
+    except (BrokenPipeError, ConnectionResetError):  # whoever asked has gone meanwhile
+        return 0
+
+
+def _serve(control: socket.socket) -> int:
+    """Carry orders out, until whose machines they are has gone."""
+    this = os.getpid()
     while (received := codec.receive_message(control, _DESCRIPTORS)) is not None:
         match received:
             case [
@@ -52,7 +65,7 @@ def main() -> int:
             ], fds:
                 pid = os.fork()
                 if pid == 0:
-                    _become_platform([str(item) for item in arguments], environment, folder, fds)
+                    _become_platform(this, [str(item) for item in arguments], environment, folder, fds)
                 codec.close_all(fds)
                 pidfd = os.pidfd_open(pid)
                 codec.send_message(control, ["runs", {"pid": pid}], [pidfd])
@@ -66,11 +79,11 @@ def main() -> int:
 
 
 def _become_platform(
-    arguments: list[str], environment: dict[str, str], folder: str, fds: list[int]
+    incubator: int, arguments: list[str], environment: dict[str, str], folder: str, fds: list[int]
 ) -> NoReturn:
     code = 1
     try:
-        die_with_parent(os.getppid())
+        die_with_parent(incubator)
         os.setsid()
         name_process("partvisor")
         for target, fd in enumerate(fds, 1):

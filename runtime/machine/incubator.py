@@ -98,7 +98,16 @@ class Incubator:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process: Final = subprocess.Popen(
-                [sys.executable, "-P", "-m", MODULE, "--fd", str(theirs.fileno())],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    MODULE,
+                    "--fd",
+                    str(theirs.fileno()),
+                    "--parent",
+                    str(os.getpid()),
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env=self._environment | {BASE_VARIABLE: RESERVED},

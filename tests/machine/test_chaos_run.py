@@ -1,13 +1,16 @@
 """`partvisor chaos run` as its user runs it: it can be left at any time, and what it writes is whole."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
+import psutil
 import pytest
 
 from runtime.chaos.experiment.journal import Outcome, read_journal
@@ -62,11 +65,20 @@ def processes_of(scratch: Path) -> list[str]:
     return found
 
 
-def wait_for_a_machine(scratch: Path) -> None:
+def wait_for_a_machine(scratch: Path, meanwhile: Callable[[], object]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not any("machine.ready" in path.read_text() for path in scratch.glob("*/events.jsonl")):
         assert time.monotonic() < deadline
+        meanwhile()
         time.sleep(0.02)
+
+
+def interrupt_workers(campaign: int) -> None:
+    """As a terminal does. They leave it to their campaign, from their first moment on."""
+    for child in psutil.Process(campaign).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any("spawn_main" in word for word in child.cmdline()):
+                child.send_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +95,7 @@ def test_it_can_be_left_at_any_time_and_nothing_is_left_behind(
     """In the middle of a trial whose guest is stopped: the machine could not even end by itself."""
     (scratch / "e.toml").write_text(STEADY.format(seconds=60, for_ms=60_000))
     process = chaos(scratch, "run", "e.toml", "--trials", "50", "--jobs", str(jobs), "--journal", "j.jsonl")
-    wait_for_a_machine(scratch)
+    wait_for_a_machine(scratch, lambda: interrupt_workers(process.pid))
     process.send_signal(signal_number)
     _, errors = process.communicate(timeout=PATIENCE_S)
     wait_until_gone(scratch)

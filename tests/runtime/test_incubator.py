@@ -95,6 +95,27 @@ def test_machines_end_with_their_incubator_however_it_ends(runtime_dir: Path, tm
         time.sleep(0.01)  # its janitor is at it
 
 
+ORDERS_AND_DIES = """
+import os
+from runtime import codec
+from runtime.machine.incubator import Incubator
+one = Incubator()
+codec.send_message(one._socket, ["run", {"arguments": ["--version"], "environment": {}, "folder": "/"}], [1, 2])
+os._exit(0)
+"""
+
+
+def test_who_dies_before_its_incubator_has_begun_is_not_waited_for_and_nothing_is_run_or_said() -> None:
+    """It finds an order, and nobody to answer: so does the one of a worker that a campaign has just ended."""
+    command = [sys.executable, "-c", ORDERS_AND_DIES]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        "",
+        "",
+    )  # to the end of it: nobody has them any more
+
+
 def test_what_counts_at_the_start_of_an_interpreter_gets_one_of_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

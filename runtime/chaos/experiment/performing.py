@@ -17,6 +17,7 @@ from runtime.chaos.experiment.loading import experiment_of
 from runtime.chaos.experiment.model import Experiment
 from runtime.chaos.experiment.schedule import Injection, Schedule
 from runtime.chaos.experiment.trial import run_trial
+from runtime.chaos.interruption import interrupts_kept
 from runtime.config.architecture import Architecture
 from runtime.exits import CommandError
 from runtime.machine.rundir import janitor
@@ -87,6 +88,11 @@ def perform_task(task: Task) -> Trial:
         task.simulated
     ):  # by name, as the platform starts a root: the runtime knows nothing of what is in partitions
         return Trial.from_table(importlib.import_module(SIMULATOR).perform(task.to_table()))
+    with interrupts_kept():
+        return _perform_in_folder(task)
+
+
+def _perform_in_folder(task: Task) -> Trial:
     experiment = experiment_of(task.experiment, Path(task.folder), "the experiment")
     architecture = Architecture(task.architecture) if task.architecture else None
     began = time.monotonic()

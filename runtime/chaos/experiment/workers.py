@@ -1,15 +1,20 @@
 """Who performs the trials of a campaign: processes of this machine, unless somebody else is named."""
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
+import queue
 import signal
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from runtime.chaos.experiment.performing import perform
+from runtime.chaos.interruption import heeding, interrupts_kept
 from runtime.exits import CommandError
 from runtime.machine.lifeline import die_with_parent
+
+Future: TypeAlias = concurrent.futures.Future[dict[str, Any]]
 
 JOBS_MAX: Final = 64
 _AHEAD: Final = 2  # tasks that are handed out, for each worker
@@ -41,20 +46,25 @@ class LocalWorkers:
         if self._jobs == 1:
             yield from map(perform, tasks)
             return
+        with interrupts_kept():  # futures and their pool take locks
+            yield from self._perform_together(tasks)
+
+    def _perform_together(self, tasks: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         pool = concurrent.futures.ProcessPoolExecutor(
             self._jobs, multiprocessing.get_context("spawn"), _obey_the_campaign, (os.getpid(),)
         )
-        waiting: set[concurrent.futures.Future[dict[str, Any]]] = set()
+        ended: queue.SimpleQueue[Future] = queue.SimpleQueue()  # in C: Ctrl-C leaves no lock of it taken
+        under_way = 0
         try:
             for task in tasks:
-                waiting.add(pool.submit(perform, task))
-                if len(waiting) >= self._jobs * _AHEAD:
-                    done, waiting = concurrent.futures.wait(
-                        waiting, return_when=concurrent.futures.FIRST_COMPLETED
-                    )
-                    yield from (future.result() for future in done)
-            for future in concurrent.futures.as_completed(waiting):
-                yield future.result()
+                with _interrupts_blocked():  # a worker starts in there, and inherits it
+                    pool.submit(perform, task).add_done_callback(ended.put)
+                under_way += 1
+                if under_way >= self._jobs * _AHEAD:
+                    yield heeding(ended.get).result()
+                    under_way -= 1
+            for _ in range(under_way):
+                yield heeding(ended.get).result()
         except BaseException as error:
             for process in list((pool._processes or {}).values()):
                 process.terminate()
@@ -74,3 +84,14 @@ def _obey_the_campaign(pid: int) -> None:
     """
     die_with_parent(pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Of this thread, and of a process that it starts, whose interpreter they would meet in the middle of its start."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
