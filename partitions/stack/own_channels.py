@@ -39,14 +39,9 @@ class OwnChannels:
 
     def open(self, request: OpenRequest) -> int:
         ports = self._ports(request)
-        ports.delete()  # what a predecessor may have made before it died
-        ports.connect()
-        clear_record(self._root.record(ports.flag))
-        try:
+        with ports.made_anew():
+            clear_record(self._root.record(ports.flag))
             self._attach(request, ports)
-        except BaseException:
-            ports.delete()
-            raise
         self.serve(request.relid)
         return STATUS_SUCCESS
 
@@ -119,10 +114,13 @@ class OwnChannels:
         channel, request = self._channels[relid]
         token = trio.lowlevel.current_trio_token()
 
+        def lost(end: WorkerEnd) -> None:
+            with self._root.work.of(self._listener.partition):
+                self._listener.lost(relid, request.opening.number, end.failed, end.reason)
+
         def on_end(end: WorkerEnd) -> None:
-            news = relid, request.opening.number, end.failed, end.reason
             with contextlib.suppress(trio.RunFinishedError):
-                token.run_sync_soon(self._listener.lost, *news)
+                token.run_sync_soon(lost, end)
 
         channel.start(f"{self._listener.name}.{relid}", on_end)
 
@@ -138,9 +136,10 @@ class OwnChannels:
                 self._root.log("vmbus.channel_stuck", guest=self._listener.name, relid=relid)
             self._closing.discard(channel)
             channel.release()
-        # A predecessor may have been closing it: its thread died with it, its ports did not.
-        self.bury(relid, opening)
-        self._listener.closed(relid, opening.number)
+        with self._root.work.of(self._listener.partition):
+            # A predecessor may have been closing it: its thread died with it, its ports did not.
+            self.bury(relid, opening)
+            self._listener.closed(relid, opening.number)
 
     def bury(self, relid: int, opening: Opening) -> None:
         root, guest = self._root, self._listener.partition

@@ -18,6 +18,7 @@ from partitions.stack.guest_memory import GpaWindows
 from partitions.stack.service_budgets import ServiceBudgets
 from partitions.stack.stream_answers import StreamAnswers, StreamBus
 from partitions.stack.vmbus_ports import FlagAllocator
+from partitions.stack.work_for_children import WorkForChildren
 from runtime.hypercalls.caller import HypercallPort
 
 
@@ -45,15 +46,18 @@ class RootResources:
     # Time, as this stack knows it: a simulator's is its own.
     now_ns: Callable[[], int] = time.monotonic_ns
     sleep: Callable[[float], Awaitable[None]] = trio.sleep
+    work_ns: Callable[[], int] = time.thread_time_ns  # processor time of the event loop's thread
     faults: ServerAgent | None = None  # on purpose, in this process; None: nobody can order any
     channel_faults: ChannelFaults | None = None  # on purpose, of channel messages; None: none is armed
     streams: StreamAnswers | None = None  # None: no guest has any
     complaints: Complaints = field(default_factory=Complaints)
     budgets: ServiceBudgets = field(init=False)  # of children with a cap
+    work: WorkForChildren = field(init=False)  # for the same
     backings: Backings = field(default_factory=Backings)  # of devices that were added since
 
     def __post_init__(self) -> None:
         self.budgets = ServiceBudgets(self.hypercalls.get_property)
+        self.work = WorkForChildren(self.budgets, self.hypercalls.set_property, self.work_ns)
         self.watchers.append(self.budgets.look)
         capped = CappedTime(self.hypercalls, self.budgets, self.nursery, self.now_ns, self.sleep)
         self.watchers.append(capped.look)

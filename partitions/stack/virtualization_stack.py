@@ -15,11 +15,12 @@ from bus.synic import CHANNEL_MESSAGE, VMBUS_SINT
 from partitions.emulated.plan import EmulationError
 from partitions.machine_plan import AttachmentPlan, PartitionPlan, instance_guid
 from partitions.stack.channel_host import CalledServer
-from partitions.stack.guest_bus import GuestBus, RootResources
+from partitions.stack.guest_bus import GuestBus
 from partitions.stack.offered_device import OfferedDevice
 from partitions.stack.received_messages import ReceivedMessages
 from partitions.stack.restoring import RestoreError, device_states, give_back
 from partitions.stack.served_channel import stop_all
+from partitions.stack.stack_resources import RootResources
 from partitions.stack.vmbus_ports import DRIVER_MESSAGE, partition_of_message_port
 from partitions.vp.processor import VirtualProcessor
 from runtime.abi import PAGE_BYTES, HypercallError, PartitionProperty, PartitionState
@@ -144,7 +145,8 @@ class VirtualizationStack:
                 if guest is None or message_type != CHANNEL_MESSAGE:
                     self.resources.log("vmbus.stray_message", port=sender, type=message_type)
                     continue
-                guest.receive(payload)
+                with self.resources.work.of(guest.partition):
+                    guest.receive(payload)
             await trio.lowlevel.wait_readable(self._vp.line_fd)
             self._vp.acknowledge()
 
@@ -159,6 +161,7 @@ class VirtualizationStack:
                     self.ended.add(child)
                     guest.disconnect()
                     self.resources.budgets.remove(child)
+                    self.resources.work.forget(child)
                     if self._emulation is not None:
                         self._emulation.detach(child)
             async with self._changed:

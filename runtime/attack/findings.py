@@ -121,6 +121,7 @@ class Report:
     breaches: tuple[str, ...]  # of the machine as a whole: who died, whose data is wrong
     checked: str  # what was checked of the neighbour, in words
     controls: tuple[Control, ...] = ()
+    failed: str = ""  # why it was not carried to its end: of us or of the host, and no word on the service
 
     @property
     def ratio(self) -> Interval | None:
@@ -136,7 +137,7 @@ class Report:
     def is_contained(self) -> bool:
         """Slowed neighbours are a failure where the service as a whole slowed them; a single attack's is told."""
         kept = all(each.verdict in (Verdict.CONTAINED, Verdict.SLOWED) for each in self.findings)
-        return kept and not self.breaches and not is_slowed(self.ratio)
+        return kept and not self.breaches and not self.failed and not is_slowed(self.ratio)
 
     def to_json(self) -> dict[str, Any]:
         ratio = self.ratio
@@ -146,6 +147,7 @@ class Report:
             "seed": self.seed,
             "seconds": round(self.seconds, 1),
             "contained": self.is_contained,
+            "failed": self.failed,
             "pace": pace_word(ratio),
             "ratio": _json_ratio(ratio),
             "ratio_beside_honest": _json_ratio(self.ratio_beside_honest),

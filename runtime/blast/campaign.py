@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from runtime.blast.faults import Fault
-from runtime.blast.findings import ROLES, Trial
+from runtime.blast.findings import ROLES, Seen, Trial
 from runtime.blast.promises import Promise, broken
 from runtime.blast.trial import AFTER, Order, run_trial
 from runtime.config.architecture import Architecture
+from runtime.failure_reason import reason_of
 
 SEED_END: Final = 1 << 18  # a history's seeds, 16 of a trial, have room below their own end
 FIRST_GUESS_S: Final = 5.0  # of a trial, for the first estimate
@@ -178,8 +179,10 @@ def _cell_table(cell: Cell) -> dict[str, Any]:
 def blast(plan: Plan, progress: Progress, cell_text: Callable[[Cell], str]) -> Result:
     """Everything that the plan asks for.
 
+    A trial that could not be carried out is one of those that show nothing, with its reason; but for the first one.
+
     Raises:
-        ConfigError, OSError: a machine could not be started.
+        ConfigError, OSError: the first machine could not be started.
         KeyboardInterrupt: no machine is left.
     """
     orders = plan.orders()
@@ -187,13 +190,36 @@ def blast(plan: Plan, progress: Progress, cell_text: Callable[[Cell], str]) -> R
     trials: list[Trial] = []
     progress(f"trials: {len(orders)}, about {_minutes(len(orders) * FIRST_GUESS_S)}")
     for number, order in enumerate(orders, 1):
-        trial = run_trial(order)
+        began_trial = time.monotonic()
+        try:
+            trial = run_trial(order)
+        except Exception as error:
+            if not trials:
+                raise
+            trial = _not_carried_out(order, time.monotonic() - began_trial, reason_of(error))
         trials.append(trial)
         spent = time.monotonic() - began
         left = _minutes(spent / number * (len(orders) - number))
         words = cell_text(Cell(trial.architecture, trial.fault, (trial,)))
         progress(f"{number}/{len(orders)}  {trial.architecture}, {trial.fault}: {words}  (left: {left})")
     return Result(plan, started_unix_ns, time.monotonic() - began, tuple(trials))
+
+
+def _not_carried_out(order: Order, seconds: float, reason: str) -> Trial:
+    nothing = Seen(0, 0.0, 0.0, None, 0, {}, ())
+    return Trial(
+        architecture=order.architecture,
+        fault=order.fault,
+        seed=order.seed,
+        seconds=seconds,
+        struck=None,
+        deaths=(),
+        machine_down="",
+        target=nothing,
+        bystander=nothing,
+        left_behind=(),
+        trouble=f"it could not be carried out: {reason}",
+    )
 
 
 def _minutes(seconds: float) -> str:

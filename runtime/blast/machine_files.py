@@ -13,7 +13,10 @@ from typing import Any, Final
 from runtime.blast.faults import Fault
 from runtime.chaos.experiment.machine_files import VERIFYING, to_toml
 from runtime.config.architecture import Architecture
-from runtime.config.model import MachineConfig, load, read
+from runtime.config.document import read
+from runtime.config.loading import load
+from runtime.config.model import MachineConfig
+from runtime.config.own_files import give_own_files
 from runtime.exits import CommandError
 
 FAULTY: Final = "partitions.faults.faulty_driver:FaultyDriver"
@@ -131,13 +134,7 @@ def _own_files(tables: Tables, started_from: Path, folder: Path, seed: int) -> l
         verifies = partition["program"] == VERIFYING
         if verifies and not partition.get("file"):
             partition["file"] = [{"name": "history", "path": "history", "mode": "read-write"}]
-        for file in partition.get("file", []):
-            if file.get("mode", "read") == "read":
-                file["path"] = str(started_from / file["path"])
-                continue
-            path = folder / f"{partition['name']}.{file['name']}"
-            file["path"] = str(path)
-            path.touch()
+        give_own_files(partition, started_from, folder)
         if not verifies:
             continue
         args = partition["args"]

@@ -1,10 +1,9 @@
 """The matrix in words: a cell for each fault and architecture, and the sentences below."""
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 from runtime.blast.campaign import Cell, Result
-from runtime.blast.faults import MEANING, Fault
+from runtime.blast.faults import MEANING
 
 LEGEND: Final = """\
 who died, or "none"; then the longest wait, in ms, of a guest on the driver's disk / of the bystander on another disk.
@@ -82,7 +81,3 @@ def reasons(cell: Cell) -> list[str]:
     found = [trial.machine_down for trial in cell.struck if trial.machine_down]
     found += [f"{death.role}: {death.reason}" for trial in cell.struck for death in trial.deaths]
     return list(dict.fromkeys(found))
-
-
-def of_fault(result: Result, fault: Fault) -> Sequence[Cell]:
-    return [result.cell(fault, each) for each in result.plan.architectures]

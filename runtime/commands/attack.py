@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TextIO
 
 import click
 
+from runtime.commands.attack_printing import print_end, print_report
+from runtime.commands.shared_options import json_option
 from runtime.commands.word_list import refuse_unknown
 from runtime.exits import CommandError, ExitCode
 from runtime.reports import print_json, print_table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from runtime.attack.findings import Report
     from runtime.attack.services import Service
     from runtime.config.architecture import Architecture
-    from runtime.measure.paired_ratio import Interval
 
 SECONDS: Final = 25.0
 SECONDS_MAX: Final = 600.0
 _EXIT_CODES = """\b
 Exit codes:
   0    every attack was made, refused or contained, and no neighbour was certainly slowed
-  1    a breach, an attack that could not be made, or a neighbour below 90 % of its pace
+  1    a breach, an attack that could not be made, a neighbour below 90 % of its pace, or a pair that failed
   2    the command line is wrong; nothing was started
   130  interrupted by Ctrl-C"""
-LEGEND: Final = (
-    "pace: the neighbours' exchanges a second while attacked, by that in the quiet window beside it: median of the"
-    " pairs, and where it lies with 95 %; controls: the same of windows in which the hostile guest stands still, burns"
-    " the share that it may have, or works honestly as fast as its cap lets it"
-)
 
 
 @click.command(epilog=_EXIT_CODES)
@@ -48,26 +47,34 @@ LEGEND: Final = (
 @click.option(
     "--seed", type=click.IntRange(0), default=1, show_default=True, help="Of what is attacked, and when."
 )
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write each result there, too, as soon as it is there: a line of JSON each.",
+)
 @click.option("--list", "only_list", is_flag=True, help="Only print what would be attacked.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def attack(
     services: tuple[str, ...],
     architectures: tuple[str, ...],
     attacks: tuple[str, ...],
     seconds: float,
     seed: int,
+    out: Path | None,
     only_list: bool,
     as_json: bool,
 ) -> int:
     """Attack every service from a hostile guest, beside neighbours that work and check every byte.
 
     Each attack has windows of its own, with a quiet one beside each. What it tries, and what a refusal looks like,
-    stands in docs/hostile.md.
+    stands in docs/hostile.md. A result is printed as soon as it is there, or with --json at the end; Ctrl-C loses none.
 
     \b
     Example:
       partvisor attack --service disk --architecture microkernelized
       partvisor attack --service hypervisor --seconds 60 --seed 7 --json
+      partvisor attack --out attacks.jsonl
       partvisor attack --list
     """
     import signal
@@ -78,13 +85,25 @@ def attack(
         _print_list(chosen, attacks, as_json)
         return ExitCode.DONE
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the machine ends, files of ours go
-    reports = _run(chosen, frozenset(attacks), seconds, seed)
-    if as_json:
-        print_json({"seed": seed, "reports": [report.to_json() for report in reports]})
-    else:
-        for report in reports:
-            _print_report(report)
-        print(f"\n{LEGEND}")
+    kept = _open(out)  # before minutes of attacks
+    reports: list[Report] = []
+    interrupted = True
+    try:
+        for report in _run(chosen, frozenset(attacks), seconds, seed):
+            reports.append(report)
+            if kept is not None:
+                _keep(report, kept)
+            if not as_json:
+                print_report(report)
+        interrupted = False
+    finally:
+        if kept is not None:
+            kept.close()
+        if as_json and (reports or not interrupted):
+            rows = [report.to_json() for report in reports]
+            print_json({"seed": seed, "interrupted": interrupted, "reports": rows})
+        elif reports:
+            print_end(reports)
     return ExitCode.DONE if all(report.is_contained for report in reports) else ExitCode.FAILED
 
 
@@ -133,66 +152,40 @@ def _print_list(chosen: list[tuple[Service, Architecture]], attacks: tuple[str, 
 
 def _run(
     chosen: list[tuple[Service, Architecture]], only: frozenset[str], seconds: float, seed: int
-) -> list[Report]:
+) -> Iterator[Report]:
     import functools
     import tempfile
 
     from runtime.attack.running import AttackOptions
     from runtime.attack.running import attack as run
 
-    reports = []
     options = AttackOptions(seconds=seconds, seed=seed, only=only)
-    with tempfile.TemporaryDirectory(prefix="pv-attack-") as folder:
-        for number, (service, architecture) in enumerate(chosen):
-            if only and not only & {each.name for each in service.attacks(architecture)}:
-                continue
-            progress = functools.partial(_say_at, f"{number + 1} of {len(chosen)}, {architecture}: ")
-            reports.append(run(service, architecture, options, Path(folder) / str(number), progress))
-    if not reports:
-        raise CommandError("nothing was attacked; see partvisor attack --list")
-    return reports
-
-
-def _pace(ratio: Interval | None) -> str:
-    if ratio is None:
-        return "-"
-    from math import isfinite
-
-    known = f" [{ratio.low:.2f} to {ratio.high:.2f}]" if isfinite(ratio.low) else ""
-    return f"{ratio.value:.2f}{known}"
-
-
-def _print_report(report: Report) -> None:
-    from runtime.attack.findings import pace_word
-
-    rows: list[dict[str, Any]] = [
-        {
-            "service": report.service,
-            "attack": finding.attack.name,
-            "made": finding.made,
-            "refused_as": ", ".join(f"{name} {count}" for name, count in finding.outcomes.most_common(3)),
-            "pace": _pace(finding.ratio),
-            "verdict": str(finding.verdict),
-        }
-        for finding in report.findings
+    pairs = [
+        (service, architecture)
+        for service, architecture in chosen
+        if not only or only & {each.name for each in service.attacks(architecture)}
     ]
-    print(f"\n{report.service}, {report.architecture}, seed {report.seed}, {report.seconds:.0f} s")
-    print_table(rows, "nothing was attacked")
-    for finding in report.findings:
-        for text in [
-            *finding.breaches,
-            *(f"not foreseen: {each}" for each in finding.unexpected),
-            *finding.errors,
-        ]:
-            print(f"  {finding.attack.name}: {text}")
-    for breach in report.breaches:
-        print(f"  BREACH: {breach}")
-    word = "contained" if report.is_contained else "NOT CONTAINED"
-    print(f"{word}; neighbours: {report.checked}; pace {_pace(report.ratio)}: {pace_word(report.ratio)}")
-    controls = ", ".join(f"{each.name} {_pace(each.ratio)}" for each in report.controls)
-    for error in sorted({error for each in report.controls for error in each.errors}):
-        print(f"  control {error}")
-    print(f"controls: {controls}; attacked by honest {_pace(report.ratio_beside_honest)}")
+    with tempfile.TemporaryDirectory(prefix="pv-attack-") as folder:
+        for number, (service, architecture) in enumerate(pairs, 1):
+            progress = functools.partial(_say_at, f"{number} of {len(pairs)}, {architecture}: ")
+            yield run(service, architecture, options, Path(folder) / str(number), progress)
+
+
+def _open(out: Path | None) -> TextIO | None:
+    if out is None:
+        return None
+    try:
+        return out.open("w", encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"{out}: {error.strerror}; name another file") from error
+
+
+def _keep(report: Report, kept: TextIO) -> None:
+    """What cannot be written there is still printed."""
+    try:
+        print(json.dumps(report.to_json(), ensure_ascii=False), file=kept, flush=True)
+    except OSError as error:
+        click.echo(f"{kept.name}: {error.strerror}; that result is not in it", err=True)
 
 
 def _say_at(where: str, line: str) -> None:

@@ -46,9 +46,9 @@ def pace(report: Report) -> float:
 
 
 def test_attacks_of_a_process_on_others_are_made_and_refused(scratch: Path) -> None:
-    """A few, in every run of the suite; the others with --soak."""
+    """A few, in every run of the suite; the others with --soak. Each once even where there is no time for that."""
     only = frozenset({"signals-to-others", "files-of-others", "call-ptrace"})
-    check(attacked("host", Architecture.MICROKERNELIZED, scratch / "m", 0.5, only))
+    check(attacked("host", Architecture.MICROKERNELIZED, scratch / "m", 0.01, only))
 
 
 def test_attacks_on_a_ring_are_made_and_contained_and_the_command_says_so_in_json(runtime_dir: Path) -> None:

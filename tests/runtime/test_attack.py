@@ -1,10 +1,13 @@
 """What is said of attacks: names that agree, verdicts, paces, configs. Without a machine."""
 
 import itertools
+import json
 import random
+import signal
 import struct
 from collections import Counter
 from pathlib import Path
+from typing import Final
 
 import pytest
 from hypothesis import given
@@ -17,9 +20,12 @@ from partitions.sandbox import rules
 from runtime.attack.catalogue import ATTACKS, DEADLY_CALLS, Keeping, against
 from runtime.attack.findings import WITHIN, Control, Finding, Report, Verdict, Window, is_slowed, pace_word
 from runtime.attack.pace import HistoryPace, SampledPace
+from runtime.attack.running import AttackOptions, attack
 from runtime.attack.services import SERVICES, Service, guests_for, machine_text
 from runtime.attack.turns import BREAKS_PER_GUEST, CONTROLS, TURN_S, lead_of, turns_of
-from runtime.config.model import load
+from runtime.cli import main
+from runtime.config.architecture import Architecture
+from runtime.config.loading import load
 from tests.test_docs import table_rows
 
 BY_NAME = {each.name: each for each in ATTACKS}
@@ -54,9 +60,9 @@ def test_every_attack_is_made_on_some_service_and_every_service_is_attacked() ->
 def test_the_page_has_every_attack_as_the_catalogue_has_it() -> None:
     rows = {row[0]: row[1:] for row in table_rows("hostile.md") if row[0] in BY_NAME}
     assert list(rows) == list(BY_NAME)
-    for name, attack in BY_NAME.items():
-        services, refused = ", ".join(sorted(attack.services)), ", ".join(attack.refused)
-        assert rows[name] == [services, attack.tries, refused, attack.proof]
+    for name, one in BY_NAME.items():
+        services, refused = ", ".join(sorted(one.services)), ", ".join(one.refused)
+        assert rows[name] == [services, one.tries, refused, one.proof]
 
 
 def test_the_page_has_every_service_and_its_architectures() -> None:
@@ -165,12 +171,12 @@ def test_turns_fill_the_time_and_no_guest_loses_more_channels_than_it_gets(
     made = Counter(turns)
     repeated = {each.name: each for each in attacks if each.keeping is not Keeping.LAST}
     assert set(repeated) <= set(made) <= set(repeated) | set(CONTROLS)
-    for name, attack in repeated.items():
-        if attack.keeping is Keeping.BREAKS:
+    for name, one in repeated.items():
+        if one.keeping is Keeping.BREAKS:
             assert made[name] <= BREAKS_PER_GUEST
-            assert lead_of(attack) == 0  # all of it is in the window
+            assert lead_of(one) == 0  # all of it is in the window
         else:
-            assert lead_of(attack) > 0
+            assert lead_of(one) > 0
     assert made["idle"] == made["share"] <= made["honest"]
     assert len(set(turns[: len(made)])) == len(made)  # each once before any comes again
     assert len(turns) * TURN_S <= seconds + (len(repeated) + len(CONTROLS)) * TURN_S  # each at least once
@@ -200,3 +206,115 @@ def test_what_an_attack_costs_beside_an_honest_guest_is_told_and_excuses_nothing
     assert report.to_json()["pace"] == "SLOWED"
     honest.windows = honest.windows[:3]  # of so few nothing is known
     assert report.to_json()["ratio_beside_honest"] is None
+
+
+STAGES: Final = ("__init__", "wait_until_ready", "carry_out", "judge")
+
+
+class NoMachine:
+    """In the place of a machine under attack: every attack is made once, unless this pair is one that fails."""
+
+    fails_in: str = ""  # of STAGES
+    fails_as: BaseException = ProcessLookupError(3, "No such process")
+    failing: tuple[str, str] = ("serial", "monolithic")
+
+    def __init__(self, service: Service, architecture: Architecture, *more: object) -> None:
+        self._fails = (service.name, str(architecture)) == self.failing
+        self._enter("__init__")
+
+    def _enter(self, stage: str) -> None:
+        if self._fails and stage == self.fails_in:
+            raise self.fails_as
+
+    def wait_until_ready(self, progress: object) -> None:
+        self._enter("wait_until_ready")
+
+    def carry_out(self, findings: list[Finding], *more: object) -> None:
+        for one in findings:
+            one.made += 1
+        self._enter("carry_out")
+
+    def judge(self, findings: list[Finding]) -> tuple[list[str], str]:
+        self._enter("judge")
+        return [], "7 exchanges, 0 wrong"
+
+
+@pytest.fixture
+def no_machine(monkeypatch: pytest.MonkeyPatch) -> type[NoMachine]:
+    monkeypatch.setattr(
+        signal, "signal", lambda *_: None
+    )  # the command would have this process end otherwise
+    one = type("OneMachine", (NoMachine,), {})
+    monkeypatch.setattr("runtime.attack.running._Run", one)
+    return one
+
+
+PAIRS: Final = ["attack", "--service", "custom", "--service", "serial", "--architecture", "monolithic"]
+PAIRS_AROUND: Final = [*PAIRS, "--architecture", "hosted"]  # custom, custom, serial (fails), serial
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_pair_that_raises_is_shown_as_failed_and_keeps_what_it_had(
+    stage: str, no_machine: type[NoMachine], tmp_path: Path
+) -> None:
+    no_machine.fails_in = stage
+    service = next(each for each in SERVICES if each.name == "serial")
+    report = attack(service, Architecture.MONOLITHIC, AttackOptions(seconds=1, seed=1), tmp_path)
+    assert report.failed.startswith("ProcessLookupError: [Errno 3] No such process (test_attack.py:")
+    assert not report.is_contained
+    made = sum(each.made for each in report.findings)
+    assert made == (len(report.findings) if stage in ("carry_out", "judge") else 0)
+    assert report.to_json()["failed"] == report.failed
+    assert not report.to_json()["contained"]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_other_pairs_results_are_told_and_the_command_fails(
+    as_json: bool, no_machine: type[NoMachine], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    no_machine.fails_in = "judge"
+    kept = tmp_path / "kept.jsonl"
+    assert main([*PAIRS_AROUND, "--out", str(kept), *(["--json"] if as_json else [])]) == 1
+    told = capsys.readouterr()
+    pairs = [("custom", "monolithic"), ("custom", "hosted"), ("serial", "monolithic"), ("serial", "hosted")]
+    lines = [json.loads(line) for line in kept.read_text().splitlines()]
+    assert [(each["service"], each["architecture"]) for each in lines] == pairs
+    assert [bool(each["failed"]) for each in lines] == [False, False, True, False]
+    if as_json:
+        printed = json.loads(told.out)
+        assert printed["reports"] == lines
+        assert not printed["interrupted"]
+    else:
+        assert told.out.count("7 exchanges, 0 wrong") == 3
+        assert told.out.count("FAILED: ProcessLookupError: [Errno 3] No such process") == 1
+    assert main([*PAIRS, "--service", "custom"]) == 1
+    no_machine.failing = ("serial", "nowhere")
+    assert main(PAIRS) == 0
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_ctrl_c_loses_no_pair_that_was_over(
+    as_json: bool, no_machine: type[NoMachine], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    no_machine.fails_in, no_machine.fails_as = "carry_out", KeyboardInterrupt()
+    kept = tmp_path / "kept.jsonl"
+    assert main([*PAIRS_AROUND, "--out", str(kept), *(["--json"] if as_json else [])]) == 130
+    told = capsys.readouterr()
+    lines = [json.loads(line) for line in kept.read_text().splitlines()]
+    assert [each["architecture"] for each in lines] == ["monolithic", "hosted"]
+    if as_json:
+        printed = json.loads(told.out)
+        assert printed["reports"] == lines
+        assert printed["interrupted"]
+    else:
+        assert told.out.count("7 exchanges, 0 wrong") == 2
+
+
+def test_where_results_go_is_looked_at_before_anything_is_attacked(
+    no_machine: type[NoMachine], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    no_machine.fails_in = "__init__"
+    assert main([*PAIRS, "--out", str(tmp_path / "nowhere" / "kept")]) == 1
+    told = capsys.readouterr()
+    assert "No such file or directory; name another file" in told.err
+    assert told.out == ""
