@@ -67,7 +67,7 @@ def capture(
         raise click.UsageError("--json and the capture cannot both go to standard output")
     folder = resolve(machine)
     recorder = Recorder(folder, name, port, snap_bytes)  # first: a refusal leaves no file, and none empty
-    with _opened(out) as file:
+    with contextlib.closing(recorder), _naming(out), _opened(out) as file:
         recorder.write_to(file)
         began = shown = time.monotonic()
 
@@ -114,12 +114,23 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
+def _naming(out: str) -> Iterator[None]:
+    from runtime.machine.capture_client import NoRoom
+
+    try:
+        yield
+    except NoRoom as error:
+        raise CommandError(f"{out}: {error}") from error
+
+
+@contextlib.contextmanager
 def _opened(out: str) -> Iterator[BinaryIO]:
+    """Not buffered: what could not be written is not tried again at the end."""
     if out == "-":
         yield sys.stdout.buffer
         return
     try:
-        file = Path(out).open("wb")  # noqa: SIM115 - only its making is to be refused so
+        file = Path(out).open("wb", buffering=0)  # noqa: SIM115 - only its making is to be refused so
     except OSError as error:
         raise CommandError(f"{out}: {error.strerror}: choose a place that you may write to") from error
     with file:

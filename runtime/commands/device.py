@@ -6,12 +6,15 @@ from typing import Any, Final
 
 import click
 
-from runtime.commands.machines import _client, _json_option, _machine_option
+from runtime.commands.machines import _client, _machine_option
+from runtime.commands.saving_progress import interruptible
+from runtime.commands.shared_options import json_option
 from runtime.exits import ExitCode
 from runtime.reports import print_json, print_table
 
 _ATTACHMENT_KEYS: Final = ("ring_bytes", "signal_route", "waiting")  # of a [[partition.device]] table
 _PATHS: Final = ("path",)
+_OUTCOME: Final = "the machine carries out what it has begun; partvisor device list says what became of it"
 
 
 @click.group()
@@ -35,7 +38,7 @@ def device() -> None:
     help="A TOML file with the keys of a [[root.device]] table; paths start at its folder.",
 )
 @_machine_option
-@_json_option
+@json_option
 def add(
     name: str, target: str, values: tuple[str, ...], table: Path | None, machine: str | None, as_json: bool
 ) -> int:
@@ -52,7 +55,7 @@ def add(
     keys = _table_of(table) | _values_of(values)
     attachment = {key: keys.pop(key) for key in _ATTACHMENT_KEYS if key in keys}
     order = {"device": {**keys, "name": target}, "attachment": attachment}
-    with _client(machine) as client:
+    with interruptible(_OUTCOME), _client(machine) as client:
         answer = client.request("operate", operation="device-add", name=name, order=order)
     if as_json:
         print_json(answer)
@@ -65,7 +68,7 @@ def add(
 @click.argument("name")
 @click.argument("target", metavar="DEVICE")
 @_machine_option
-@_json_option
+@json_option
 def remove(name: str, target: str, machine: str | None, as_json: bool) -> int:
     """Take DEVICE away from the running partition NAME.
 
@@ -76,7 +79,7 @@ def remove(name: str, target: str, machine: str | None, as_json: bool) -> int:
     Example:
       partvisor device remove writer disk1
     """
-    with _client(machine) as client:
+    with interruptible(_OUTCOME), _client(machine) as client:
         answer = client.request("operate", operation="device-remove", name=name, order={"device": target})
     if as_json:
         print_json(answer)
@@ -89,7 +92,7 @@ def remove(name: str, target: str, machine: str | None, as_json: bool) -> int:
 
 @device.command("list")
 @_machine_option
-@_json_option
+@json_option
 def list_(machine: str | None, as_json: bool) -> int:
     """List the root's devices, and which partitions have them.
 

@@ -5,7 +5,9 @@ from typing import Any
 
 import click
 
-from runtime.commands.machines import _client, _json_option, _machine_option
+from runtime.commands.machines import _client, _machine_option
+from runtime.commands.saving_progress import interruptible
+from runtime.commands.shared_options import json_option
 from runtime.exits import ExitCode
 from runtime.reports import print_json, print_table
 
@@ -21,7 +23,7 @@ from runtime.reports import print_json, print_table
     help="Left out: set and delete mean external, get and list look into every one but auto_external.",
 )
 @_machine_option
-@_json_option
+@json_option
 def kvp(
     name: str, operation: str, key: str, value: str, pool: str | None, machine: str | None, as_json: bool
 ) -> int:
@@ -39,7 +41,8 @@ def kvp(
     if operation != "list" and not key:
         raise click.UsageError(f"{operation} wants a KEY")
     order: dict[str, Any] = {"operation": operation, "pool": pool, "key": key, "value": value}
-    with _client(machine) as client:
+    outcome = f"{name} may still do it" if operation in ("set", "delete") else "nothing has changed"
+    with interruptible(outcome), _client(machine) as client:
         answer = client.request("integration", name=name, service="kvp", order=order)
     if as_json:
         print_json(answer)
@@ -55,7 +58,7 @@ def kvp(
 @click.argument("device")
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @_machine_option
-@_json_option
+@json_option
 def backup(name: str, device: str, out: Path, machine: str | None, as_json: bool) -> int:
     """Copy a disk of partition NAME into the file OUT while it runs, consistently.
 
@@ -68,7 +71,7 @@ def backup(name: str, device: str, out: Path, machine: str | None, as_json: bool
     """
     from runtime.machine.backup import back_up
 
-    with _client(machine) as client:
+    with interruptible(f"{out} is as it was, and {name} goes on"), _client(machine) as client:
         done = back_up(client, name, device, out)
     if as_json:
         print_json(done)

@@ -5,8 +5,9 @@ from typing import Any
 
 import click
 
-from runtime.commands.machines import _client, _json_option, _machine_option
-from runtime.commands.saving_progress import _copying_client, telling_progress
+from runtime.commands.machines import _client, _machine_option
+from runtime.commands.saving_progress import _copying_client, interruptible, telling_progress
+from runtime.commands.shared_options import json_option
 from runtime.exits import ExitCode
 from runtime.reports import print_json
 
@@ -15,7 +16,7 @@ from runtime.reports import print_json
 @click.argument("name", required=False)
 @click.option("--all", "everything", is_flag=True, help="The whole machine, the root and its drivers too.")
 @_machine_option
-@_json_option
+@json_option
 def pause(name: str | None, everything: bool, machine: str | None, as_json: bool) -> int:
     """Stop partition NAME, and all below it, where they are, until `partvisor resume`.
 
@@ -33,7 +34,7 @@ def pause(name: str | None, everything: bool, machine: str | None, as_json: bool
 @click.argument("name", required=False)
 @click.option("--all", "everything", is_flag=True, help="The whole machine.")
 @_machine_option
-@_json_option
+@json_option
 def resume(name: str | None, everything: bool, machine: str | None, as_json: bool) -> int:
     """Have partition NAME, and all below it, go on after `partvisor pause`.
 
@@ -52,13 +53,13 @@ def resume(name: str | None, everything: bool, machine: str | None, as_json: boo
     "--go-on", is_flag=True, help="It goes on afterwards; what it then writes to its disks is not in FILE."
 )
 @_machine_option
-@_json_option
+@json_option
 def save(name: str, file: Path, go_on: bool, machine: str | None, as_json: bool) -> int:
     """Save partition NAME to FILE, and end it.
 
     Saved are its memory, what the hypervisor keeps of it, its emulated devices, and what its program says by
     partition.on_save; it needs integration = true. Its disks are flushed and named in FILE, not copied; they must be as
-    they are now when it goes on.
+    they are now when it goes on. Ctrl-C gives it up: there is no FILE, and the partition goes on.
 
     \b
     Example:
@@ -66,8 +67,12 @@ def save(name: str, file: Path, go_on: bool, machine: str | None, as_json: bool)
       partvisor run configs/quickstart.toml --set partition.writer.restore=writer.saved
     """
     order = {"path": str(file.absolute()), "go_on": go_on}
-    with _copying_client(machine) as client, telling_progress(machine, name):
-        answer: dict[str, Any] = client.request("operate", operation="save", name=name, order=order)
+    with (
+        interruptible("whether it is done says partvisor events --no-follow"),
+        _copying_client(machine) as client,
+        telling_progress(machine, name),
+    ):
+        answer: dict[str, Any] = client.request_or_cancel("operate", operation="save", name=name, order=order)
     if as_json:
         print_json(answer)
     else:
@@ -81,7 +86,7 @@ def save(name: str, file: Path, go_on: bool, machine: str | None, as_json: bool)
 @click.argument("name")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @_machine_option
-@_json_option
+@json_option
 def restore(name: str, file: Path, machine: str | None, as_json: bool) -> int:
     """Have partition NAME, which has ended, go on from FILE.
 
@@ -91,8 +96,8 @@ def restore(name: str, file: Path, machine: str | None, as_json: bool) -> int:
     Example:
       partvisor restore writer writer.saved
     """
-    with _copying_client(machine) as client:
-        answer: dict[str, Any] = client.request(
+    with interruptible("whether it is done says partvisor list"), _copying_client(machine) as client:
+        answer: dict[str, Any] = client.request_or_cancel(
             "operate", operation="restore", name=name, order={"path": str(file.absolute())}
         )
     if as_json:

@@ -1,12 +1,14 @@
 """How far a save has come, on the terminal, where it takes longer than anybody likes to wait without a word."""
 
 import contextlib
+import signal
 import sys
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from types import FrameType
+from typing import TYPE_CHECKING, ClassVar, Final
 
-from runtime.exits import CommandError
+from runtime.exits import CommandError, ExitCode
 
 if TYPE_CHECKING:
     from runtime.machine.management_client import ManagementClient
@@ -14,6 +16,12 @@ if TYPE_CHECKING:
 QUIET_S: Final = 2.0  # so long nothing is said
 _LOOK_S: Final = 0.5
 _JOIN_S: Final = 5.0
+
+
+class Interrupted(CommandError):
+    """By Ctrl-C. The text says what became of what was asked for."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.INTERRUPTED
 
 
 @contextlib.contextmanager
@@ -25,6 +33,24 @@ def _copying_client(machine: str | None) -> "Iterator[ManagementClient]":
 
     with ManagementClient(resolve(machine), COPYING_SECONDS_MAX + 2.0) as client:
         yield client
+
+
+@contextlib.contextmanager
+def interruptible(outcome: str) -> Iterator[None]:
+    """SIGTERM is as Ctrl-C in here, so that what was begun is ended in order; then one line says what became of it."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _interrupt) if is_main else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted: {outcome}") from None
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

@@ -1,10 +1,12 @@
 """`partvisor screen`: where a partition's screen can be looked at, and a picture of it."""
 
+import os
 from pathlib import Path
 
 import click
 
-from runtime.commands.machines import _client, _json_option, _machine_option
+from runtime.commands.machines import _client, _machine_option
+from runtime.commands.shared_options import json_option
 from runtime.exits import CommandError, ExitCode
 from runtime.reports import print_json
 
@@ -21,7 +23,7 @@ class HasNoScreen(CommandError):
     "--png", type=click.Path(path_type=Path, dir_okay=False), help="Write what it shows now into this file."
 )
 @_machine_option
-@_json_option
+@json_option
 def screen(name: str, png: Path | None, machine: str | None, as_json: bool) -> int:
     """Say how to look at the screen of partition NAME, or write a picture of it.
 
@@ -46,7 +48,7 @@ def screen(name: str, png: Path | None, machine: str | None, as_json: bool) -> i
 
     seen = look_at(Path(addresses["unix"]))
     try:
-        png.write_bytes(png_of(seen.width, seen.height, seen.pixels))
+        _replace(png, png_of(seen.width, seen.height, seen.pixels))
     except OSError as error:
         raise CommandError(f"{png}: {error.strerror}: choose another file") from error
     if as_json:
@@ -54,6 +56,19 @@ def screen(name: str, png: Path | None, machine: str | None, as_json: bool) -> i
     else:
         click.echo(f"{png}: {seen.width} x {seen.height} pixels")
     return ExitCode.DONE
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Whole, or it stays as it was. What is no file, such as a pipe, is written into."""
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _print(addresses: dict[str, str]) -> None:

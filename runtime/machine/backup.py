@@ -1,10 +1,15 @@
 """A consistent copy of a disk that is in use: the guest comes to rest, its file is copied, the guest goes on."""
 
+import contextlib
 import errno
 import fcntl
 import os
+import signal
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, ClassVar, Final
 
 from runtime.exits import CommandError, ExitCode
@@ -29,25 +34,57 @@ def back_up(client: ManagementClient, name: str, device: str, out: Path) -> dict
         BackupFailed, RequestRefused, NoAnswer: nothing was copied, and the guest runs.
     """
     source = _backing_file(client, name, device)
+    if out.exists() and not out.is_file():
+        raise BackupFailed(f"{out}: it is no file; name one")
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     try:
         with source.open("rb") as reading, partial.open("xb") as writing:
             began = time.monotonic()
-            client.request("integration", name=name, service="vss", order={"operation": "freeze"})
+            is_frozen = False
             try:
+                with _interrupted_later():
+                    client.request("integration", name=name, service="vss", order={"operation": "freeze"})
+                    is_frozen = True
                 _copy(reading.fileno(), writing.fileno(), began + COPY_SECONDS_MAX)
             finally:
-                # Refused: it was not frozen to the end. Then there is no copy, either.
-                client.request("integration", name=name, service="vss", order={"operation": "thaw"})
+                if is_frozen:
+                    # Refused: it was not frozen to the end. Then there is no copy, either.
+                    with _interrupted_later():
+                        client.request("integration", name=name, service="vss", order={"operation": "thaw"})
             rested_ms = round((time.monotonic() - began) * 1000)
             os.fsync(writing.fileno())
             size = os.fstat(writing.fileno()).st_size
         partial.replace(out)
     except OSError as error:
-        raise BackupFailed(f"{error.filename or out}: {error.strerror}") from error
+        raise BackupFailed(f"{out}: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
     return {"bytes": size, "rested_ms": rested_ms}
+
+
+@contextlib.contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Ctrl-C counts at the end of this: a guest that is coming to rest can't be told to go on. The second one counts at
+    once; the guest then goes on by itself after a while."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = 0
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        came += 1
+        if came > 1:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _backing_file(client: ManagementClient, name: str, device: str) -> Path:

@@ -1,5 +1,6 @@
 """The client's end of a capture: records out of a socket, into a pcap file. Blocking."""
 
+import contextlib
 import io
 import select
 import socket
@@ -26,6 +27,10 @@ class NoCapture(CommandError):
     """The machine is there, and what captures does not answer."""
 
     exit_code = ExitCode.NO_ANSWER
+
+
+class NoRoom(CommandError):
+    """The file can't be written any further. What is in it is whole."""
 
 
 class BrokenRecords(CommandError):
@@ -92,9 +97,9 @@ class Recorder:
         self._socket = connect(folder, *self._wanted)
 
     def write_to(self, out: BinaryIO) -> None:
+        """NoRoom."""
         self._out = out
-        out.write(file_head(self._wanted[2]))
-        out.flush()
+        self._write(file_head(self._wanted[2]))
 
     def run(self, seconds: float | None, count: int | None, tick: Callable[[Captured], None]) -> None:
         """Until so many seconds or frames have passed, or the machine is gone. `tick` is called now and then."""
@@ -110,6 +115,9 @@ class Recorder:
                     return
             tick(self.captured)
 
+    def close(self) -> None:
+        self._socket.close()
+
     def finish(self, count: int | None = None) -> Captured:
         """Take what is still on the way, and learn how much was dropped."""
         try:
@@ -121,7 +129,6 @@ class Recorder:
             pass  # who has the switch is gone: what it had dropped last, nobody knows
         finally:
             self._socket.close()
-            self._out.flush()
         return self.captured
 
     def _receive(self) -> bytes:
@@ -136,15 +143,31 @@ class Recorder:
         if len(packet) < PACKET_HEAD.size:
             raise BrokenRecords(f"a packet of {len(packet)} bytes")
         self.captured.dropped = self._dropped_before + PACKET_HEAD.unpack_from(packet)[0]
-        end = PACKET_HEAD.size
+        end, frames, size = PACKET_HEAD.size, 0, 0
         for after, kept in records_of(packet):
-            if count is not None and self.captured.frames >= count:
+            if count is not None and self.captured.frames + frames >= count:
                 break
-            self.captured.frames += 1
-            self.captured.bytes += kept
-            end = after
-        self._out.write(packet[PACKET_HEAD.size : end])
-        self._out.flush()
+            frames, size, end = frames + 1, size + kept, after
+        self._write(packet[PACKET_HEAD.size : end])
+        self.captured.frames += frames
+        self.captured.bytes += size
+
+    def _write(self, data: bytes) -> None:
+        """All of it, or nothing, where that can be undone. NoRoom."""
+        try:
+            begin = self._out.tell() if self._out.seekable() else None
+            view = memoryview(data)
+            while view:
+                view = view[self._out.write(view) :]
+            self._out.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                if begin is not None:
+                    self._out.truncate(begin)
+            problem = f"{error.strerror}: {self.captured.frames} whole frames are in it"
+            raise NoRoom(f"{problem}; make room, or keep less of each with --snap") from error
 
     def _come_back(self) -> bool:
         """Whoever has the switch died. False: nobody else has it in time, or the machine ended."""

@@ -15,10 +15,11 @@ import msgspec
 import trio
 import zmq
 
-from runtime.machine.events import Event, EventLog
+from runtime.machine.events import Event, EventLog, KeptEvents
 from runtime.machine.machine_control import ControlError, MachineControl
 from runtime.machine.management_verbs import VERBS, Verb
 from runtime.machine.management_wire import (
+    CANCEL,
     COPYING,
     COPYING_SECONDS_MAX,
     REQUEST_SECONDS_MAX,
@@ -95,12 +96,22 @@ def _bind(socket: "zmq.Socket[bytes]", path: Path) -> None:
         os.umask(umask_before)
 
 
+def _copies(request: Request) -> bool:
+    """Whether it copies a partition's memory: that takes its time, and leaves nothing behind when it is given up."""
+    return request.verb == "operate" and request.args.get("operation") in COPYING
+
+
+def _key(envelope: list[bytes], number: int) -> tuple[bytes, ...]:
+    return (*envelope, b"%d" % number)
+
+
 class _Server:
     def __init__(
         self, control: MachineControl, log: EventLog, socket: TrioSocket, nursery: trio.Nursery
     ) -> None:
         self._control, self._log, self._socket, self._nursery = control, log, socket, nursery
         self._at_once = 0
+        self._copies: dict[tuple[bytes, ...], trio.CancelScope] = {}  # that can be given up, by client and id
         self._verbs: Mapping[str, Verb] = {**VERBS, "events": Verb({"since": int}, self._events)}
 
     async def serve(self) -> None:
@@ -116,12 +127,18 @@ class _Server:
             except ControlError as error:
                 self._refuse(envelope, None, error.status, error.message)
                 continue
+            if request.verb == CANCEL:  # in time also where too many requests are under way
+                self._cancel(envelope, request)
+                continue
             if self._at_once >= REQUESTS_AT_ONCE_MAX:
                 busy = f"{self._at_once} requests are under way"
                 self._refuse(envelope, request.id, ManagementStatus.BUSY, busy)
                 continue
             self._at_once += 1
-            self._nursery.start_soon(self._answer, envelope, request)
+            scope = trio.CancelScope()
+            if copies := _copies(request):
+                self._copies[_key(envelope, request.id)] = scope
+            self._nursery.start_soon(self._answer, envelope, request, scope, copies)
 
     @staticmethod
     def _decode(body: bytes) -> Request:
@@ -136,12 +153,28 @@ class _Server:
             raise ControlError(bad, f"not a request map {{id, verb, args}}: {error}") from error
         return request
 
-    async def _answer(self, envelope: list[bytes], request: Request) -> None:
-        copies = request.verb == "operate" and request.args.get("operation") in COPYING
+    def _cancel(self, envelope: list[bytes], request: Request) -> None:
+        number = request.args.get("request")
+        if type(number) is not int or len(request.args) > 1:
+            problem = f"{CANCEL} wants {{request: int}}, the id of the request to give up"
+            self._refuse(envelope, request.id, ManagementStatus.BAD_REQUEST, problem)
+            return
+        scope = self._copies.get(_key(envelope, number))
+        if scope is not None:
+            scope.cancel()
+        reply = Reply(request.id, True, {"cancelled": scope is not None})
+        self._send(envelope, msgspec.msgpack.encode(reply))
+
+    async def _answer(
+        self, envelope: list[bytes], request: Request, scope: trio.CancelScope, copies: bool
+    ) -> None:
         seconds_max = COPYING_SECONDS_MAX if copies else REQUEST_SECONDS_MAX
         try:
-            with trio.fail_after(seconds_max):
+            result: Mapping[str, Any] | None = None
+            with scope, trio.fail_after(seconds_max):
                 result = await self._perform(request)
+            if result is None:
+                raise ControlError(ManagementStatus.CANCELLED, "given up")
             reply = msgspec.msgpack.encode(Reply(request.id, True, dict(result)))
         except ControlError as error:
             self._refuse(envelope, request.id, error.status, error.message)
@@ -156,6 +189,8 @@ class _Server:
             self._send(envelope, reply)
         finally:
             self._at_once -= 1
+            if self._copies.get(key := _key(envelope, request.id)) is scope:
+                del self._copies[key]
 
     async def _perform(self, request: Request) -> Mapping[str, Any]:
         if request.verb not in self._verbs:
@@ -184,4 +219,4 @@ class _Server:
 
     async def _events(self, control: MachineControl, args: Mapping[str, Any]) -> Mapping[str, Any]:
         events = self._log.since(args["since"], EVENTS_REPLY_BYTES_MAX)
-        return {"events": events, "last_sequence": self._log.last_sequence}
+        return msgspec.structs.asdict(KeptEvents(events, self._log.last_sequence))

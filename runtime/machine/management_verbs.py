@@ -25,6 +25,7 @@
 | reboot | | {} once every partition is being ended; "machine.rebooted" says that they are back |
 | stop | | {} once the machine's end is on its way; it is over when the folder's lock is free |
 | events | since | {events: [...], last_sequence}: kept events after number `since`, oldest first |
+| cancel | request | {cancelled}: whether that request of the same client's, a save or restore, is being given up |
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -84,4 +85,4 @@ VERBS: Final[Mapping[str, Verb]] = {
     "config": Verb({}, lambda control, _: control.config()),
     "reboot": Verb({}, lambda control, _: control.reboot()),
     "stop": Verb({}, lambda control, _: control.stop()),
-}  # and "events", which the server of the socket answers itself
+}  # and "events" and "cancel", which the server of the socket answers itself

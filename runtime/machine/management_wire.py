@@ -2,6 +2,8 @@
 
 management  ROUTER  request  {id, verb, args}  ->  reply  {id, ok: true, result} or {id, ok: false, error}
                     msgpack maps; error is {status, message}; id is the client's own choice
+                    verb "cancel", args {request}: give up that request of the same client's; only what copies a
+                    partition's memory can be given up. Result {cancelled}; its own reply, CANCELLED or not, follows
 events      PUB     [kind, event]; event is a msgpack map, see runtime.machine.events.Event
 """
 
@@ -13,6 +15,7 @@ import msgspec
 REQUEST_SECONDS_MAX: Final = 10.0
 COPYING_SECONDS_MAX: Final = 600.0  # of a request that copies a partition's memory
 COPYING: Final = ("save", "restore")  # operations that do
+CANCEL: Final = "cancel"
 
 
 class ManagementStatus(enum.StrEnum):
@@ -24,6 +27,7 @@ class ManagementStatus(enum.StrEnum):
     REFUSED = "REFUSED"  # not possible in the machine's present state
     BUSY = "BUSY"  # too many requests at once; try again
     TIMED_OUT = "TIMED_OUT"  # the machine took too long; the request may still take effect
+    CANCELLED = "CANCELLED"  # its client has given it up; nothing has changed
     FAILED = "FAILED"  # a mistake of ours
 
 

@@ -32,20 +32,22 @@ def write(
     state: bytes,
     memory: Sequence[int] = (),
     on_progress: Callable[[int, int], None] = lambda done, of: None,
-    keep_going: Callable[[], bool] = lambda: True,
+    look: Callable[[], None] = lambda: None,
 ) -> int:
     """The file's size in bytes. It appears with all of its content, in the place of what stood there, or not at all.
 
     Args:
         memory: descriptors, of the description's own slots in their order.
         on_progress: bytes of the memory that have been looked at, of how many; for each chunk.
-        keep_going: False: somebody has given it up.
+        look: for each chunk, and before the file gets its name; what it raises ends this.
 
-    Raises OSError, SavedPartitionError: nothing was written.
+    Raises OSError, SavedPartitionError, what `look` raises: nothing was written.
     """
     own = [place for place, slot in enumerate(description.hypervisor.slots) if slot.own]
     sizes = [description.hypervisor.slots[place].pages * PAGE_BYTES for place in own]
     total, before = sum(sizes), 0
+    if path.exists() and not path.is_file():  # it would be replaced, be it a terminal or a disk
+        raise SavedPartitionError("it is no file")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -53,14 +55,14 @@ def write(
             writer = SavedWriter(file, description, state)
             for place, fd, size in zip(own, memory, sizes, strict=True):
                 for first, pages in runs_of(fd, size):
-                    if not keep_going():
-                        raise SavedPartitionError("given up")
+                    look()
                     writer.run(place, first, pages)
                     on_progress(before + first * PAGE_BYTES, total)
                 before += size
             writer.end()
             file.flush()
             os.fsync(descriptor)
+        look()
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -121,9 +123,10 @@ def _checked(file: BinaryIO) -> SavedReader:
     return reader
 
 
-def image(path: Path) -> tuple[Description, int]:
+def image(path: Path, look: Callable[[], None] = lambda: None) -> tuple[Description, int]:
     """What the file says, and a sealed copy for the partition that goes on, which is not told about the host: the
-    names of its disks' files are left out. The descriptor is the caller's. Raises SavedPartitionError."""
+    names of its disks' files are left out. The descriptor is the caller's. Raises SavedPartitionError, and what `look`
+    raises, which is called for each chunk."""
     descriptor = os.memfd_create("restored", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         with path.open("rb") as file, open(descriptor, "wb", closefd=False) as copy:
@@ -131,6 +134,7 @@ def image(path: Path) -> tuple[Description, int]:
             described = msgspec.structs.replace(reader.description, machine="", disks=[])
             writer = SavedWriter(copy, described, reader.state)
             for slot, first, pages in reader.runs():
+                look()
                 writer.run(slot, first, pages)
             writer.end()
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)

@@ -7,20 +7,19 @@ Its disks are named, not copied.
 
 import contextlib
 import os
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 import trio
 
 from runtime import codec
 from runtime.abi import PAGE_BYTES, RESTORED_FILE
-from runtime.config.devices import BackendKind, DeviceKind
 from runtime.config.model import FileMode, MachineConfig, PartitionConfig, to_tables
 from runtime.machine import saved_file
+from runtime.machine.platform import Platform
 from runtime.machine.questions import RequestRefused
 from runtime.machine.saved_partition import (
     Description,
@@ -30,43 +29,51 @@ from runtime.machine.saved_partition import (
     SavedProcessor,
     SavedSlot,
 )
-from runtime.reserved_names import ROOT
+from runtime.machine.saving_checks import disks_of, image_for, saveable
 
-if TYPE_CHECKING:
-    from runtime.machine.platform import Platform
-
+RESTING_S_MAX: Final = 9.0  # for a guest to come to rest, or to be refused: the root gives up earlier
+GOING_ON_S_MAX: Final = 5.0  # for it to be let go on, after a save that failed
+STATE_S_MAX: Final = 15.0  # for the root to wait for its disks, and to tell its state
+CREATING_S_MAX: Final = 10.0  # for the root to begin a partition
 ENDING_S_MAX: Final = 5.0  # for its process to be gone; killed it is
 _LOOK_S: Final = 0.005
 PROGRESS_S: Final = 1.0  # between two events that say how far it has come, and until the first
 
 
-async def save(platform: "Platform", name: str, order: Mapping[str, Any]) -> Mapping[str, Any]:
+async def save(platform: Platform, name: str, order: Mapping[str, Any]) -> Mapping[str, Any]:
     """`order`: {path, go_on}. RequestRefused: there is no file, and the partition runs as before."""
     path, go_on = Path(str(order["path"])), bool(order["go_on"])
     config = platform.config
     partition = saveable(config, name)
     if not path.parent.is_dir():  # before anybody comes to rest for it
         raise RequestRefused(f"{path}: No such file or directory")
+    if path.exists() and not path.is_file():
+        raise RequestRefused(f"{path}: it is no file; name one")
     freeze: dict[str, object] = {"name": name, "service": "vss"}
     memory: list[int] = []
     # It has to run to come to rest, and the pause is the operator's: it is given back to one that goes on.
     was_paused = bool((await platform.ask_hypervisor("resume", name=name))["names"])
+    is_frozen = False
     state = os.memfd_create("state", os.MFD_CLOEXEC)
     try:
-        await platform.ask_root("integration", **freeze, order={"operation": "freeze"})
         try:
+            await _asked(platform, RESTING_S_MAX, "integration", **freeze, order={"operation": "freeze"})
+            is_frozen = True
             await platform.ask_hypervisor("pause", name=name)
-            answer = await platform.ask_root(
-                "device", [state], operation="state", name=name, device="", again=False
-            )
+            order_of_state = {"operation": "state", "name": name, "device": "", "again": False}
+            answer = await _asked(platform, STATE_S_MAX, "device", [state], **order_of_state)
             data = os.pread(state, int(answer["state_bytes"]), 0)
             devices = [SavedDevice(str(kind), bytes(one)) for kind, one in answer["devices"]]
             hypervisor = await _hypervisor_state(platform, name, memory)
             described = _describe(config, partition, hypervisor, devices)
             size = await _write(platform, name, path, described, data, memory)
         except BaseException:
-            with trio.CancelScope(shield=True), contextlib.suppress(RequestRefused, OSError):
-                await _go_on(platform, freeze, was_paused)
+            # Bounded: a root that has died over it does not answer, and may be what ends the machine.
+            with (
+                trio.move_on_after(GOING_ON_S_MAX, shield=True),
+                contextlib.suppress(RequestRefused, OSError),
+            ):
+                await _go_on(platform, freeze if is_frozen else None, name, was_paused)
             raise
     except OSError as error:
         raise RequestRefused(f"{path}: {error.strerror or error}") from error
@@ -75,14 +82,12 @@ async def save(platform: "Platform", name: str, order: Mapping[str, Any]) -> Map
     finally:
         os.close(state)
         codec.close_all(memory)
-    if go_on:
-        await _go_on(platform, freeze, was_paused)
-    else:
-        platform._roster.saved(name)
-        await platform.ask_hypervisor("kill", name=name)
-        with trio.move_on_after(ENDING_S_MAX):  # so that who is answered can restore it
-            while name not in platform._roster.exits:
-                await trio.sleep(_LOOK_S)
+    with trio.CancelScope(shield=True):  # the file is there: it is too late to give it up
+        with trio.move_on_after(ENDING_S_MAX):
+            if go_on:
+                await _go_on(platform, freeze, name, was_paused)
+            else:
+                await _end(platform, name)
     memory_bytes = sum(one.pages for one in hypervisor.slots if one.own) * PAGE_BYTES
     platform.log.append("partition.saved", name, path=str(path), bytes=size, goes_on=go_on)
     return {
@@ -95,15 +100,35 @@ async def save(platform: "Platform", name: str, order: Mapping[str, Any]) -> Map
     }
 
 
-async def _go_on(platform: "Platform", freeze: Mapping[str, object], was_paused: bool) -> None:
-    await platform.ask_hypervisor("resume", name=freeze["name"])
-    with contextlib.suppress(RequestRefused):  # it was at rest for so long that it has gone on by itself
-        await platform.ask_root("integration", **freeze, order={"operation": "thaw"})
+async def _asked(
+    platform: Platform, seconds_max: float, verb: str, fds: Sequence[int] = (), /, **values: object
+) -> Mapping[str, Any]:
+    """As `ask_root`, but not for ever: that root may have died over it. Who gives the whole up meanwhile waits."""
+    with trio.move_on_after(seconds_max, shield=True):
+        return await platform.ask_root(verb, fds, **values)
+    raise RequestRefused(f"the root does not answer within {seconds_max:g} s")
+
+
+async def _end(platform: Platform, name: str) -> None:
+    platform._roster.saved(name)
+    with contextlib.suppress(RequestRefused):  # it has ended by itself
+        await platform.ask_hypervisor("kill", name=name)
+    while name not in platform._roster.exits:  # so that who is answered can restore it
+        await trio.sleep(_LOOK_S)
+
+
+async def _go_on(
+    platform: Platform, freeze: Mapping[str, object] | None, name: str, was_paused: bool
+) -> None:
+    await platform.ask_hypervisor("resume", name=name)
+    if freeze is not None:
+        with contextlib.suppress(RequestRefused):  # it was at rest for so long that it has gone on by itself
+            await platform.ask_root("integration", **freeze, order={"operation": "thaw"})
     if was_paused:
-        await platform.ask_hypervisor("pause", name=freeze["name"])
+        await platform.ask_hypervisor("pause", name=name)
 
 
-async def _hypervisor_state(platform: "Platform", name: str, memory: list[int]) -> HypervisorState:
+async def _hypervisor_state(platform: Platform, name: str, memory: list[int]) -> HypervisorState:
     """`memory`: gets a descriptor of each own slot. RequestRefused."""
     answer = await platform.ask_hypervisor("state", name=name)
     processors = [dict(await platform.ask_hypervisor("state", name=name, vp=vp)) for vp in answer["vps"]]
@@ -128,10 +153,10 @@ async def _hypervisor_state(platform: "Platform", name: str, memory: list[int]) 
 
 
 async def _write(
-    platform: "Platform", name: str, path: Path, described: Description, state: bytes, memory: list[int]
+    platform: Platform, name: str, path: Path, described: Description, state: bytes, memory: list[int]
 ) -> int:
-    """In a thread, which ends, and leaves nothing, when this is cancelled."""
-    token, given_up = trio.lowlevel.current_trio_token(), threading.Event()
+    """In a thread, which ends, and leaves nothing, when this is cancelled before the file has its name."""
+    token = trio.lowlevel.current_trio_token()
     told = time.monotonic()
 
     def tell(done: int, total: int) -> None:
@@ -143,51 +168,10 @@ async def _write(
                     lambda: platform.log.append("partition.saving", name, bytes=done, of=total)
                 )
 
-    def write() -> int | Exception:
-        try:
-            return saved_file.write(path, described, state, memory, tell, lambda: not given_up.is_set())
-        except (OSError, SavedPartitionError) as error:
-            return error
-
     # Not abandoned: the thread uses descriptors that are closed behind it.
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_tell_of_cancellation, given_up)
-        with trio.CancelScope(shield=True):
-            written = await trio.to_thread.run_sync(write)
-        nursery.cancel_scope.cancel()
-    if isinstance(written, Exception):
-        raise written
-    return written
-
-
-async def _tell_of_cancellation(given_up: threading.Event) -> None:
-    try:
-        await trio.sleep_forever()
-    finally:
-        given_up.set()
-
-
-def saveable(config: MachineConfig, name: str) -> PartitionConfig:
-    """RequestRefused: it can't be saved, and why."""
-    found = [one for one in config.partitions if one.name == name and one.parent == ROOT]
-    if not found:
-        raise RequestRefused(f"no partition {name[:80]!r} of the root's own is configured")
-    (partition,) = found
-    if not partition.integration:
-        raise RequestRefused(f"{name} can't be asked to come to rest: give it integration = true")
-    if any(one.parent == name for one in config.partitions):
-        raise RequestRefused(f"{name} has partitions of its own: save those, and end them first")
-    for device in disks_of(config, partition):
-        if config.device(device).backend is not BackendKind.FILE:
-            raise RequestRefused(f"{name} has the disk {device}, whose blocks go with the machine")
-    return partition
-
-
-def disks_of(config: MachineConfig, partition: PartitionConfig) -> list[str]:
-    """Offered to it, or emulated for it, each once."""
-    names = [one.name for one in partition.devices]
-    names += [one.device for one in partition.emulated if one.device is not None]
-    return [name for name in dict.fromkeys(names) if config.device(name).kind is DeviceKind.DISK]
+    return await trio.to_thread.run_sync(
+        saved_file.write, path, described, state, memory, tell, trio.from_thread.check_cancelled
+    )
 
 
 def _describe(
@@ -213,42 +197,7 @@ def _describe(
     )
 
 
-def image_for(config: MachineConfig, partition: PartitionConfig, path: Path) -> int:
-    """A descriptor of what this partition can go on from, checked: the caller's to close.
-
-    SavedPartitionError: the file is none, is another partition's, or its disks have changed since.
-    """
-    said, descriptor = saved_file.image(path)
-    try:
-        _check(config, partition, path, said)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _check(config: MachineConfig, partition: PartitionConfig, path: Path, said: Description) -> None:
-    if (said.partition, said.program) != (partition.name, partition.program):
-        raise SavedPartitionError(
-            f"{path}: of {said.partition}, which runs {said.program}; {partition.name} runs {partition.program}"
-        )
-    if set(disks_of(config, partition)) != {disk.device for disk in said.disks}:
-        raise SavedPartitionError(f"{path}: its disks are {', '.join(sorted(d.device for d in said.disks))}")
-    if [one.kind for one in partition.emulated] != [one.kind for one in said.devices]:
-        had = ", ".join(one.kind for one in said.devices) or "none"
-        raise SavedPartitionError(f"{path}: its emulated devices are {had}")
-    if partition.vps != len(said.hypervisor.processors):
-        raise SavedPartitionError(
-            f"{path}: of {len(said.hypervisor.processors)} processors, not {partition.vps}"
-        )
-    if partition.memory // PAGE_BYTES < said.hypervisor.used_pages:
-        need = said.hypervisor.used_pages * PAGE_BYTES >> 10
-        raise SavedPartitionError(f"{path}: of {need} KiB of memory in use; memory = says less")
-    if changed := saved_file.changed_disks(said.disks):
-        raise SavedPartitionError(f"{path}: {', '.join(changed)} has changed since it was saved")
-
-
-async def restore(platform: "Platform", name: str, order: Mapping[str, Any]) -> Mapping[str, Any]:
+async def restore(platform: Platform, name: str, order: Mapping[str, Any]) -> Mapping[str, Any]:
     """A partition that has ended goes on from the file {path}. RequestRefused: nothing has changed."""
     config, path = platform.config, Path(str(order["path"]))
     partition = saveable(config, name)
@@ -265,13 +214,19 @@ async def restore(platform: "Platform", name: str, order: Mapping[str, Any]) -> 
     fds: list[int] = []
     try:
         fds += [os.open(each, os.O_RDONLY | os.O_CLOEXEC) for each in paths]
-        fds.append(await trio.to_thread.run_sync(image_for, config, partition, path))
-        await platform.ask_root(
-            "device", fds, operation="create", name=name, table=table, device="", again=False
-        )
+        look = trio.from_thread.check_cancelled
+        fds.append(await trio.to_thread.run_sync(image_for, config, partition, path, look))
+        await _create(platform, name, table, fds)
     except SavedPartitionError as error:
         raise RequestRefused(f"{name} cannot go on from {error}") from error
     finally:
         codec.close_all(fds)
     platform.log.append("partition.restored", name, path=str(path))
     return {"path": str(path)}
+
+
+async def _create(platform: Platform, name: str, table: Mapping[str, Any], fds: list[int]) -> None:
+    """Whole, once it has begun. RequestRefused."""
+    await trio.lowlevel.checkpoint()  # the last moment to give it up
+    order = {"operation": "create", "name": name, "table": table, "device": "", "again": False}
+    await _asked(platform, CREATING_S_MAX, "device", fds, **order)
