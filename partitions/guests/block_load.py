@@ -7,7 +7,8 @@
 
 Each 4 KiB block begins and ends with its own number, so a read says whether it is the block that was asked for, from
 its first byte to its last. Writes write the same again. With more than one in flight a request counts from the moment
-it is submitted to the moment it is taken in, with those that ended beside it.
+it is submitted to the moment it is taken in, with those that ended beside it. What is written is made before that: it
+is the program's own work, and no part of the request.
 """
 
 import random
@@ -93,14 +94,16 @@ def run(queue: IoQueue, plan: LoadPlan, offsets: list[int], load: Load) -> None:
     free = list(range(queue.depth))
     deadline = now() + int(plan.seconds * 1e9)
     while True:
-        moment = now()
-        if free and moment < deadline:
+        if free and now() < deadline:
             for slot in free:
                 at[slot] = next(following)
-                begun[slot] = moment
                 if plan.write:
-                    _stamp(views[slot], at[slot])
-            submit(free, [at[slot] for slot in free])
+                    _number_blocks(views[slot], at[slot])
+            places = [at[slot] for slot in free]
+            moment = now()
+            for slot in free:
+                begun[slot] = moment
+            submit(free, places)
         if not queue.in_flight:
             return
         ended = queue.reap()
@@ -114,11 +117,11 @@ def run(queue: IoQueue, plan: LoadPlan, offsets: list[int], load: Load) -> None:
         queue.failed.clear()
 
 
-def _stamp(view: memoryview, offset: int) -> None:
+def _number_blocks(view: memoryview, offset: int) -> None:
     for start in range(0, len(view), BLOCK_BYTES):
-        stamp = _NUMBER.pack((offset + start) // BLOCK_BYTES)
-        view[start : start + _NUMBER.size] = stamp
-        view[start + BLOCK_BYTES - _NUMBER.size : start + BLOCK_BYTES] = stamp
+        number = _NUMBER.pack((offset + start) // BLOCK_BYTES)
+        view[start : start + _NUMBER.size] = number
+        view[start + BLOCK_BYTES - _NUMBER.size : start + BLOCK_BYTES] = number
 
 
 def run_singly(disk: Disk, queue: IoQueue, plan: LoadPlan, offsets: list[int], load: Load) -> None:
@@ -128,7 +131,7 @@ def run_singly(disk: Disk, queue: IoQueue, plan: LoadPlan, offsets: list[int], l
     deadline = now() + int(plan.seconds * 1e9)
     for offset in cycle(offsets):
         if plan.write:
-            _stamp(view, offset)
+            _number_blocks(view, offset)
         begun = now()
         if stamp is not None:
             stamp(Hop.CALL)

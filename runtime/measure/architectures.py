@@ -24,7 +24,7 @@ from runtime.machine.events import Event
 from runtime.machine.launch import run_in_foreground
 from runtime.measure import data_access
 from runtime.measure.data_access import HYPERVISOR, Survey
-from runtime.measure.process_usage import Usage
+from runtime.measure.process_usage import Usage, thread_times_ns
 from runtime.measure.resident_memory import resident_bytes
 from runtime.measure.trusted_code import CodeBytes, ProcessCode, added_in_turn, added_up, mapped_code
 from runtime.measure.workload_report import BEGINS_EVENT, ENDS_EVENT, WorkloadReport, load_name
@@ -50,6 +50,9 @@ class LoadFigures:
     seconds: float  # of the slowest
     latency: Histogram
     usage: Mapping[str, Usage]  # of each process, by its partition, from the first begin to the last end
+    threads: Mapping[int, int] = field(
+        default_factory=dict
+    )  # ns of each of the root's, if they were asked for
 
     @property
     def per_second(self) -> float:
@@ -95,8 +98,10 @@ class _OpenLoad:
     """Between its first guest's begin and its last one's end."""
 
     before: Mapping[str, Usage]
+    threads_before: Mapping[int, int]
     reports: dict[str, WorkloadReport] = field(default_factory=dict)
     after: Mapping[str, Usage] = field(default_factory=dict)
+    threads_after: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -105,6 +110,7 @@ class _Watch:
 
     config: MachineConfig
     wants_survey: bool
+    wants_threads: bool = False
     pids: dict[str, int] = field(default_factory=dict)
     loads: dict[str, _OpenLoad] = field(default_factory=dict)
     resident: Mapping[str, int] = field(default_factory=dict)
@@ -142,7 +148,7 @@ class _Watch:
 
     def _begins(self, fields: Mapping[str, Any]) -> None:
         with contextlib.suppress(ValueError):  # its end will be refused
-            self.loads.setdefault(load_name(fields), _OpenLoad(self._usage()))
+            self.loads.setdefault(load_name(fields), _OpenLoad(self._usage(), self._threads()))
         if self.wants_survey and self.survey is None:
             self.survey = self._survey()
             for name, pid in self.pids.items():
@@ -157,8 +163,11 @@ class _Watch:
     def _usage(self) -> dict[str, Usage]:
         return {name: Usage.of_process(pid) for name, pid in self.pids.items()}
 
+    def _threads(self) -> dict[int, int]:
+        return thread_times_ns(self.pids[ROOT]) if self.wants_threads else {}
+
     def _ended(self, guest: str, fields: Mapping[str, Any]) -> None:
-        after = self._usage()
+        after, threads = self._usage(), self._threads()
         report = WorkloadReport.from_fields(guest, fields)
         if report.mismatches:
             raise CommandError(
@@ -166,7 +175,7 @@ class _Watch:
             )
         if (load := self.loads.get(report.name)) is None or guest in load.reports:
             raise CommandError(f"{guest} reported the end of {report.name!r} twice, or no begin of it")
-        load.reports[guest], load.after = report, after
+        load.reports[guest], load.after, load.threads_after = report, after, threads
         self.resident = resident_bytes(self.pids, HYPERVISOR)
         if self.survey is not None and not self.surveyed_twice:  # now everything has been used once
             self.survey, self.surveyed_twice = self.survey.with_more(self._survey()), True
@@ -207,12 +216,18 @@ class _Watch:
 
 
 def measure(
-    machine: MachineConfig, *, survey: bool = False, trace: Path | None = None, trace_stamps: int = STAMPS
+    machine: MachineConfig,
+    *,
+    survey: bool = False,
+    threads: bool = False,
+    trace: Path | None = None,
+    trace_stamps: int = STAMPS,
 ) -> Boot:
     """Boot it and let its guests do what they do, to the end.
 
     Args:
         survey: find out who sees the data, too, and how much code is trusted. It disturbs nothing that is measured.
+        threads: find out what each of the root's threads has used, too.
         trace: where the stamps of all hops go at the end, `trace_stamps` of each thread at most.
 
     Raises:
@@ -220,7 +235,7 @@ def measure(
         CommandError: it did not start or failed, or a guest got an answer that was wrong.
         KeyboardInterrupt: nothing of it is left.
     """
-    watch = _Watch(machine, survey)
+    watch = _Watch(machine, survey, threads)
     try:
         with _asked_for_code() if survey else contextlib.nullcontext():
             ended = run_in_foreground(machine, watch.hear, trace=trace, trace_stamps=trace_stamps)
@@ -260,6 +275,10 @@ def _figures(name: str, load: _OpenLoad) -> LoadFigures:
         latency=latency,
         usage={
             process: used.since(load.before.get(process, Usage())) for process, used in load.after.items()
+        },
+        threads={
+            thread: max(ns - load.threads_before.get(thread, 0), 0)
+            for thread, ns in load.threads_after.items()
         },
     )
 

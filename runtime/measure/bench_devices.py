@@ -17,14 +17,21 @@ from runtime.config.model import WaitingKind
 from runtime.exits import CommandError, ExitCode
 from runtime.measure.architectures import measure
 from runtime.measure.conditions import busy_text
+from runtime.measure.devices.flow_split import flow_splits
 from runtime.measure.devices.machines import MACHINES
 from runtime.measure.devices.operations import OPERATIONS, OUTSIDE_OPERATIONS, Operation, OutsideOperation
-from runtime.measure.devices.outside import OUTSIDE, NotHere, measure_outside, traced_outside
+from runtime.measure.devices.outside import (
+    OUTSIDE,
+    NotHere,
+    flow_from_outside,
+    measure_outside,
+    traced_outside,
+)
 from runtime.measure.devices.path_split import traced_splits
 from runtime.measure.devices.path_walk import PathSplit
 from runtime.measure.devices.peers import PROGRAMS, Peers
 from runtime.measure.devices.picture import devices_page, split_svg
-from runtime.measure.devices.report import figure_rows, peer_rows, split_rows
+from runtime.measure.devices.report import figure_rows, flow_rows, peer_rows, split_rows
 from runtime.measure.devices.row import Row
 from runtime.measure.goals import conditions
 from runtime.measure.reference_programs import reference_programs
@@ -70,7 +77,27 @@ def measure_devices(
                 say(f"where the time goes: {device}")
                 for row, split in zip(traced, _splits(traced, folder, seconds, waiting, cpus), strict=True):
                     row.split = split
+            if flows := [row for row in rows if row.operation.device == device and row.is_flow]:
+                say(f"who works in a flow: {device}")
+                _measure_flows(flows, folder, seconds, waiting, cpus)
     return rows
+
+
+def _measure_flows(
+    rows: Sequence[Row], folder: Path, seconds: float, waiting: WaitingKind, cpus: tuple[int, int]
+) -> None:
+    """Of one class, in one machine."""
+    operations: list[Operation] = []
+    for row in rows:
+        if isinstance(row.operation, OutsideOperation):
+            row.flow = flow_from_outside(row.operation, folder, seconds, waiting, cpus)
+        else:
+            operations.append(row.operation)
+    if operations:
+        machine = MACHINES[operations[0].device]
+        config = machine.config(folder, waiting, cpus, _values(operations, seconds))
+        for row, flow in zip(rows, flow_splits(config, operations), strict=True):
+            row.flow = flow
 
 
 def _splits(
@@ -172,6 +199,8 @@ def run(
         print_table(peer_rows(rows), "there are no peers")
         print("\nwhere the time of an operation goes, on the mean, in a traced machine:")
         print_table(split_rows(rows), "nothing was traced")
+        print("\nwho works in a flow: shares of the processor time, in a machine of its own:")
+        print_table(flow_rows(rows), "there is no flow")
         print()
         print_record(about)
     return ExitCode.DONE if all(row.is_met for row in rows) else ExitCode.FAILED

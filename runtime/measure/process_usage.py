@@ -17,6 +17,7 @@ from typing import Final, Self
 
 _PROCESS_CLOCK: Final = 2  # the low bits of a clock id whose high ones are the complement of a pid
 _THREAD_CLOCK: Final = 6
+_NS_PER_S: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,24 @@ class Usage:
         """Of one thread of this process."""
         cpu_ns = time.clock_gettime_ns(~thread << 3 | _THREAD_CLOCK)
         return cls(cpu_ns, *_switches(os.getpid(), [thread]))
+
+
+def thread_times_ns(pid: int) -> dict[int, int]:
+    """Processor time of each living thread; empty for a process that is gone."""
+    times = {}
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError):  # it has just ended
+                times[int(entry.name)] = _thread_time_ns(Path(entry.path))
+    return times
+
+
+def _thread_time_ns(task: Path) -> int:
+    try:
+        return int((task / "schedstat").read_text().split()[0])
+    except FileNotFoundError:  # a kernel without CONFIG_SCHED_INFO counts ticks
+        words = (task / "stat").read_text().rpartition(")")[2].split()
+        return (int(words[11]) + int(words[12])) * _NS_PER_S // os.sysconf("SC_CLK_TCK")
 
 
 def _switches(pid: int, threads: Iterable[int]) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """The benchmark of devices: every row is measured, its peers beside it, and its checks can fail."""
 
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,6 +16,7 @@ from runtime.measure.bench_devices import (
     measure_devices,
     run,
 )
+from runtime.measure.devices.flow_split import Side, split_by_side
 from runtime.measure.devices.operations import (
     OPERATIONS,
     OUTSIDE_OPERATIONS,
@@ -29,12 +31,15 @@ from runtime.measure.devices.path_walk import PathSplit
 from runtime.measure.devices.paths import Place
 from runtime.measure.devices.peers import PeerFigures
 from runtime.measure.devices.picture import devices_page, split_svg
-from runtime.measure.devices.report import figure_rows, peer_rows, split_rows
+from runtime.measure.devices.report import figure_rows, flow_rows, peer_rows, split_rows
 from runtime.measure.devices.row import Row
 from runtime.measure.process_usage import Usage
 
 pytestmark = pytest.mark.machine
 
+COUNTS_NS = Path(
+    "/proc/self/schedstat"
+).exists()  # of threads; so short a flow may have none of the kernel's ticks
 CLOCK_ERROR = 0.01  # of a mean of a histogram's buckets
 ALL_OPERATIONS = (*OPERATIONS, *OUTSIDE_OPERATIONS)
 NOT_HERE = ("namespace", "here", "tun", "installed", "terminal")  # why a peer may be missing
@@ -75,7 +80,10 @@ def test_every_operation_is_measured_with_its_peers(devices: tuple[str, ...]) ->
         assert all(any(word in reason for word in NOT_HERE) for reason in row.missing.values())
         assert (row.split is not None) == row.can_be_traced
         assert row.split is None or adds_up(row.split)
+        assert (row.flow is not None) == row.is_flow != row.can_be_traced
+        assert row.flow is None or row.flow.cpu_ns[Side.VSP] > 0 or not COUNTS_NS
     assert {row["device"] for row in split_rows(rows)} == set(devices)
+    assert len(flow_rows(rows)) == sum(row.is_flow for row in rows)
     assert len(peer_rows(rows)) == sum(len(row.operation.peers) for row in rows if row.unmeasured is None)
 
 
@@ -150,6 +158,28 @@ def test_a_picture_and_a_page_show_every_part_and_load_nothing() -> None:
     ElementTree.fromstring(drawn)
     assert "75.0%" in document
     assert "30.0%" in document
+
+
+def test_the_sides_of_a_flow_are_all_of_its_processor_time() -> None:
+    """Of the root by its threads; a thread's time may be newer than its process's, and then nothing is left of that."""
+    found = replace(figures(100, 1000), threads={11: 1_000_000, 12: 500_000, 13: 7})
+    for serving, vsp, rest in (({11, 12}, 1500, 1500), (set[int](), 0, 3000)):
+        flow = split_by_side(found, frozenset(serving))
+        assert flow.whole_ns == 5500
+        assert [flow.per_operation_ns(side) for side in flow.cpu_ns] == [2000, 500, vsp, rest, 0]
+        assert sum(flow.share(side) for side in flow.cpu_ns) == pytest.approx(1)
+    newer = split_by_side(replace(found, threads={11: 4_000_000}), frozenset((11,)), client_ns=1e6)
+    assert newer.cpu_ns[Side.ROOT] == 0
+    assert newer.per_operation_ns(Side.CLIENT) == 1000
+    assert (newer.busiest, newer.busy(newer.busiest)) == (Side.VSP, 0.004)
+    row = Row(OPERATIONS[4], [found], flow=flow)
+    assert row.is_flow
+    assert row.to_json()["flow"]["cpu_us"]["guest"] == 2.0
+    assert flow_rows([row])[0]["guest"] == "36.4%"
+    assert flow_rows([row])[0]["client"] is None
+    document = devices_page([row], {"rounds": 1})
+    assert "36.4%" in document
+    assert "rest of the root, 0% of a CPU" in document
 
 
 def test_a_class_that_is_not_there_is_named_with_those_that_are() -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.config.model import MachineConfig, WaitingKind, load
+from runtime.config.loading import load
+from runtime.config.model import MachineConfig, WaitingKind
 
 DISK_BYTES: Final = 64 << 20
 NET_BUFFER_BYTES: Final = 16 << 20

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -18,12 +18,15 @@ from runtime.config.model import WaitingKind
 from runtime.exits import CommandError
 from runtime.measure.architectures import LoadFigures
 from runtime.measure.devices.client_clock import ClientClock
+from runtime.measure.devices.flow_split import FlowSplit, children_cpu_ns, serving_threads, split_by_side
 from runtime.measure.devices.looks import LOOKS
 from runtime.measure.devices.on_cpu import on_cpu
 from runtime.measure.devices.operations import SCREEN_HEIGHT, SCREEN_WIDTH, Look, OutsideOperation
 from runtime.measure.devices.path_walk import PathSplit, split_of_way, stamps_of_way
 from runtime.measure.devices.standing_machine import StandingMachine, standing
 from runtime.measure.devices_disk import DEPTH, DISK_BYTES, NbdServer, run_job
+from runtime.measure.process_usage import thread_times_ns
+from runtime.reserved_names import ROOT
 from runtime.trace_file import Capture
 
 NBD_SECONDS_MIN: Final = 0.5  # of fio, which takes a while to begin
@@ -148,6 +151,27 @@ def traced_outside(
         )
         for one, clock in zip(operations, clocks, strict=True)
     ]
+
+
+def flow_from_outside(
+    operation: OutsideOperation,
+    place: Path,
+    seconds: float,
+    waiting: WaitingKind,
+    cpus: tuple[int, int],
+) -> FlowSplit:
+    """Of fio's job. CommandError; NotHere: this host has no fio."""
+    trace = place / "flow.trace"
+    trace.unlink(missing_ok=True)
+    with _machine(operation.device, place, waiting, cpus, trace) as machine:
+        root = machine.pids[ROOT]
+        threads, client = thread_times_ns(root), children_cpu_ns()
+        figures = _nbd_job(operation, machine, place, seconds)
+        client = children_cpu_ns() - client
+        used = {thread: ns - threads.get(thread, 0) for thread, ns in thread_times_ns(root).items()}
+    if not trace.exists():
+        raise CommandError(f"{operation.device}: the machine left no trace; see: partvisor run --trace")
+    return split_by_side(replace(figures, threads=used), serving_threads(Capture.read(trace)), client)
 
 
 @contextmanager

@@ -9,13 +9,22 @@ from runtime.drawing.bars import WIDTH, Part, SplitBar, split_chart, split_chart
 from runtime.drawing.markup import Markup, tag
 from runtime.drawing.page import facts, page, section, swatches, table
 from runtime.drawing.scales import duration, three_digits
+from runtime.measure.devices.flow_split import Side
 from runtime.measure.devices.paths import Place
-from runtime.measure.devices.report import figure_rows, peer_rows, split_rows
+from runtime.measure.devices.report import figure_rows, flow_rows, peer_rows, split_rows
 from runtime.measure.devices.row import Row
 
 UNACCOUNTED: Final = "unaccounted"
 _COLOUR_NUMBERS: Final = {
     name: at for at, name in enumerate((*(place.value for place in Place), UNACCOUNTED))
+}
+_SIDE_COLOURS: Final = {  # those of the places that they are most like
+    Side.GUEST.value: _COLOUR_NUMBERS[Place.GUEST.value],
+    Side.OTHERS.value: _COLOUR_NUMBERS[Place.WAKE.value],
+    Side.VSP.value: _COLOUR_NUMBERS[Place.VSP.value],
+    Side.ROOT.value: _COLOUR_NUMBERS[Place.BACKEND.value],
+    Side.HYPERVISOR.value: _COLOUR_NUMBERS[Place.HYPERVISOR.value],
+    Side.CLIENT.value: _COLOUR_NUMBERS[Place.OUTSIDE.value],
 }
 _MARGIN: Final = 22.0
 _HEAD: Final = 84.0
@@ -38,6 +47,10 @@ _WHERE: Final = (
     "Means over the operations of a traced machine, by place. What is unaccounted is the clock of who asked, less all"
     " parts; where it is below zero the parts are that much too long, and nothing is drawn for it."
 )
+_WHO: Final = (
+    "In a flow all sides work at once, so no time is one side's alone: these are shares of the processor time of an"
+    " operation, and spinning for the next one is in them. The side that is busy all the time sets the rate."
+)
 
 assert len(_COLOURS) == len(_COLOUR_NUMBERS)
 
@@ -58,6 +71,27 @@ def split_bars(rows: Sequence[Row]) -> list[SplitBar]:
         ]
         figure = f"{duration(split.whole_ns)} ({split.share(split.unaccounted_ns):+.1%})"
         bars.append(SplitBar(row.operation.short, parts, figure))
+    return bars
+
+
+def flow_bars(rows: Sequence[Row]) -> list[SplitBar]:
+    """One bar a flow, each as long as the others: shares of the processor time of all sides."""
+    bars = []
+    for row in rows:
+        if (flow := row.flow) is None:
+            continue
+        parts = [
+            Part(
+                side.value,
+                flow.share(side),
+                _SIDE_COLOURS[side.value],
+                f"{side.value}: {duration(flow.per_operation_ns(side))}, {flow.share(side):.1%};"
+                f" busy for {flow.busy(side):.0%} of the time",
+            )
+            for side in flow.cpu_ns
+            if flow.cpu_ns[side] > 0
+        ]
+        bars.append(SplitBar(row.operation.short, parts, duration(flow.whole_ns)))
     return bars
 
 
@@ -95,6 +129,8 @@ def devices_page(rows: Sequence[Row], about: Mapping[str, Any]) -> Markup:
     """The document."""
     bars = split_bars(rows)
     where = [swatches(_COLOUR_NUMBERS), split_chart(bars, "Shares of the mean, by device")] if bars else []
+    flows = flow_bars(rows)
+    who = [swatches(_SIDE_COLOURS), split_chart(flows, "Shares of the processor time")] if flows else []
     sections = [
         section(
             "Each device", "p50 and p99 of operations that wait for their answer.", _table(figure_rows(rows))
@@ -103,6 +139,7 @@ def devices_page(rows: Sequence[Row], about: Mapping[str, Any]) -> Markup:
             "Beside a peer", "Ours by the peer's, of one round's own two figures.", _table(peer_rows(rows))
         ),
         section("Where the time goes", _WHERE, *where, _table(split_rows(rows))),
+        section("Who works in a flow", _WHO, *who, _table(flow_rows(rows))),
         section(
             "Conditions", "", facts({name.replace("_", " "): str(value) for name, value in about.items()})
         ),

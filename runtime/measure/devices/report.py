@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from runtime.measure.devices.flow_split import Side
 from runtime.measure.devices.paths import Place
 from runtime.measure.devices.row import Row
 
@@ -65,6 +66,27 @@ def split_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
             }
             | parts
             | {"unaccounted": f"{split.share(split.unaccounted_ns):+.1%}"}
+        )
+    return found
+
+
+def flow_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Shares of the processor time of all sides; they are 100 %."""
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        if (flow := row.flow) is None:
+            continue
+        shares = {side.value: _percent(flow.share(side)) if side in flow.cpu_ns else None for side in Side}
+        busiest = f"{flow.busiest.value}, {flow.busy(flow.busiest):.0%} of a CPU"
+        found.append(
+            {
+                "device": row.operation.device,
+                "operation": row.operation.text,
+                "operations": flow.operations,
+                "cpu_us": flow.whole_ns / 1e3,
+            }
+            | shares
+            | {"busiest": busiest}
         )
     return found
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from bus.native import Histogram
 from runtime.measure.architectures import LoadFigures
+from runtime.measure.devices.flow_split import FlowSplit
 from runtime.measure.devices.operations import Means, Operation, OutsideOperation, Peer
 from runtime.measure.devices.path_walk import PathSplit
 from runtime.measure.devices.paths import ASKER
@@ -26,11 +27,17 @@ class Row:
     peers: dict[Peer, list[PeerFigures]] = field(default_factory=dict)
     missing: dict[Peer, str] = field(default_factory=dict)  # peers that this machine has not, and why
     split: PathSplit | None = None  # of an operation that waits for its answer
+    flow: FlowSplit | None = None  # of one that does not, and has many under way
     unmeasured: str | None = None  # why this host can't measure it
 
     @property
     def can_be_traced(self) -> bool:
         return self.unmeasured is None and bool(self.operation.way or self.operation.overlaps)
+
+    @property
+    def is_flow(self) -> bool:
+        """No time in it is one side's alone: see FlowSplit."""
+        return self.unmeasured is None and not self.operation.way and not self.operation.overlaps
 
     @property
     def latency(self) -> Histogram:
@@ -94,6 +101,7 @@ class Row:
             "gb_per_s": self.gb_per_second,
             "cpu_us": cpu,
             "split": self.split.to_json() if self.split is not None else None,
+            "flow": self.flow.to_json() if self.flow is not None else None,
             "goal_gb_per_s": self.operation.at_least_gb_per_s,
             "met": self.is_met,
             "peers": [

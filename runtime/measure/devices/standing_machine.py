@@ -3,9 +3,7 @@
 import contextlib
 import json
 import os
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,20 +12,15 @@ from typing import Any, Final
 
 from runtime.exits import CommandError
 from runtime.machine.rundir import MachineFolder, find_machines
+from runtime.measure.child_process import machine_command, running
 from runtime.measure.process_usage import Usage
 from runtime.reserved_names import ROOT
 
 BOOT_S: Final = 60.0
-STOP_S: Final = 15.0
 CLIENT: Final = "client"  # ourselves, in `usage`
 _HYPERVISOR: Final = "hypervisor"
 _LOOK_S: Final = 0.02
 _WORDS_MAX: Final = 300
-# Never executed anew, so that what ties its life to ours holds.
-_START: Final = (
-    "import sys; from runtime.machine.lifeline import die_with_parent; die_with_parent(int(sys.argv[1]));"
-    " from runtime.cli import main; sys.exit(main(['run', *sys.argv[2:], '--json']))"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +42,13 @@ def standing(
     """Boot it, and wait for that event. CommandError: it does not come up. `trace`: written when it has ended."""
     path, events = place / f"{name}.toml", place / f"{name}.events"
     path.write_text(config)
-    command = [sys.executable, "-P", "-c", _START, str(os.getpid()), str(path)]
-    command += [] if trace is None else ["--trace", str(trace)]
-    with events.open("wb") as out:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, process_group=0
-        )
-    try:
+    command = machine_command(path, *(() if trace is None else ("--trace", str(trace))))
+    with events.open("wb") as out, running(command, stdout=out, stderr=subprocess.STDOUT) as process:
         pids, said = _await(process, events, ready)
         folder = next((one for one in find_machines() if one.pid == process.pid), None)
         if folder is None:
             raise CommandError(f"the machine {name} has ended")
         yield StandingMachine(folder, pids, said)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _await(
