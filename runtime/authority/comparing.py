@@ -3,11 +3,8 @@
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
 
 from runtime.authority.vocabulary import Grant, Holding, Kind
-
-_BY_PLACE: Final = (Kind.FILE, Kind.STREAM)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ the machine has it.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -144,6 +145,20 @@ class Naming:
                     self._platforms_memory[one.device, one.inode] = name
             for mapping in process.files.mappings:
                 self._holders["file", mapping.device, mapping.inode].add(process.name)
+        self._note_inherited()
+
+    def _note_inherited(self) -> None:
+        """passt lets no ordinary user look into it. Which of the platform's sockets it was started with, it was told in
+        words."""
+        numbers = {
+            _told_socket(process.files.words)
+            for process in self._processes
+            if process.name == USER_NETWORK and process.files.unreadable is not None
+        }
+        for process in self._processes:
+            for one in process.files.descriptors:
+                if process.name == PLATFORM and str(one.number) in numbers and one.link.startswith("socket:"):
+                    self._holders[_identity(one)].add(USER_NETWORK)
 
     def _others(self, process: _Process, identity: tuple[object, ...]) -> list[str]:
         return sorted(self._holders[identity] - {process.name})
@@ -362,3 +377,8 @@ def _identity(one: Descriptor) -> tuple[object, ...]:
     if one.link.startswith("socket:"):
         return "socket", one.inode
     return "file", one.device, one.inode
+
+
+def _told_socket(words: Sequence[str]) -> str | None:
+    """The number behind the option by which passt gets one (`runtime.machine.user_networks`)."""
+    return next((number for option, number in pairwise(words) if option == "--fd"), None)

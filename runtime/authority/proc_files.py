@@ -39,7 +39,8 @@ class ProcessFiles:
     pid: int
     descriptors: tuple[Descriptor, ...] = ()
     mappings: tuple[SharedMapping, ...] = ()
-    unreadable: str | None = None  # why nothing is known of it
+    unreadable: str | None = None  # why nothing more is known of it
+    words: tuple[str, ...] = ()  # of its command line, which anybody may read; of an unreadable one
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +84,19 @@ def read_process(pid: int) -> ProcessFiles | None:
         descriptors = tuple(_descriptors(pid))
         mappings = tuple(_mappings(pid))
     except PermissionError as error:
-        return ProcessFiles(pid, unreadable=f"its /proc may not be read: {error.strerror}")
+        return ProcessFiles(
+            pid, unreadable=f"its /proc may not be read: {error.strerror}", words=_command_line(pid)
+        )
     except (FileNotFoundError, ProcessLookupError):
         return None
     return ProcessFiles(pid, descriptors, mappings)
+
+
+def _command_line(pid: int) -> tuple[str, ...]:
+    with contextlib.suppress(OSError):  # it has ended
+        text = (_PROC / str(pid) / "cmdline").read_text(errors="replace")
+        return tuple(text.removesuffix("\0").split("\0"))
+    return ()
 
 
 def _descriptors(pid: int) -> Iterator[Descriptor]:

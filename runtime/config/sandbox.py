@@ -28,6 +28,10 @@ class SandboxOrders:
     def mode_of(self, path: str) -> SandboxMode:
         return self.partitions.get(path, self.machine)
 
+    @property
+    def confine_somebody(self) -> bool:
+        return any(mode is not SandboxMode.OFF for mode in (self.machine, *self.partitions.values()))
+
     def __str__(self) -> str:
         """One word of a command line; `parse` reads it. No name has a comma, a plus or an equals sign."""
         modes = (f"{path}={mode}" for path, mode in self.partitions.items())

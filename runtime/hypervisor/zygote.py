@@ -100,6 +100,13 @@ def _execute(module: str, sandbox: str) -> tuple[int, socket.socket]:
     return pid, ours
 
 
+def confines_somebody(sandbox: str) -> bool:
+    """By the platform's orders: the machine's mode, and `path=mode` where a partition's differs. Behind a plus stands
+    something else."""
+    words = [word for word in sandbox.split(",") if not word.startswith("+")]
+    return any(word.rpartition("=")[2] != "off" for word in words)
+
+
 def _become_zygote(module: str, sock: socket.socket, broker_pid: int, sandbox: str) -> NoReturn:
     """In the new process. Its death with the broker outlasts the exec."""
     try:
@@ -110,7 +117,7 @@ def _become_zygote(module: str, sock: socket.socket, broker_pid: int, sandbox: s
         command = [sys.executable, "-P", "-m", module, "--fd", str(sock.fileno())]
         if sandbox:
             command += ["--sandbox", sandbox]
-        if not sandbox.startswith("off"):
+        if confines_somebody(sandbox):
             enter_before_exec()
         os.execv(sys.executable, command)
     finally:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from runtime.abi import PAGE_BYTES
 from runtime.config.model import MachineConfig
-from runtime.config.sandbox import SandboxMode
 from runtime.machine.firmware import PacketLink
+from runtime.machine.hypervisor_options import sandbox_orders
 from runtime.machine.process import Child, Descriptor, execute
 from runtime.reserved_names import ROOT
 
@@ -28,7 +28,7 @@ def power_on(
             "--console-fd": console,
             "--loader-fd": loader,
         },
-        own_user=config.machine.sandbox is not SandboxMode.OFF,
+        own_user=sandbox_orders(config).confine_somebody,  # the zygote is a copy of it
     )
 
 

@@ -175,8 +175,7 @@ def test_a_hostile_call_is_the_last_one_and_a_crash_has_its_last_words(boot: Boo
 
 
 def test_off_is_off_and_one_partition_may_differ(boot: Boot) -> None:
-    # An ordinary user's has one wall less where the machine as a whole has none: it was not executed in a namespace.
-    own = idle_partition("walled") + f'sandbox = "{"on" if os.geteuid() else "strict"}"\n'
+    own = idle_partition("walled") + 'sandbox = "strict"\n'
     machine = boot(machine_toml(own, idle_partition("open"), sandbox="off"))
     machine.wait_for("machine.ready")
     assert status(machine.pid("open"))["Seccomp"] == status(machine.pid("root"))["Seccomp"] == "0"

@@ -23,7 +23,8 @@ from runtime.chaos.faults.orders import ARMED_MAX, Counts, FaultRefused, Order, 
 from runtime.chaos.faults.process_agent import ProcessAgent
 from runtime.chaos.faults.step_kinds import KILL_AT_STEP
 from runtime.machine.events import Event
-from runtime.machine.platform import Platform, RequestRefused
+from runtime.machine.platform import Platform
+from runtime.machine.questions import RequestRefused
 from runtime.reserved_names import HYPERVISOR, ROOT
 
 PLATFORM: Final = "platform"

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 import psutil
 import trio
 
+from runtime.chaos.faults.counted_threads import counted_threads
 from runtime.chaos.faults.knobs import Trigger
 from runtime.chaos.faults.orders import Counts, FaultRefused, Order
 from runtime.exits import CommandError
@@ -271,13 +272,7 @@ def _file_size(process: psutil.Process, order: Order) -> int:
 
 
 def _processes(process: psutil.Process, order: Order) -> int:
-    user = process.uids().real
-    threads = sum(
-        other.info["num_threads"] or 1
-        for other in psutil.process_iter(["uids", "num_threads"])
-        if other.info["uids"] is not None and other.info["uids"].real == user
-    )
-    return threads + int(order.parameters["spare"])
+    return counted_threads(process.pid) + int(order.parameters["spare"])
 
 
 _CARRIED: Final[Mapping[str, _Carry]] = {
