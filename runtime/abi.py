@@ -26,7 +26,6 @@ EXIT_HYPERVISOR_GONE: Final = 3  # a root's exit code when nobody answers its ca
 EXIT_RETIRED: Final = 75  # a root's exit code when it makes room for its successor, as asked
 
 PARTITION_SELF: Final = 2**64 - 1
-PARTITION_INVALID: Final = 0
 ROOT_PARTITION: Final = 1  # the first and only one that nobody created by a call
 VP_ANY: Final = 0xFFFF_FFFF
 VP_SELF: Final = 0xFFFF_FFFE

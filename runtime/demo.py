@@ -20,7 +20,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.config.model import ConfigError, MachineConfig, load
+from runtime.config.document import ConfigError
+from runtime.config.loading import load
+from runtime.config.model import MachineConfig
 from runtime.config.sizes import format_size
 from runtime.exits import CommandError, ExitCode
 from runtime.machine.events import Event

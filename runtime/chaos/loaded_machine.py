@@ -27,7 +27,6 @@ from runtime.chaos.verdict import Verdict
 from runtime.exits import CommandError
 
 BOUND_S: Final = 20.0  # of one request: beyond it counts as hung
-BLOCK_BYTES: Final = 4096
 DISK_BYTES: Final = 16 << 20
 DRIVER: Final = "disk0"  # the device, and the driver partition that has it where there is one
 REOPENED_BLOCK: Final = 3072  # where the reopening guest's own blocks begin

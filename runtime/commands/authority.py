@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from runtime.commands.machines import _json_option, _machine_option
+from runtime.commands.machines import _machine_option
+from runtime.commands.shared_options import json_option
 from runtime.exits import CommandError, ExitCode
 from runtime.reports import print_json, print_table
 
@@ -24,7 +25,7 @@ class NoSuchProcess(CommandError):
 @click.option("--all", "everything", is_flag=True, help="Also what reaches nobody: timers, private memory.")
 @click.option("--html", "page", type=click.Path(path_type=Path), help="Write a picture: processes by memory.")
 @_machine_option
-@_json_option
+@json_option
 def authority(
     name: str | None, everything: bool, page: Path | None, machine: str | None, as_json: bool
 ) -> int:

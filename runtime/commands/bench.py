@@ -10,6 +10,7 @@ from runtime.commands import bench_results, bench_store
 from runtime.commands.bench_ladder import goals, ladder
 from runtime.commands.bench_trace import trace
 from runtime.commands.cpu_pair import cpu_pair
+from runtime.commands.shared_options import html_option, json_option
 from runtime.exits import CommandError
 
 _KILLS_MAX: Final = 10_000
@@ -17,7 +18,6 @@ _KILLS_MAX: Final = 10_000
 _quick_option = click.option(
     "--quick", is_flag=True, help="A tenth of the samples: for a look, not for a comparison."
 )
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
@@ -45,7 +45,7 @@ def _run(target: str, **options: object) -> int:
 def _plain(target: str, text: str) -> None:
     @bench.command(target, help=f"{text}\n\n\b\nExample:\n  partvisor bench {target} --quick")
     @_quick_option
-    @_json_option
+    @json_option
     def command(quick: bool, as_json: bool) -> int:
         return _run(target, quick=quick, as_json=as_json)
 
@@ -59,7 +59,7 @@ def _on_two_cpus(target: str, text: str) -> None:
         help="The CPUs of the two sides; default: the first two allowed.",
     )
     @_quick_option
-    @_json_option
+    @json_option
     def command(cpus: tuple[int, int] | None, quick: bool, as_json: bool) -> int:
         return _run(target, cpus=cpus, quick=quick, as_json=as_json)
 
@@ -83,14 +83,12 @@ _plain("sched", "Whether partitions get the processor time that they should.")
     help="How every side of the machines waits; peers sleep with block, and spin otherwise.",
 )
 @click.option("--cpus", metavar="A,B", callback=cpu_pair, help="Of the guest that asks, and of all others.")
-@click.option(
-    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write an offline page there, too."
-)
+@html_option
 @click.option(
     "--svg", type=click.Path(path_type=Path), metavar="FILE", help="Draw there where the time goes."
 )
 @_quick_option
-@_json_option
+@json_option
 def devices(
     devices: tuple[str, ...],
     waiting: str,
@@ -115,7 +113,7 @@ def devices(
 @bench.command("recovery")
 @click.option("--kills", type=click.IntRange(1, _KILLS_MAX), help="Replacements a mode; default: 100.")
 @_quick_option
-@_json_option
+@json_option
 def recovery(kills: int | None, quick: bool, as_json: bool) -> int:
     """How long a guest waits when its root dies, hangs or is replaced, or its driver dies.
 

@@ -6,6 +6,13 @@ from pathlib import Path
 import click
 
 from runtime.commands.cpu_pair import cpu_pair
+from runtime.commands.shared_options import (
+    html_option,
+    json_option,
+    label_option,
+    no_store_option,
+    store_option,
+)
 from runtime.exits import CommandError, ExitCode
 from runtime.reports import print_json, print_record, print_table
 
@@ -54,7 +61,6 @@ _cpus_option = click.option(
 _quick_option = click.option(
     "--quick", is_flag=True, help="One short round: for a look, not for a comparison."
 )
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.command("ladder")
@@ -103,21 +109,14 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.
     default=None,
     help="Where an exchange's time goes, from a traced machine at the end; default: not with --quick.",
 )
-@click.option("--label", default="", metavar="TEXT", help="Your own word for this run.")
-@click.option(
-    "--store",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Where results are kept; default: the user's own.",
-)
-@click.option(
-    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write an offline page there, too."
-)
-@click.option("--no-store", is_flag=True, help="Do not keep the result.")
+@label_option
+@store_option
+@html_option
+@no_store_option
 @click.option("--list", "only_list", is_flag=True, help="Only print which rows there are.")
 @_cpus_option
 @_quick_option
-@_json_option
+@json_option
 def ladder(
     only: tuple[str, ...],
     payload: tuple[int, ...],
@@ -160,9 +159,9 @@ def ladder(
         measure,
         row_names,
         say,
-        two_cpus,
     )
     from runtime.measure.figures import table_row
+    from runtime.measure.measured_cpus import two_cpus
     from runtime.measure.results import Placement
     from runtime.measure.results_page import run_page
     from runtime.measure.transport import load_transport
@@ -214,7 +213,7 @@ def ladder(
 @click.command("goals")
 @_cpus_option
 @_quick_option
-@_json_option
+@json_option
 def goals(cpus: tuple[int, int] | None, quick: bool, as_json: bool) -> int:
     """Measure every speed that was promised beside its reference; exit code 1 when one is missed.
 

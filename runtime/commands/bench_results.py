@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from runtime.commands.shared_options import html_option, json_option, store_option
 from runtime.exits import CommandError, ExitCode
 from runtime.reports import print_json, print_record, print_table
 
@@ -23,15 +24,8 @@ if TYPE_CHECKING:
 _PROGRESS_S: Final = 2.0
 _NAMES_SHOWN_MAX: Final = 5
 
-store_option = click.option(
-    "--store", type=click.Path(path_type=Path), metavar="FILE", help="Of results; default: the user's own."
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _rows_option = click.option(
     "--rows", metavar="GLOB", default="*", help="Only rows of such names: 'vmbus-*/64/*'."
-)
-html_option = click.option(
-    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write an offline page there, too."
 )
 _thresholds_option = click.option(
     "--thresholds",

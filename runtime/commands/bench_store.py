@@ -9,7 +9,8 @@ from typing import Final
 
 import click
 
-from runtime.commands.bench_results import json_option, store_option, when
+from runtime.commands.bench_results import when
+from runtime.commands.shared_options import json_option, store_option
 from runtime.exits import ExitCode
 from runtime.reports import print_json, print_table
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from runtime.commands.cpu_pair import cpu_pair
+from runtime.commands.shared_options import json_option, perfetto_option, request_option
 
 
 @click.command("trace")
@@ -15,19 +16,10 @@ from runtime.commands.cpu_pair import cpu_pair
     help="The CPUs of guest and root; default: the first two allowed.",
 )
 @click.option("--svg", type=click.Path(path_type=Path), help="Draw the splits into this file.")
-@click.option(
-    "--perfetto",
-    type=click.Path(path_type=Path),
-    help="Write a trace for https://ui.perfetto.dev into this file.",
-)
-@click.option(
-    "--request",
-    default="all",
-    metavar="N",
-    help="Which request goes there: a number, slowest, or all (default).",
-)
+@perfetto_option
+@request_option
 @click.option("--quick", is_flag=True, help="A tenth of the samples: for a look, not for a comparison.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def trace(
     cpus: tuple[int, int] | None,
     svg: Path | None,

@@ -6,11 +6,17 @@ from pathlib import Path
 
 import click
 
+from runtime.commands.shared_options import (
+    ARCHITECTURES,
+    architectures_option,
+    html_option,
+    json_option,
+    overrides_option,
+)
 from runtime.commands.word_list import WordList
 from runtime.exits import CommandError, ExitCode
 from runtime.reports import print_json, print_table
 
-_ARCHITECTURES = ("microkernelized", "disaggregated", "monolithic", "hosted", "microkernel")
 _FAULTS = (
     "crash", "hang", "busy-loop", "wild-write", "memory-leak", "fork-bomb", "fd-exhaustion", "garbage-replies",
     "double-replies", "no-replies",
@@ -21,14 +27,7 @@ AFTER_MAX = 100_000
 
 @click.command()
 @click.argument("config", type=click.Path())
-@click.option(
-    "--architecture",
-    "architectures",
-    metavar="A[,B...]",
-    type=WordList(*_ARCHITECTURES),
-    default="",
-    help="Only these; default: all five.",
-)
+@architectures_option
 @click.option(
     "--fault",
     "faults",
@@ -51,17 +50,9 @@ AFTER_MAX = 100_000
     show_default=True,
     help="So many requests the driver serves well.",
 )
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change a value of the config; may be given several times.",
-)
-@click.option(
-    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write an offline page there, too."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@overrides_option
+@html_option
+@json_option
 def blast(
     config: str,
     architectures: tuple[str, ...],
@@ -96,7 +87,7 @@ def blast(
     from runtime.blast.machine_files import choose_target
     from runtime.blast.matrix import LEGEND, cell_text, rows, sentences
     from runtime.config.architecture import Architecture
-    from runtime.config.model import load
+    from runtime.config.loading import load
 
     chosen = choose_target(load(config, overrides), config, target)
     if html is not None and not html.absolute().parent.is_dir():  # before minutes of trials
@@ -104,7 +95,7 @@ def blast(
     plan = Plan(
         source=config,
         target=chosen,
-        architectures=tuple(map(Architecture, architectures or _ARCHITECTURES)),
+        architectures=tuple(map(Architecture, architectures or ARCHITECTURES)),
         faults=tuple(map(Fault, faults or _FAULTS)),
         overrides=overrides,
         rounds=rounds,

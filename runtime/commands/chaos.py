@@ -23,6 +23,7 @@ from runtime.commands.chaos_printing import (
     worst_of,
 )
 from runtime.commands.chaos_simulated import Speed, check_planted
+from runtime.commands.shared_options import json_option
 from runtime.exits import CommandError, ExitCode
 from runtime.reports import print_json, print_table
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from runtime.chaos.experiment.schedule import Schedule
     from runtime.chaos.experiment.workers import Workers
 
+TRIALS_MAX: Final = 1_000_000
 _EXIT_CODES = """\b
 Exit codes:
   0    passed: every fault fired, every check is content
@@ -43,7 +45,6 @@ Exit codes:
 _file = click.Path(dir_okay=False, path_type=Path)  # that it is there is said by who reads it
 _writable = click.Path(dir_okay=False, writable=True, path_type=Path)
 _DASK: Final = "dask://"
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group(epilog=_EXIT_CODES)
@@ -58,7 +59,7 @@ def chaos() -> None:
 
 @chaos.command()
 @click.argument("file", type=_file)
-@_json
+@json_option
 def validate(file: Path, as_json: bool) -> int:
     """Name every mistake of an experiment, its line, and what is allowed.
 
@@ -77,7 +78,7 @@ def validate(file: Path, as_json: bool) -> int:
 
 
 @chaos.command()
-@_json
+@json_option
 def checks(as_json: bool) -> int:
     """List the checks that an experiment can ask for.
 
@@ -104,7 +105,7 @@ def checks(as_json: bool) -> int:
 
 @chaos.command()
 @click.argument("file", type=_file)
-@click.option("--trials", type=click.IntRange(1, 1_000_000), default=10, show_default=True)
+@click.option("--trials", type=click.IntRange(1, TRIALS_MAX), default=10, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the first trial.")
 @click.option(
     "--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Trials at a time, here."
@@ -119,7 +120,7 @@ def checks(as_json: bool) -> int:
 @click.option("--dry", is_flag=True, help="Print what each trial would do; start nothing.")
 @click.option("--simulated", is_flag=True, help="In the deterministic mode: virtual time, no processes.")
 @click.option("--planted", default="", metavar="NAME", help="With a defect on purpose; --simulated only.")
-@_json
+@json_option
 def run(
     file: Path,
     trials: int,
@@ -166,7 +167,7 @@ def run(
 @click.argument("journal", type=_file)
 @click.option("--trial", type=click.IntRange(1), help="Left out: the first that was not green.")
 @click.option("--times", type=click.IntRange(1, 1000), default=1, show_default=True)
-@_json
+@json_option
 def replay(journal: Path, trial: int | None, times: int, as_json: bool) -> int:
     """Do again what one trial of a journal did.
 
@@ -195,7 +196,7 @@ def replay(journal: Path, trial: int | None, times: int, as_json: bool) -> int:
 @click.option("--tries", type=click.IntRange(1, 100), default=3, show_default=True, help="Of each candidate.")
 @click.option("--runs", type=click.IntRange(1, 10_000), default=200, show_default=True, help="At most.")
 @click.option("--out", type=click.Path(path_type=Path), help="Left out: JOURNAL with .shrunk.jsonl.")
-@_json
+@json_option
 def shrink(journal: Path, trial: int | None, tries: int, runs: int, out: Path | None, as_json: bool) -> int:
     """Leave out of a violated trial whatever it does not need to fail; write a journal that replays.
 
@@ -260,7 +261,7 @@ def shrink(journal: Path, trial: int | None, tries: int, runs: int, out: Path | 
 @click.option("--html", type=_writable, help="Write one offline page with pictures.")
 @click.option("--junit", type=_writable, help="Write JUnit XML.")
 @click.option("--shrunk", type=_file, help="With the page: the journal that `shrink` wrote of this one.")
-@_json
+@json_option
 def report(journal: Path, html: Path | None, junit: Path | None, shrunk: Path | None, as_json: bool) -> int:
     """Print what a journal says: what became of each fault, what each check found.
 

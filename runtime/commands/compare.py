@@ -7,6 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runtime.commands.shared_options import (
+    architectures_option,
+    html_option,
+    json_option,
+    label_option,
+    no_store_option,
+    overrides_option,
+    store_option,
+)
 from runtime.commands.word_list import WordList
 from runtime.exits import CommandError, ExitCode
 from runtime.reports import print_json, print_table
@@ -14,7 +23,6 @@ from runtime.reports import print_json, print_table
 if TYPE_CHECKING:
     from runtime.measure.compare_run import CompareOptions
 
-_ARCHITECTURES = ("microkernelized", "disaggregated", "monolithic", "hosted", "microkernel")
 _ROUTES = ("direct", "broker")
 _WAITS = ("adaptive", "spin", "block")
 ROUNDS_MAX = 200
@@ -22,14 +30,7 @@ ROUNDS_MAX = 200
 
 @click.command()
 @click.argument("config", type=click.Path())
-@click.option(
-    "--architecture",
-    "architectures",
-    metavar="A[,B...]",
-    type=WordList(*_ARCHITECTURES),
-    default="",
-    help="Only these; default: all five.",
-)
+@architectures_option
 @click.option(
     "--routes",
     metavar="A[,B]",
@@ -47,26 +48,13 @@ ROUNDS_MAX = 200
 @click.option("--all", "everything", is_flag=True, help="Every architecture, route, and spin and block.")
 @click.option("--rounds", type=click.IntRange(1, ROUNDS_MAX), help="Boots of each variant; default: 5.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the order of boots.")
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change a value of the config; may be given several times.",
-)
-@click.option(
-    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write an offline page there, too."
-)
-@click.option("--label", default="", metavar="TEXT", help="Your own word for this run.")
-@click.option(
-    "--store",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Where results are kept; default: the user's own.",
-)
-@click.option("--no-store", is_flag=True, help="Do not keep the result.")
+@overrides_option
+@html_option
+@label_option
+@store_option
+@no_store_option
 @click.option("--list", "only_list", is_flag=True, help="Only print what would be compared.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def compare(
     config: str,
     architectures: tuple[str, ...],
@@ -98,7 +86,8 @@ def compare(
     import signal
 
     from runtime.config.architecture import Architecture
-    from runtime.config.model import SignalRoute, WaitingKind, load
+    from runtime.config.loading import load
+    from runtime.config.model import SignalRoute, WaitingKind
     from runtime.measure.compare_matrix import matrix, terms_of
     from runtime.measure.compare_run import ROUNDS, CompareOptions, machine_of
 

@@ -21,7 +21,8 @@ def validate(file: str, overrides: tuple[str, ...], as_json: bool) -> int:
     Example:
       partvisor validate configs/quickstart.toml
     """
-    from runtime.config.model import ConfigError, load
+    from runtime.config.document import ConfigError
+    from runtime.config.loading import load
 
     try:
         config = load(file, overrides)

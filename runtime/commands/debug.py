@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from runtime.commands.machines import _client, _json_option, _machine_option
+from runtime.commands.machines import _client, _machine_option
+from runtime.commands.shared_options import json_option
 from runtime.exits import CommandError, ExitCode
 from runtime.reports import print_json, print_table
 
@@ -33,7 +34,7 @@ _POLL_S: Final = 0.02
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Read what `run --post-mortem` left behind.",
 )
-@_json_option
+@json_option
 def debug(machine: str | None, events: int, post_mortem: Path | None, as_json: bool) -> int:
     """Show the hypervisor's own tables: partitions, ports, run queue, the last events.
 
@@ -105,7 +106,7 @@ def _print(report: dict[str, Any], log: "list[Event]") -> None:
 
 @click.command()
 @_machine_option
-@_json_option
+@json_option
 def reboot(machine: str | None, as_json: bool) -> int:
     """Restart the root and every partition; the hypervisor and the machine's process stay.
 
@@ -117,17 +118,17 @@ def reboot(machine: str | None, as_json: bool) -> int:
       partvisor reboot
     """
     with _client(machine) as client:
-        last = int(client.request("events", since=0)["last_sequence"])
+        last = client.last_sequence()
         client.request("reboot")
         deadline = time.monotonic() + _REBOOT_S_MAX
         while time.monotonic() < deadline:
             time.sleep(_POLL_S)
-            for event in client.request("events", since=last)["events"]:
-                last = event["sequence"]
-                if event["kind"] == "machine.ending":
-                    raise CommandError(f"the machine goes down: {event['fields']['reason']}")
-                if event["kind"] == "machine.rebooted":
-                    took_ms = event["fields"]["took_ms"]
+            for event in client.past_events(last):
+                last = event.sequence
+                if event.kind == "machine.ending":
+                    raise CommandError(f"the machine goes down: {event.fields['reason']}")
+                if event.kind == "machine.rebooted":
+                    took_ms = event.fields["took_ms"]
                     print_json({"took_ms": took_ms}) if as_json else print(
                         f"every partition is back, after {took_ms} ms"
                     )

@@ -19,6 +19,7 @@ from typing import Final, Literal
 
 import click
 
+from runtime.commands.shared_options import json_option
 from runtime.exits import ExitCode
 from runtime.machine.user_namespace import enter_before_exec
 from runtime.reports import print_json, print_table
@@ -37,7 +38,7 @@ class Finding:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def doctor(as_json: bool) -> int:
     """Check what this host allows. Exits with 1 when machines can't run here.
 

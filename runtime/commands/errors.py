@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from runtime.commands.machines import _client, _json_option, _machine_option
+from runtime.commands.machines import _client, _machine_option
+from runtime.commands.shared_options import json_option
 from runtime.exits import ExitCode
 from runtime.reports import print_json, print_table
 
@@ -15,7 +16,7 @@ from runtime.reports import print_json, print_table
 @click.command()
 @click.argument("device", required=False)
 @_machine_option
-@_json_option
+@json_option
 def errors(device: str | None, machine: str | None, as_json: bool) -> int:
     """List the hardware error records of a machine, or those of DEVICE.
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from runtime.commands.machines import _client, _json_option, _machine_option
+from runtime.commands.machines import _client, _machine_option
+from runtime.commands.shared_options import json_option
 from runtime.exits import ExitCode
 from runtime.reports import print_json, print_table
 
@@ -20,7 +21,7 @@ _SEED_BITS: Final = 32
 
 @click.command()
 @click.argument("name", required=False)
-@_json_option
+@json_option
 def faults(name: str | None, as_json: bool) -> int:
     """List what can be broken, where, and with which parameters; of NAME alone, more of it.
 
@@ -66,7 +67,7 @@ def faults(name: str | None, as_json: bool) -> int:
 @click.option("--seed", type=int, default=None, help="For its chances; left out: drawn, and printed.")
 @click.option("--for", "seconds", type=click.FloatRange(0, 86_400), help="Heal it after so many seconds.")
 @_machine_option
-@_json_option
+@json_option
 def inject(
     target: str,
     fault: str,
@@ -134,7 +135,7 @@ def heal(number: int | None, machine: str | None) -> int:
 
 @click.command()
 @_machine_option
-@_json_option
+@json_option
 def injected(machine: str | None, as_json: bool) -> int:
     """List the faults that are armed, and how often each has struck.
 

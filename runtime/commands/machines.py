@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from runtime.commands.shared_options import json_option
 from runtime.exits import ExitCode
 from runtime.reports import cell, print_json, print_record, print_table
 from runtime.reserved_names import HYPERVISOR
@@ -26,10 +27,6 @@ def _machine_option(command: _Command) -> _Command:
     )(command)
 
 
-def _json_option(command: _Command) -> _Command:
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
-
-
 @contextmanager
 def _client(machine: str | None) -> Iterator["ManagementClient"]:
     from runtime.machine.management_client import ManagementClient
@@ -41,7 +38,7 @@ def _client(machine: str | None) -> Iterator["ManagementClient"]:
 
 @click.command("list")
 @_machine_option
-@_json_option
+@json_option
 def list_(machine: str | None, as_json: bool) -> int:
     """List the partitions that run.
 
@@ -71,7 +68,7 @@ def list_(machine: str | None, as_json: bool) -> int:
 @click.command()
 @click.argument("name")
 @_machine_option
-@_json_option
+@json_option
 def show(name: str, machine: str | None, as_json: bool) -> int:
     """Show one partition: its state, memory, processors, devices.
 
@@ -91,7 +88,7 @@ def show(name: str, machine: str | None, as_json: bool) -> int:
 @click.command()
 @click.argument("name", default="")
 @_machine_option
-@_json_option
+@json_option
 def interrupts(name: str, machine: str | None, as_json: bool) -> int:
     """Show what became of every interrupt, port by port; of partition NAME, or of all.
 
@@ -112,7 +109,7 @@ def interrupts(name: str, machine: str | None, as_json: bool) -> int:
 @click.command()
 @click.option("--follow/--no-follow", default=True, help="Go on until the machine ends; the default.")
 @_machine_option
-@_json_option
+@json_option
 def events(follow: bool, machine: str | None, as_json: bool) -> int:
     """Print what happens on a machine.
 
@@ -135,7 +132,7 @@ def events(follow: bool, machine: str | None, as_json: bool) -> int:
 
 @click.command()
 @_machine_option
-@_json_option
+@json_option
 def stop(machine: str | None, as_json: bool) -> int:
     """Stop a machine.
 
@@ -157,7 +154,7 @@ def stop(machine: str | None, as_json: bool) -> int:
 @click.command()
 @click.argument("name")
 @_machine_option
-@_json_option
+@json_option
 def kill(name: str, machine: str | None, as_json: bool) -> int:
     """Kill one partition.
 

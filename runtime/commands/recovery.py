@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from bus.seam import PASSES_MAX, Step
-from runtime.commands.machines import _client, _json_option, _machine_option
+from runtime.commands.machines import _client, _machine_option
+from runtime.commands.shared_options import json_option
 from runtime.exits import CommandError, ExitCode
 from runtime.reports import print_json
 from runtime.reserved_names import ROOT
 
 if TYPE_CHECKING:
+    from runtime.machine.events import Event
     from runtime.machine.management_client import ManagementClient
 
 _WAIT_S_MAX: Final = 60.0
@@ -32,7 +34,7 @@ _POLL_S: Final = 0.01
 )
 @click.option("--after", type=click.IntRange(1, PASSES_MAX), default=1, hidden=True, help="At its N-th pass.")
 @_machine_option
-@_json_option
+@json_option
 def crash(name: str, how: str | None, at: str | None, after: int, machine: str | None, as_json: bool) -> int:
     """Break the root, or a driver partition, on purpose, and say how long it took until it served again.
 
@@ -59,7 +61,7 @@ def crash(name: str, how: str | None, at: str | None, after: int, machine: str |
 @click.command()
 @click.argument("name", type=click.Choice(["root"]))
 @_machine_option
-@_json_option
+@json_option
 def service(name: str, machine: str | None, as_json: bool) -> int:
     """Replace a healthy root under load: it finishes what it is doing, saves, and makes room.
 
@@ -75,8 +77,8 @@ def _restart(client: "ManagementClient", verb: str, args: dict[str, Any], as_jso
     """As `_replace`, for a driver partition."""
     name = args["name"]
 
-    def is_its(event: dict[str, Any]) -> bool:
-        return bool(event["partition"] == name or event["fields"].get("device") == name)
+    def is_its(event: "Event") -> bool:
+        return bool(event.partition == name or event.fields.get("device") == name)
 
     asked_ns, seen = _ask(client, verb, args, ("driver.serving", "driver.failed"), is_its)
     exited = seen["partition.exited"]
@@ -126,10 +128,10 @@ def _ask(
     verb: str,
     args: dict[str, Any],
     ends: tuple[str, ...],
-    concerns: Callable[[dict[str, Any]], bool],
+    concerns: Callable[["Event"], bool],
 ) -> tuple[int, dict[str, dict[str, Any]]]:
     """When it was asked, and the last event of each kind, up to one of `ends`. CommandError: none came, and why."""
-    last = int(client.request("events", since=0)["last_sequence"])
+    last = client.last_sequence()
     asked_ns = time.monotonic_ns()
     client.request(verb, **args)
     seen: dict[str, dict[str, Any]] = {}
@@ -142,9 +144,8 @@ def _ask(
                 f"nobody has taken over within {_WAIT_S_MAX:g} s; see: partvisor events --no-follow"
             )
         time.sleep(_POLL_S)
-        reply = client.request("events", since=last)
-        for event in reply["events"]:
-            last = event["sequence"]
-            if concerns(event) or event["kind"] == "machine.ending":
-                seen[event["kind"]] = event["fields"]
+        for event in client.past_events(last):
+            last = event.sequence
+            if concerns(event) or event.kind == "machine.ending":
+                seen[event.kind] = event.fields
     return asked_ns, seen

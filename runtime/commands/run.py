@@ -5,19 +5,14 @@ from pathlib import Path
 
 import click
 
+from runtime.commands.shared_options import ARCHITECTURES, overrides_option
 from runtime.reports import print_json
 
 
 @click.command()
 @click.argument("config", type=click.Path())
 @click.option("-d", "--detach", is_flag=True, help="Run it in the background; return when it has booted.")
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change a value of the config; may be given several times.",
-)
+@overrides_option
 @click.option(
     "--on-root-failure",
     type=click.Choice(["halt", "restart", "standby"]),
@@ -25,7 +20,7 @@ from runtime.reports import print_json
 )
 @click.option(
     "--architecture",
-    type=click.Choice(["microkernelized", "disaggregated", "monolithic", "hosted", "microkernel"]),
+    type=click.Choice(ARCHITECTURES),
     help="Who runs the root's devices; else as the config says.",
 )
 @click.option(
@@ -58,7 +53,7 @@ def run(
       partvisor run configs/quickstart.toml
       partvisor run -d configs/quickstart.toml --set partition.writer.memory=128MiB
     """
-    from runtime.config.model import load
+    from runtime.config.loading import load
     from runtime.machine.events import Event
     from runtime.machine.launch import run_detached, run_in_foreground
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runtime.abi import CPU_WEIGHT_MAX
-from runtime.commands.machines import _client, _json_option, _machine_option
+from runtime.commands.machines import _client, _machine_option
+from runtime.commands.shared_options import json_option
 from runtime.config.shares import CpuShare, share_text
 from runtime.exits import ExitCode
 from runtime.measure.delivered_shares import delivered_between
@@ -35,7 +36,7 @@ def _share(context: click.Context, parameter: click.Parameter, value: str | None
     help="Seconds over which shares are measured.",
 )
 @_machine_option
-@_json_option
+@json_option
 @click.pass_context
 def sched(context: click.Context, once: bool, interval: float, machine: str | None, as_json: bool) -> int:
     """Show what each partition should get of the processors, and what it gets.
@@ -80,7 +81,7 @@ def sched(context: click.Context, once: bool, interval: float, machine: str | No
     "--cap", callback=_share, metavar="PERCENT", help="The most that each VP gets, such as 20%; 100%: no cap."
 )
 @_machine_option
-@_json_option
+@json_option
 def set_(
     name: str,
     weight: int | None,

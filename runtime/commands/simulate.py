@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from runtime.commands.shared_options import json_option
 from runtime.exits import ExitCode
 from runtime.reports import print_json, print_record
 
@@ -37,7 +38,7 @@ _PROGRESS_S: Final = 2.0
     type=click.Path(),
     help="Where the shrunk schedule of a failure goes; default: schedule-SEED.jsonl.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def simulate(
     seed: int,
     runs: int | None,

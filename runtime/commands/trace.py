@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from runtime.commands.shared_options import json_option, perfetto_option, request_option
 from runtime.reports import print_json, print_record, print_table
 
 
@@ -13,18 +14,9 @@ from runtime.reports import print_json, print_record, print_table
 @click.option(
     "--svg", type=click.Path(path_type=Path), help="Draw the split of every channel into this file."
 )
-@click.option(
-    "--perfetto",
-    type=click.Path(path_type=Path),
-    help="Write a trace for https://ui.perfetto.dev into this file.",
-)
-@click.option(
-    "--request",
-    default="all",
-    metavar="N",
-    help="Which request goes there: a number, slowest, or all (default).",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@perfetto_option
+@request_option
+@json_option
 def trace(file: Path, svg: Path | None, perfetto: Path | None, request: str, as_json: bool) -> int:
     """Show how the time of requests is split between the hops that they took.
 

@@ -1,13 +1,12 @@
 """Where a machine's devices live: the word of the config, and which driver partitions follow from it."""
 
 import enum
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Mapping
+from typing import Final
 
-if TYPE_CHECKING:
-    from runtime.config.model import MachineConfig
+from runtime.config.devices import DeviceConfig
 
 MONITOR_SUFFIX: Final = ".vmm"  # behind a guest's name; no configured name has a dot
-_ROOT: Final = "root"
 DRIVEN: Final = frozenset({"disk", "custom", "echo", "net", "serial"})  # kinds of devices that have a driver
 
 
@@ -21,18 +20,23 @@ class Architecture(enum.StrEnum):
     MICROKERNEL = "microkernel"  # a process for each device, which guests send to and wait for, without rings
 
 
-def driver_names(config: "MachineConfig") -> tuple[str, ...]:
-    """Of the driver partitions: each after its device, or, a guest's monitor, after its guest."""
-    if config.machine.architecture is Architecture.MICROKERNELIZED:
+def driver_names(
+    architecture: Architecture, devices: Iterable[DeviceConfig], guests: Mapping[str, Iterable[str]]
+) -> tuple[str, ...]:
+    """Of the driver partitions: each after its device, or, a guest's monitor, after its guest.
+
+    Args:
+        devices: the root's.
+        guests: the root's own partitions, each with the names of its devices.
+    """
+    if architecture is Architecture.MICROKERNELIZED:
         return ()
-    driven = tuple(
-        device.name for device in config.root.devices if device.kind in DRIVEN and device.assigned_to is None
-    )
-    if config.machine.architecture is not Architecture.HOSTED:
+    driven = tuple(device.name for device in devices if device.kind in DRIVEN and device.assigned_to is None)
+    if architecture is not Architecture.HOSTED:
         return driven
     monitors = (
-        partition.name + MONITOR_SUFFIX
-        for partition in config.partitions
-        if partition.parent == _ROOT and any(device.name in driven for device in partition.devices)
+        guest + MONITOR_SUFFIX
+        for guest, attached in guests.items()
+        if any(device in driven for device in attached)
     )
     return driven + tuple(monitors)

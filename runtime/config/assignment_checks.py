@@ -5,8 +5,8 @@ from typing import Any, Final
 
 from runtime.config.architecture import Architecture
 from runtime.config.devices import BackendKind, DeviceKind
+from runtime.config.problem import Problem, spell
 from runtime.config.toml_lines import Steps
-from runtime.config.validate import Problem, spell
 from runtime.reserved_names import ROOT
 
 Table = Mapping[str, Any]

@@ -1,6 +1,6 @@
 """Checks that take more than one value of a config file, or a look at this host.
 
-The input is what `runtime.config.validate.Walk` decoded: tables with defaults filled in and unsound values left
+The input is what `runtime.config.shape_checks.Walk` decoded: tables with defaults filled in and unsound values left
 out, so each check skips what it cannot see; that was reported already.
 """
 
@@ -24,10 +24,11 @@ from runtime.config import (
     share_checks,
 )
 from runtime.config.architecture import DRIVEN
-from runtime.config.model import BackendKind, DeviceKind, FileMode
+from runtime.config.devices import BackendKind, DeviceKind
+from runtime.config.model import FileMode
+from runtime.config.problem import Problem, quoted, spell
 from runtime.config.sizes import PAGE_BYTES, format_size
 from runtime.config.toml_lines import Steps
-from runtime.config.validate import Problem, quoted, spell
 from runtime.reserved_names import ROOT
 
 ROOT_MEMORY_BYTES_MIN: Final = (

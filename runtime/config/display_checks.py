@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from runtime.config.model import DeviceKind
+from runtime.config.devices import DeviceKind
+from runtime.config.problem import Problem, quoted, spell
 from runtime.config.screen_address import ScreenAddress
 from runtime.config.toml_lines import Steps
-from runtime.config.validate import Problem, quoted, spell
 from runtime.reserved_names import ROOT
 
 Table = Mapping[str, Any]

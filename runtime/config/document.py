@@ -4,13 +4,11 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from runtime.config.overrides import apply_overrides
+from runtime.config.problem import Problem, problem_of_syntax_error
 from runtime.exits import CommandError, ExitCode
-
-if TYPE_CHECKING:
-    from runtime.config.validate import Problem
 
 FILE_BYTES_MAX: Final = 1 << 20
 
@@ -20,7 +18,7 @@ class ConfigError(CommandError):
 
     exit_code: ClassVar[ExitCode] = ExitCode.USAGE
 
-    def __init__(self, source: str, problems: "Sequence[Problem]") -> None:
+    def __init__(self, source: str, problems: Sequence[Problem]) -> None:
         super().__init__(source, problems)
         self.source, self.problems = source, tuple(problems)
 
@@ -44,8 +42,6 @@ class Document:
 
 def read(path: Path | str, overrides: Sequence[str] = ()) -> Document:
     """Parse a file and apply `--set` overrides. ConfigError: unreadable, not TOML, or a bad override."""
-    from runtime.config.validate import Problem, problem_of_syntax_error
-
     source = str(path)
     try:
         with Path(path).open("rb") as file:

@@ -5,9 +5,9 @@ from typing import Any, Final
 
 from runtime.config import program_checks
 from runtime.config.architecture import DRIVEN, Architecture
-from runtime.config.model import DeviceKind
+from runtime.config.devices import DeviceKind
+from runtime.config.problem import Problem, spell
 from runtime.config.toml_lines import Steps
-from runtime.config.validate import Problem, spell
 
 Table = Mapping[str, Any]
 

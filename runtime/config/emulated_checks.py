@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from runtime.config.emulated import EmulatedKind
+from runtime.config.problem import Problem, quoted, spell
 from runtime.config.sizes import PAGE_BYTES
 from runtime.config.toml_lines import Steps
-from runtime.config.validate import Problem, quoted, spell
 from runtime.reserved_names import ROOT
 
 SECTOR_BYTES: Final = 512  # of an IDE disk, whatever its backing device has

@@ -6,8 +6,8 @@ from typing import Any, Final
 from runtime.config.architecture import Architecture
 from runtime.config.devices import DeviceKind
 from runtime.config.on_error import OnError
+from runtime.config.problem import Problem, spell
 from runtime.config.toml_lines import Steps
-from runtime.config.validate import Problem, spell
 
 Table = Mapping[str, Any]
 _WATCHED: Final = (DeviceKind.DISK, DeviceKind.NET)

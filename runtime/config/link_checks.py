@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from runtime.config.model import DeviceKind
+from runtime.config.devices import DeviceKind
+from runtime.config.problem import Problem, quoted, spell
 from runtime.config.toml_lines import Steps
-from runtime.config.validate import Problem, quoted, spell
 from runtime.reserved_names import ROOT
 
 WITHOUT_BACKEND: Final = (

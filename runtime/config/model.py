@@ -1,4 +1,4 @@
-"""What a machine is made of: the typed model of a config file, and how to load one.
+"""What a machine is made of: the typed model of a config file.
 
 These classes are the one declaration. The loader, the `validate` command, the error texts and the JSON
 schema for editors (configs/partvisor.schema.json) are all derived from them.
@@ -6,7 +6,6 @@ schema for editors (configs/partvisor.schema.json) are all derived from them.
 
 import enum
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -15,12 +14,7 @@ from msgspec import Meta
 
 from runtime.abi import CPU_WEIGHT_DEFAULT, CPU_WEIGHT_MAX, WHOLE_PROCESSOR
 from runtime.config.architecture import Architecture, driver_names
-from runtime.config.devices import BackendKind as BackendKind
-from runtime.config.devices import DeviceConfig as DeviceConfig
-from runtime.config.devices import DeviceKind as DeviceKind
-from runtime.config.document import ConfigError as ConfigError
-from runtime.config.document import Document as Document
-from runtime.config.document import read as read
+from runtime.config.devices import DeviceConfig
 from runtime.config.emulated import EMULATED_MAX, EmulatedDeviceConfig, InterceptWay
 from runtime.config.sandbox import SandboxMode
 from runtime.config.shape import PROGRAM_PATTERN, Name, Shape
@@ -267,7 +261,12 @@ class MachineConfig(Shape, frozen=True, kw_only=True):
     @property
     def drivers(self) -> tuple[str, ...]:
         """Names of the driver partitions."""
-        return driver_names(self)
+        guests = {
+            partition.name: [device.name for device in partition.devices]
+            for partition in self.partitions
+            if partition.parent == ROOT
+        }
+        return driver_names(self.machine.architecture, self.root.devices, guests)
 
     def path_of(self, name: str) -> str:
         """What the machine calls the configured partition `name`: "inner", or "outer/inner" for a child of "outer"."""
@@ -304,34 +303,6 @@ def schema_of_value(kind: type) -> dict[str, Any]:
     if issubclass(kind, Path):
         return {"type": "string", "minLength": 1, "maxLength": PATH_CHARACTERS_MAX}
     raise NotImplementedError(kind)
-
-
-def load(path: Path | str, overrides: Sequence[str] = ()) -> MachineConfig:
-    """Load a config file.
-
-    Args:
-        path: of the TOML file; relative paths inside it start at its folder.
-        overrides: "partition.writer.args.count=3", as given to `partvisor run --set`. A path in an override
-            starts at the current directory, as anywhere else in a shell.
-
-    Raises:
-        ConfigError: with every mistake in the file. Nothing was created or opened for writing.
-    """
-    from runtime.config.validate import find_problems
-
-    document = read(path, overrides)
-    if problems := find_problems(document):
-        raise ConfigError(document.source, problems)
-    return convert(document)
-
-
-def convert(document: Document) -> MachineConfig:
-    """The typed config of a document in which no problem was found."""
-    return msgspec.convert(
-        document.tables,
-        MachineConfig,
-        dec_hook=lambda kind, value: decode_value(kind, value, document.folder),
-    )
 
 
 def to_tables(config: MachineConfig) -> dict[str, Any]:

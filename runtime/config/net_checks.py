@@ -5,10 +5,10 @@ from ipaddress import IPv4Address, IPv4Interface
 from typing import Any, Final
 
 from runtime.config.architecture import Architecture
+from runtime.config.devices import BackendKind, DeviceKind
 from runtime.config.forwards import Forward
-from runtime.config.model import BackendKind, DeviceKind
+from runtime.config.problem import Problem, quoted, spell
 from runtime.config.toml_lines import Steps
-from runtime.config.validate import Problem, quoted, spell
 from runtime.reserved_names import ROOT
 
 Table = Mapping[str, Any]

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from runtime.config.devices import BackendKind
+from runtime.config.problem import Problem, spell
 from runtime.config.toml_lines import Steps
-from runtime.config.validate import Problem, spell
 
 
 def check(path: Steps, device: Mapping[str, Any]) -> list[Problem]:

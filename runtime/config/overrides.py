@@ -3,10 +3,9 @@
 import os
 import tomllib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    from runtime.config.validate import Problem
+from runtime.config.problem import Problem
 
 _FORM: Final = "KEY.KEY=VALUE, where a partition or device goes by its name or number"
 _STEPS_MAX: Final = 32
@@ -14,14 +13,12 @@ _STEPS_MAX: Final = 32
 
 def apply_overrides(
     tables: dict[str, Any], overrides: Sequence[str]
-) -> tuple[frozenset[tuple[str | int, ...]], list["Problem"]]:
+) -> tuple[frozenset[tuple[str | int, ...]], list[Problem]]:
     """Change `tables` in place.
 
     Returns:
         The paths of the values that were set, and what is wrong with the overrides that could not be applied.
     """
-    from runtime.config.validate import Problem
-
     paths, problems = set(), []
     for override in overrides:
         try:

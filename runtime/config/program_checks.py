@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
+from runtime.config.problem import Problem, quoted, spell
 from runtime.config.toml_lines import Steps
-from runtime.config.validate import Problem, quoted, spell
 
 ARGS_BYTES_MAX: Final = 16 << 10  # of one partition, encoded; they travel in one hypercall
 DRIVER_ARGS_BYTES_MAX: Final = 2 << 10  # of one device; the root saves those of all devices for its successor

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from runtime.abi import WHOLE_PROCESSOR
+from runtime.config.problem import Problem, spell
 from runtime.config.shares import share_text
 from runtime.config.toml_lines import Steps
-from runtime.config.validate import Problem, spell
 from runtime.reserved_names import ROOT
 
 CAP_MIN: Final = WHOLE_PROCESSOR // 1000  # less than a millisecond a second: nothing would ever start

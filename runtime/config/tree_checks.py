@@ -15,9 +15,9 @@ from runtime.abi import (
     Privilege,
 )
 from runtime.config.cross_checks import Table, as_spelled, is_all_named, tables_of
+from runtime.config.problem import Problem, quoted, spell
 from runtime.config.sizes import PAGE_BYTES, format_size
 from runtime.config.toml_lines import Steps
-from runtime.config.validate import Problem, quoted, spell
 from runtime.reserved_names import OWNERS, ROOT
 
 PARENT_MEMORY_BYTES_MIN: Final = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from runtime.abi import MESSAGE_BUFFERS_PER_PORT, HvStatus, HypercallCode
 from runtime.chaos.faults.filters import Filter, Harm, flip_a_bit
@@ -17,15 +17,14 @@ from runtime.chaos.faults.knobs import Trigger
 from runtime.chaos.faults.orders import Counts, FaultRefused, Order
 from runtime.hypervisor import broken_clocks, forgeries, synic
 from runtime.hypervisor.effects import CompleteCall, Effect, RaiseLine, ReplaceRoot, RingDoorbell
-from runtime.hypervisor.programs import Process
+from runtime.hypervisor.fault_seams import Decide, Line
+from runtime.hypervisor.machine import Machine
+from runtime.hypervisor.message import Message
+from runtime.hypervisor.partition import Partition
+from runtime.hypervisor.port import Port
+from runtime.hypervisor.program import Process
 from runtime.hypervisor.replies import Refused
-
-if TYPE_CHECKING:
-    from runtime.hypervisor.dispatch import Hypervisor
-    from runtime.hypervisor.machine import Machine
-    from runtime.hypervisor.partitions import Partition
-    from runtime.hypervisor.ports import Port
-    from runtime.hypervisor.synthetic_timers import TimerKey
+from runtime.hypervisor.synthetic_timers import TimerKey
 
 RETRY_NS: Final = 1_000_000  # for a message that is due while its port has no buffer
 PUT_OFF_MAX: Final = 64  # calls that wait at once; one more goes through in time
@@ -48,12 +47,9 @@ MESSAGE_HARMS: Final[Mapping[str, Harm]] = {
 }
 CLOCKS: Final = frozenset({"clock-jump", "clock-skew"})
 STORM: Final = "interrupt-storm"
-INTERRUPTS: Final = frozenset({*INTERRUPT_HARMS, STORM})
 _ACROSS_RECONNECT: Final = frozenset(
     {"interrupt-lost-across-reconnect", "synic-message-lost-across-reconnect"}
 )
-
-Line = RaiseLine | RingDoorbell  # an interrupt is the effect that raises it
 
 
 @dataclass(slots=True, eq=False)
@@ -62,7 +58,7 @@ class _Posted:
 
     owner: int
     port: Port
-    message: synic.Message
+    message: Message
 
 
 @dataclass(slots=True)
@@ -87,7 +83,7 @@ class _Call:
 
 
 class ArmedFaults:
-    """Of one machine. A FaultAgent, inside of an event."""
+    """Of one machine. A FaultAgent, inside of an event: `fault_seams.FaultSeams`."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine: Final = machine
@@ -234,19 +230,19 @@ class ArmedFaults:
         """Nobody waits for its answers any more."""
         self._calls = [call for call in self._calls if call.caller != partition]
 
-    def _answer_late(self, hypervisor: Hypervisor) -> None:
+    def _answer_late(self, decide: Decide) -> None:
         due = [call for call in self._calls if call.due_ns <= self._machine.now_ns]
         self._calls = [call for call in self._calls if call.due_ns > self._machine.now_ns]
         for call in due:
             self._again = call
-            reply = hypervisor.decide(call.caller, call.code, call.args)
+            reply = decide(call.caller, call.code, call.args)
             self._again = None
             if reply.status is not HvStatus.CALL_PENDING:
                 self._machine.effects.append(CompleteCall(call.caller, reply))
 
     # -- seams: messages
 
-    def meets_message(self, owner: Partition, port: Port, message: synic.Message) -> bool:
+    def meets_message(self, owner: Partition, port: Port, message: Message) -> bool:
         """True: its port need not look after it any more."""
         posted = _Posted(owner.id, port, message)
         passed = self._messages.passing((owner.id, port.id), posted, self._machine.now_ns)
@@ -361,10 +357,10 @@ class ArmedFaults:
                 return self._machine.now_ns + int(order.parameters["delay_ms"]) * _NS_PER_MS
         return None
 
-    def time_has_come(self, hypervisor: Hypervisor) -> None:
+    def time_has_come(self, decide: Decide) -> None:
         """The moment that `meet_effects` named."""
         now_ns = self._machine.now_ns
-        self._answer_late(hypervisor)
+        self._answer_late(decide)
         self._queue_late()
         self._clocks.time_has_come()
         self._ring({line for line, _ in self._interrupts.due(now_ns)})
@@ -377,10 +373,10 @@ class ArmedFaults:
                 if (lines := self._lines_of(order)) and trigger.strikes():
                     self._ring(lines)
             else:
-                self._forgeries.make(order, trigger, hypervisor)
+                self._forgeries.make(order, trigger, decide)
 
 
 def _corrupt(posted: _Posted, trigger: Trigger) -> _Posted:
     message = posted.message
     flipped = flip_a_bit(message.payload, trigger)
-    return _Posted(posted.owner, posted.port, synic.Message(message.port, message.type, flipped))
+    return _Posted(posted.owner, posted.port, Message(message.port, message.type, flipped))

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from runtime.chaos.faults.knobs import Trigger
 from runtime.chaos.faults.orders import Counts, FaultRefused, Order
-from runtime.hypervisor.reference_time import Drift
+from runtime.hypervisor.drift import Drift
+from runtime.hypervisor.machine import Machine
+from runtime.hypervisor.partition import Partition
 from runtime.hypervisor.vps import clock_changed
-
-if TYPE_CHECKING:
-    from runtime.hypervisor.machine import Machine
-    from runtime.hypervisor.partitions import Partition
 
 RETURN_PPM: Final = -500_000  # of a time that is ahead: half its speed, until it is right
 _NS_PER_MS: Final = 1_000_000

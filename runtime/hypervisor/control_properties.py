@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from runtime.abi import (
     ADDRESS_BITS_MAX,
@@ -22,12 +22,10 @@ from runtime.abi import (
 )
 from runtime.hypervisor import pausing, reference_time
 from runtime.hypervisor.effects import KillPartition
-from runtime.hypervisor.programs import Process
+from runtime.hypervisor.machine import Call
+from runtime.hypervisor.program import Process
 from runtime.hypervisor.replies import Refused
 from runtime.hypervisor.vps import clock_changed
-
-if TYPE_CHECKING:
-    from runtime.hypervisor.machine import Call
 
 _P = PartitionProperty
 _ONLY_ONE: Final = frozenset({_P.CPU_GROUP_ID, _P.VIRTUAL_TLB_PAGES, _P.COMPATIBILITY_VERSION})  # which is 0

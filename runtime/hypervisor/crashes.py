@@ -5,14 +5,12 @@ Source: TLFS, "Guest Crash Enlightenment".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from runtime.abi import PAGE_BYTES
 from runtime.hypervisor.effects import Announce
-
-if TYPE_CHECKING:
-    from runtime.hypervisor.machine import Machine
-    from runtime.hypervisor.partitions import Partition
+from runtime.hypervisor.machine import Machine
+from runtime.hypervisor.partition import Partition
 
 CRASH_REPORTS_MAX: Final = 4  # of one process: who dies more often than that is not dying
 CRASH_MESSAGE_BYTES_MAX: Final = 4096

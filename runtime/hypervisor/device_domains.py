@@ -13,8 +13,7 @@ Source: Linux include/hyperv/hvgdk_mini.h, HVCALL_CREATE_DEVICE_DOMAIN and its n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from runtime.abi import (
     DEVICE_DOMAIN_PAGES,
@@ -24,24 +23,13 @@ from runtime.abi import (
     MapFlags,
     PartitionState,
 )
-from runtime.hypervisor.gpa_space import check_access, check_range
+from runtime.hypervisor.device_domain import DeviceDomain
+from runtime.hypervisor.gpa_space import Entry, check_access, check_range
+from runtime.hypervisor.machine import Call, Machine
+from runtime.hypervisor.partition import Partition
 from runtime.hypervisor.replies import DONE, Refused, Reply
 
-if TYPE_CHECKING:
-    from runtime.hypervisor.gpa_space import Entry
-    from runtime.hypervisor.machine import Call, Machine
-    from runtime.hypervisor.partitions import Partition
-
 _LIVING: Final = (PartitionState.UNINITIALIZED, PartitionState.ACTIVE)
-
-
-@dataclass(slots=True)
-class DeviceDomain:
-    """Owned by the partition in whose table it stands."""
-
-    id: int
-    slots: dict[int, MapFlags] = field(default_factory=dict)  # the owner's own slots, and the most access
-    devices: list[int] = field(default_factory=list)  # partitions attached, ascending
 
 
 def create_device_domain(call: Call, *, domain: int) -> Reply:

@@ -7,15 +7,13 @@ Source: Linux include/hyperv/hvgdk_mini.h, HVCALL_SIGNAL_EVENT_DIRECT and HVCALL
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from runtime.abi import FLAGS_PER_SINT, SINT_MASKED, SINTS_PER_VP, HvStatus
 from runtime.hypervisor.interrupts import is_loud, raise_sint
+from runtime.hypervisor.machine import Call
 from runtime.hypervisor.replies import DONE, Refused, Reply
-
-if TYPE_CHECKING:
-    from runtime.hypervisor.machine import Call
-    from runtime.hypervisor.vps import VirtualProcessor
+from runtime.hypervisor.virtual_processor import VirtualProcessor
 
 _MESSAGE_SLOT_BYTES: Final = 256  # of the SIM page; its first four bytes are the type, 0 for an empty one
 

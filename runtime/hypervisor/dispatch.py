@@ -35,9 +35,9 @@ from runtime.hypervisor import (
 )
 from runtime.hypervisor.call_rules import RULES, Rule
 from runtime.hypervisor.effects import ArmTimers, Effect, KillPartition, Resources, SynicOperations
-from runtime.hypervisor.machine import Call, Machine, RootFailurePolicy
-from runtime.hypervisor.partitions import Partition
-from runtime.hypervisor.programs import Process, Program
+from runtime.hypervisor.machine import Call, CallCount, Machine, RootFailurePolicy
+from runtime.hypervisor.partition import Partition
+from runtime.hypervisor.program import Process, Program
 from runtime.hypervisor.replies import Refused, Reply
 
 
@@ -145,6 +145,8 @@ class Hypervisor:
             raise Refused(HvStatus.ACCESS_DENIED)
         if target.state not in rule.states:
             raise Refused(HvStatus.INVALID_PARTITION_STATE)
+        if target is not caller:
+            machine.works_for(caller, target)
         return rule.handler(Call(machine, caller, target, files), **values)
 
     def _needed(self, rule: Rule, caller: Partition, target: Partition) -> Privilege | None:
@@ -165,7 +167,7 @@ class Hypervisor:
         machine.calls.refused += refused
         if caller_id in machine.partitions:
             if (count := machine.calls_of.get(caller_id)) is None:
-                count = machine.calls_of[caller_id] = statistics.CallCount()
+                count = machine.calls_of[caller_id] = CallCount()
             count.made += made
             count.refused += refused
 
@@ -211,7 +213,7 @@ class Hypervisor:
         self.machine.timers_armed_ns = None
         timer_expiry.expire_due(self.machine)
         if self.machine.faults is not None:
-            self.machine.faults.time_has_come(self)
+            self.machine.faults.time_has_come(self.decide)
         return self._effects()
 
     def set_shares(

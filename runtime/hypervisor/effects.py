@@ -10,12 +10,11 @@ from __future__ import annotations
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from runtime.hypervisor.interrupt_counts import InterruptCounts
-    from runtime.hypervisor.reference_time import Drift
-    from runtime.hypervisor.replies import Reply
+from runtime.hypervisor.drift import Drift
+from runtime.hypervisor.interrupt_counts import InterruptCounts
+from runtime.hypervisor.replies import Reply
 
 Page = bytearray | mmap.mmap | memoryview  # 4096 writable bytes, shared with the VP
 

@@ -8,18 +8,14 @@ server runs, or runs again: the message waits in the socket.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from runtime.abi import SINT_MASKED, HvStatus, PortType
 from runtime.hypervisor import synic
 from runtime.hypervisor.effects import CloseEndpoint
 from runtime.hypervisor.interrupts import is_loud
+from runtime.hypervisor.machine import Call, Machine
+from runtime.hypervisor.partition import Partition
+from runtime.hypervisor.port import Port
 from runtime.hypervisor.replies import EndpointHandle, Refused, Reply
-
-if TYPE_CHECKING:
-    from runtime.hypervisor.machine import Call, Machine
-    from runtime.hypervisor.partitions import Partition
-    from runtime.hypervisor.ports import Port
 
 
 def claim_endpoint(call: Call, *, port: int | None, connection: int | None) -> Reply:
@@ -44,13 +40,7 @@ def _claim_waiting(call: Call, port_id: int) -> Reply:
 
 def _connect(call: Call, connection_id: int) -> Reply:
     machine = call.machine
-    connection = call.caller.connections.get(connection_id)
-    if connection is None:
-        raise Refused(HvStatus.INVALID_CONNECTION_ID)
-    found = machine.port_behind(connection)
-    if found is None or found[1].type is not PortType.EVENT:
-        raise Refused(HvStatus.INVALID_PORT_ID)
-    owner, port = found
+    owner, port = synic.connected_port(call, connection_id, PortType.EVENT)
     endpoint = machine.next_endpoint
     machine.resources.create_endpoint(endpoint)
     machine.next_endpoint += 1

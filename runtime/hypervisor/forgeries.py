@@ -7,18 +7,16 @@ have is no hole: a greedy one gets what its own pool pays for, and no page more.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from runtime.abi import ID_24_BIT_MAX, HvStatus, HypercallCode, MapFlags, RegisterName
 from runtime.chaos.faults.knobs import Trigger
 from runtime.chaos.faults.orders import FaultRefused, Order
 from runtime.hypervisor.effects import Announce
-from runtime.hypervisor.programs import Process
-
-if TYPE_CHECKING:
-    from runtime.hypervisor.dispatch import Hypervisor
-    from runtime.hypervisor.machine import Machine
-    from runtime.hypervisor.partitions import Partition
+from runtime.hypervisor.fault_seams import Decide
+from runtime.hypervisor.machine import Machine
+from runtime.hypervisor.partition import Partition
+from runtime.hypervisor.program import Process
 
 KINDS: Final = frozenset({"forge-partition-id", "forge-connection-id", "hypercall-garbage", "memory-greed"})
 GREED_GPFN: Final = 0xF0_0000  # in its GPA space: above any slot of ours
@@ -48,26 +46,26 @@ class Forgeries:
     def __init__(self, machine: Machine) -> None:
         self._machine: Final = machine
         self._eaten: dict[int, int] = {}  # by order of a greedy partition: pages that it got
-        self._hypervisor: Hypervisor | None = None  # who decides: known from the first call on
+        self._decide: Decide | None = None  # known from the first call on
 
     def check(self, order: Order, partition: Partition) -> None:
         """Raises FaultRefused: it would not be refused to that one."""
         if order.kind == "forge-partition-id" and partition.parent is None:
             raise FaultRefused("every partition is below the root: it may call on any")
 
-    def make(self, order: Order, trigger: Trigger, hypervisor: Hypervisor) -> None:
+    def make(self, order: Order, trigger: Trigger, decide: Decide) -> None:
         """One call, if its time has come."""
         target = self._machine.by_path(order.target)
         if target is None or target.process is not Process.RUNNING:
             return
         if not trigger.strikes():
             return
-        self._hypervisor = hypervisor
+        self._decide = decide
         if order.kind == "memory-greed":
-            self._eat(order, target, hypervisor)
+            self._eat(order, target, decide)
             return
         code, args = self._forged(order.kind, target, trigger)
-        if hypervisor.decide(target.id, int(code), args).status is HvStatus.SUCCESS:
+        if decide(target.id, int(code), args).status is HvStatus.SUCCESS:
             fields = {"name": order.target, "fault": order.kind, "call": int(code), "number": order.number}
             self._machine.effects.append(Announce("fault.forgery_accepted", fields))
 
@@ -75,9 +73,9 @@ class Forgeries:
         """What a greedy partition has got for nothing. Where it is gone, its memory is."""
         eaten, target = self._eaten.pop(order.number, 0), self._machine.by_path(order.target)
         if eaten and target is not None:
-            assert self._hypervisor is not None
+            assert self._decide is not None
             args = {"gpfn": GREED_GPFN, "pages": eaten}
-            self._hypervisor.decide(target.id, int(_C.UNMAP_GPA_PAGES), args)
+            self._decide(target.id, int(_C.UNMAP_GPA_PAGES), args)
 
     def _forged(self, kind: str, target: Partition, trigger: Trigger) -> _Forged:
         match kind:
@@ -124,7 +122,7 @@ class Forgeries:
             pass
         return code
 
-    def _eat(self, order: Order, target: Partition, hypervisor: Hypervisor) -> None:
+    def _eat(self, order: Order, target: Partition, decide: Decide) -> None:
         """Ever smaller bites, and then, for as long as it is armed, calls that are refused."""
         for pages in GREED_PAGES:
             eaten = self._eaten.get(order.number, 0)
@@ -135,6 +133,6 @@ class Forgeries:
                 "pages": pages,
                 "flags": int(MapFlags.READ | MapFlags.WRITE | MapFlags.ZEROED),
             }
-            if hypervisor.decide(target.id, int(_C.MAP_GPA_PAGES), args).status is HvStatus.SUCCESS:
+            if decide(target.id, int(_C.MAP_GPA_PAGES), args).status is HvStatus.SUCCESS:
                 self._eaten[order.number] = eaten + pages
                 return

@@ -9,7 +9,7 @@ Source: TLFS, HvCallMapGpaPages, HvCallUnmapGpaPages.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from runtime.abi import (
     GPFN_MAX,
@@ -24,11 +24,9 @@ from runtime.abi import (
 from runtime.hypervisor import device_domains
 from runtime.hypervisor.effects import CloseSlot
 from runtime.hypervisor.gpa_space import Entry, Slot, check_access, check_range
+from runtime.hypervisor.machine import Call, Machine
+from runtime.hypervisor.partition import Partition
 from runtime.hypervisor.replies import Refused, Reply, SlotHandle
-
-if TYPE_CHECKING:
-    from runtime.hypervisor.machine import Call, Machine
-    from runtime.hypervisor.partitions import Partition
 
 PAGE_BITS: Final = PAGE_BYTES.bit_length() - 1
 
@@ -72,6 +70,7 @@ def _source(call: Call, source_partition: int) -> Partition:
         raise Refused(HvStatus.ACCESS_DENIED)
     if source.state is not PartitionState.ACTIVE:
         raise Refused(HvStatus.INVALID_PARTITION_STATE)
+    call.machine.works_for(call.caller, source)
     return source
 
 
@@ -170,6 +169,8 @@ def unmap_gpa_pages(call: Call, *, gpfn: int, pages: int) -> Reply:
     if any(entry.own and call.machine.slots[entry.slot].mappers for entry in found):
         raise Refused(HvStatus.OBJECT_IN_USE)
     for entry in found:
+        if not entry.own:
+            call.machine.works_for(call.caller, call.machine.partitions[call.machine.slots[entry.slot].owner])
         _drop(call.machine, call.target, entry)
     return Reply(values={"slots": len(found)})
 

@@ -5,14 +5,10 @@ Source: TLFS 2.0, HvCallReadGpa, HvCallWriteGpa, HV_ACCESS_GPA_RESULT_CODE.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from runtime.abi import GPA_ACCESS_BYTES_MAX, PAGE_BYTES, AccessGpaResult, HvStatus, MapFlags
+from runtime.hypervisor.gpa_space import Entry
+from runtime.hypervisor.machine import Call
 from runtime.hypervisor.replies import Refused, Reply
-
-if TYPE_CHECKING:
-    from runtime.hypervisor.gpa_space import Entry
-    from runtime.hypervisor.machine import Call
 
 
 def read_gpa(call: Call, *, vp: int, gpa: int, size: int) -> Reply:

@@ -5,16 +5,14 @@ A stopped process, a busy loop and a deadlock look alike from here: the partitio
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from runtime.abi import ROOT_PARTITION
 from runtime.hypervisor.effects import CheckHeartbeat, KillPartition
-from runtime.hypervisor.programs import Process
+from runtime.hypervisor.machine import Call, Machine
+from runtime.hypervisor.partition import Partition
+from runtime.hypervisor.program import Process
 from runtime.hypervisor.replies import DONE, Reply
-
-if TYPE_CHECKING:
-    from runtime.hypervisor.machine import Call, Machine
-    from runtime.hypervisor.partitions import Partition
 
 HELD_LOOK_MS: Final = 50  # until the next look at one that is late because the scheduler holds it
 TAKE_OVER_MS_MAX: Final = 10_000  # a new root's first promise is made for it

@@ -7,7 +7,7 @@ There is at most one message for a suspended VP, so what waits for a slot is pai
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from bus.intercept_messages import (
     INTERCEPT_SINT,
@@ -20,11 +20,9 @@ from bus.synic import MessageType
 from runtime.abi import InterceptType
 from runtime.hypervisor import interrupts
 from runtime.hypervisor.intercept_state import RAX, RCX, RDI, RFLAGS, RIP, RSI
-
-if TYPE_CHECKING:
-    from runtime.hypervisor.machine import Machine
-    from runtime.hypervisor.partitions import Partition
-    from runtime.hypervisor.vps import VirtualProcessor
+from runtime.hypervisor.machine import Machine
+from runtime.hypervisor.partition import Partition
+from runtime.hypervisor.virtual_processor import VirtualProcessor
 
 _MESSAGE_TYPE: Final = struct.Struct("<I")  # first in a slot of a SIM page
 _OF_INTERCEPTS: Final = frozenset(

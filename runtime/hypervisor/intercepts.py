@@ -11,7 +11,7 @@ Source: TLFS, HvCallInstallIntercept; "Intercepts", suspending and resuming a vi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from bus.intercept_messages import memory_instruction, port_instruction
 from runtime.abi import (
@@ -26,12 +26,10 @@ from runtime.abi import (
 from runtime.hypervisor.effects import CompleteCall
 from runtime.hypervisor.intercept_delivery import take_back, tell
 from runtime.hypervisor.intercept_state import RAX, RCX, RDI, RDX, RIP, RSI, Access, Installed
+from runtime.hypervisor.machine import Call, Machine
+from runtime.hypervisor.partition import Partition
 from runtime.hypervisor.replies import DONE, Refused, Reply
-
-if TYPE_CHECKING:
-    from runtime.hypervisor.machine import Call, Machine
-    from runtime.hypervisor.partitions import Partition
-    from runtime.hypervisor.vps import VirtualProcessor
+from runtime.hypervisor.virtual_processor import VirtualProcessor
 
 PENDING: Final = Reply(HvStatus.CALL_PENDING)  # to be answered later, by CompleteCall
 _PORTS: Final = 0x1_0000

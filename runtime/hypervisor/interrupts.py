@@ -9,16 +9,14 @@ Source: TLFS, HvCallAssertVirtualInterrupt; SINTx and STIMERx registers.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from runtime.abi import SINT_MASKED, SINT_POLLING, VECTOR_MIN, VECTORS, HvStatus, OverlayPage, Privilege
 from runtime.hypervisor.effects import RaiseLine, SetReferencePage
+from runtime.hypervisor.machine import Call, Machine
+from runtime.hypervisor.partition import Partition
 from runtime.hypervisor.replies import DONE, InterruptPageHandle, ReferencePageHandle, Refused, Reply
-
-if TYPE_CHECKING:
-    from runtime.hypervisor.machine import Call, Machine
-    from runtime.hypervisor.partitions import Partition
-    from runtime.hypervisor.vps import VirtualProcessor
+from runtime.hypervisor.virtual_processor import VirtualProcessor
 
 _FIXED: Final = 0  # interrupt type; the others need a real local APIC
 QUIET: Final = SINT_MASKED | SINT_POLLING

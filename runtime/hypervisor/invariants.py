@@ -24,9 +24,9 @@ from runtime.abi import (
     PortType,
 )
 from runtime.hypervisor.machine import Machine
-from runtime.hypervisor.partitions import Partition
-from runtime.hypervisor.pools import Pool
-from runtime.hypervisor.programs import Process
+from runtime.hypervisor.partition import Partition
+from runtime.hypervisor.pool import Pool
+from runtime.hypervisor.program import Process
 from runtime.hypervisor.reference_time import moment_ns
 from runtime.statistics import StatsObject
 

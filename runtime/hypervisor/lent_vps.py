@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from runtime.hypervisor.host import Host
     from runtime.hypervisor.loop import Loop
     from runtime.hypervisor.machine import Machine
-    from runtime.hypervisor.partitions import Partition
+    from runtime.hypervisor.partition import Partition
     from runtime.hypervisor.recorded import RecordedHypervisor
     from runtime.hypervisor.sockets import PartitionSockets
-    from runtime.hypervisor.vps import VirtualProcessor
+    from runtime.hypervisor.virtual_processor import VirtualProcessor
 
 _REGISTERS: Final = struct.Struct(f"<{RFLAGS + 1}Q")
 _RANGE: Final = struct.Struct("<HHI")

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from runtime.abi import PARTITION_SELF, ROOT_PARTITION, HvStatus
+from runtime.abi import PARTITION_SELF, ROOT_PARTITION, WHOLE_PROCESSOR, HvStatus, PartitionProperty
 from runtime.hypervisor.effects import DropFiles, Effect, Halt, ReplaceRoot, Resources, SynicOperations
+from runtime.hypervisor.fault_seams import FaultSeams
 from runtime.hypervisor.gpa_space import Slot
-from runtime.hypervisor.partitions import Partition
-from runtime.hypervisor.ports import Connection, Port
-from runtime.hypervisor.programs import Process
+from runtime.hypervisor.partition import Partition
+from runtime.hypervisor.port import Connection, Port
+from runtime.hypervisor.program import Process
 from runtime.hypervisor.replies import Refused
-from runtime.hypervisor.statistics import CallCount
 from runtime.hypervisor.synthetic_timers import TimerQueue
-
-if TYPE_CHECKING:
-    from runtime.hypervisor.armed_faults import ArmedFaults
 
 ROOT_FAILURES_MAX: Final = 10  # unplanned ones, within
 ROOT_FAILURES_WITHIN_MS: Final = 2_000  # a root that fails as fast as it starts is not worth another try
@@ -29,6 +26,14 @@ class RootFailurePolicy(enum.Enum):
     HALT = "halt"  # the machine goes down
     RESTART = "restart"  # a new process takes over
     STANDBY = "standby"  # as RESTART, and it waits already
+
+
+@dataclass(slots=True)
+class CallCount:
+    """Hypercalls: of one partition, or of all."""
+
+    made: int = 0
+    refused: int = 0
 
 
 @dataclass(slots=True)
@@ -53,6 +58,7 @@ class Machine:
     scheduling_version: int = 0  # counts changes of what the scheduler looks at: properties, processes
     served_for: int = 0  # by the call being handled, if that is not its caller
     capped_ns: dict[int, int] = field(default_factory=dict)  # of each with a cap: its time, and ours for it
+    worked_ns: dict[int, int] = field(default_factory=dict)  # by parents, for those: not charged yet
     statistics_timer: bool = False  # runs, because somebody has a statistics page
     calls: CallCount = field(default_factory=CallCount)
     calls_of: dict[int, CallCount] = field(default_factory=dict)  # by partition
@@ -62,7 +68,7 @@ class Machine:
     root_is_up: bool = False  # it has given a first heartbeat, so it has saved what a successor needs
     rebooting: bool = False  # every partition is to end, and a new root to begin
     root_failures_ns: list[int] = field(default_factory=list)  # when, of the last few
-    faults: ArmedFaults | None = None  # on purpose; nobody has armed any, and then it is not even loaded
+    faults: FaultSeams | None = None  # on purpose; nobody has armed any, and then it is not even loaded
 
     def partition(self, caller: Partition, partition_id: int) -> Partition:
         """Refused: INVALID_PARTITION_ID."""
@@ -79,6 +85,13 @@ class Machine:
                 return True
             parent = self.partitions[parent].parent
         return False
+
+    def works_for(self, caller: Partition, partition: Partition) -> None:
+        """The call being handled is about this one. A parent makes such calls because its child wants something of it;
+        so where the child has a cap, they are the child's. Nobody else can have others pay."""
+        cap = partition.properties.get(PartitionProperty.CPU_CAP, WHOLE_PROCESSOR)
+        if partition.parent == caller.id and cap < WHOLE_PROCESSOR:
+            self.served_for = partition.id
 
     def path(self, partition: Partition) -> str:
         """Its name below the root's children: "guest", or "guest/inner" for a child of it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from runtime.hypervisor.machine import Machine
-from runtime.hypervisor.partitions import Partition
+from runtime.hypervisor.partition import Partition
 
 PARTITIONS_PER_LIST: Final = 64  # so that a reply of the longest names fits into a packet
 

@@ -11,13 +11,10 @@ Source: TLFS 2.0, "Partition Management"; HvCallCreatePartition and its neighbou
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from runtime.abi import (
-    ADDRESS_BITS_MAX,
     CREATE_PARTITION_PAGES,
-    DEFAULT_PRIVILEGES,
     EXIT_RETIRED,
     INITIALIZE_PARTITION_PAGES,
     PARTITION_DEPTH_MAX,
@@ -25,12 +22,10 @@ from runtime.abi import (
     ROOT_PARTITION,
     ExitStatus,
     HvStatus,
-    PartitionProperty,
     PartitionState,
-    Privilege,
 )
 from runtime.hypervisor import heartbeat, intercept_delivery, intercepts
-from runtime.hypervisor.device_domains import DeviceDomain, detach, release_domains
+from runtime.hypervisor.device_domains import detach, release_domains
 from runtime.hypervisor.effects import (
     Announce,
     CloseReferencePage,
@@ -41,78 +36,16 @@ from runtime.hypervisor.effects import (
     SuspendPartition,
 )
 from runtime.hypervisor.gpa import release_space
-from runtime.hypervisor.gpa_space import GpaSpace
-from runtime.hypervisor.intercept_state import Intercepts
-from runtime.hypervisor.pools import Pool
-from runtime.hypervisor.ports import Connection, Port, release_connection, release_port
-from runtime.hypervisor.programs import Process, Program
-from runtime.hypervisor.reference_time import Drift
+from runtime.hypervisor.machine import Call, Machine
+from runtime.hypervisor.partition import Partition
+from runtime.hypervisor.pool import Pool
+from runtime.hypervisor.ports import release_connection, release_port
+from runtime.hypervisor.program import Process
 from runtime.hypervisor.replies import DONE, FilesHandle, Refused, Reply, VpHandle, WatchHandle
-from runtime.hypervisor.statistics import StatsKey, StatsPage, release_pages_about, release_pages_of
-from runtime.hypervisor.synthetic_timers import TIMER_BURST, TIMER_GRID_NS, TIMER_SPACING_NS, Pace
-from runtime.hypervisor.vps import GuestRegisters, VirtualProcessor, process_ended, release_vp
-
-if TYPE_CHECKING:
-    from runtime.hypervisor.machine import Call, Machine
-
+from runtime.hypervisor.statistics import release_pages_about, release_pages_of
+from runtime.hypervisor.vps import process_ended, release_vp
 
 _ALIVE: Final = (Process.STARTING, Process.RUNNING)
-
-
-@dataclass(slots=True)
-class Partition:
-    id: int
-    parent: int | None  # None: the root
-    depth: int
-    created_ns: int
-    state: PartitionState = PartitionState.UNINITIALIZED
-    privileges: Privilege = DEFAULT_PRIVILEGES
-    properties: dict[PartitionProperty, int] = field(default_factory=dict)  # those with another value
-    pool: Pool = field(default_factory=Pool)
-    children: list[int] = field(default_factory=list)  # ascending
-    orphaned: bool = False  # its parent is going: nobody will delete it, so it goes by itself
-    program: Program | None = None
-    files: int = 0  # descriptors kept for its birth
-    process: Process = Process.NONE
-    is_loaded: bool = False  # what stands for its process is a thread of ours: nobody ends it alone
-    pid: int | None = None
-    exit_status: ExitStatus | None = None
-    failure: str | None = None  # why we had to kill it
-    heartbeat_within_ms: int = 0
-    heartbeat_due_ns: int | None = None  # None: nothing was promised
-    heartbeat_timer_ns: int | None = None  # when its one timer comes; None: there is none
-    held_since_ns: int | None = None  # the scheduler has stopped it until it is its turn
-    watched_children: bool = False  # has claimed the eventfd of WATCH_CHILDREN
-    gpa: GpaSpace = field(default_factory=GpaSpace)
-    vps: dict[int, VirtualProcessor] = field(default_factory=dict)
-    guest: GuestRegisters = field(default_factory=GuestRegisters)
-    has_reference_page: bool = False
-    timer_pace: Pace = field(default_factory=lambda: Pace(TIMER_SPACING_NS, TIMER_BURST, TIMER_GRID_NS))
-    intercepts: Intercepts = field(default_factory=Intercepts)
-    ports: dict[int, Port] = field(default_factory=dict)
-    connections: dict[int, Connection] = field(default_factory=dict)
-    suspended: bool = False  # its process is stopped until the parent, or the operator, lets it go on
-    pause_froze: bool = False  # it is paused, and its time stands still because of that
-    frozen_ns: int | None = None  # since when its reference time stands still
-    drift: Drift | None = None  # a fault on purpose: its reference time runs wrong
-    address_bits: int = ADDRESS_BITS_MAX
-    device_domains: dict[int, DeviceDomain] = field(default_factory=dict)
-    device_domain: tuple[int, int] | None = None  # (owner, domain) that it is attached to as a device
-    stats_pages: dict[StatsKey, StatsPage] = field(default_factory=dict)  # that it has mapped
-
-    @property
-    def name(self) -> str:
-        return self.program.name if self.program is not None else f"partition-{self.id}"
-
-    @property
-    def outlives_process(self) -> bool:
-        """Its memory, ports and connections stay where they are for the next process, as the root's do."""
-        return bool(self.properties.get(PartitionProperty.OUTLIVES_PROCESS))
-
-    @property
-    def may_start(self) -> bool:
-        """Whether VP 0 can be given a process."""
-        return self.process is Process.NONE or (self.process is Process.ENDED and self.outlives_process)
 
 
 def create_partition(call: Call, *, flags: int) -> Reply:

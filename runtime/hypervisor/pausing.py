@@ -6,17 +6,13 @@ time is not held against it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from runtime.abi import PartitionState
 from runtime.hypervisor import heartbeat, reference_time
 from runtime.hypervisor.effects import SuspendPartition
-from runtime.hypervisor.programs import Process
+from runtime.hypervisor.machine import Machine
+from runtime.hypervisor.partition import Partition
+from runtime.hypervisor.program import Process
 from runtime.hypervisor.vps import clock_changed
-
-if TYPE_CHECKING:
-    from runtime.hypervisor.machine import Machine
-    from runtime.hypervisor.partitions import Partition
 
 
 def suspend(machine: Machine, partition: Partition, suspended: bool) -> None:

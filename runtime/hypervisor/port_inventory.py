@@ -6,7 +6,8 @@ from typing import Final
 
 from runtime.abi import ID_24_BIT_MAX, PortType
 from runtime.hypervisor.machine import Machine
-from runtime.hypervisor.ports import Port, counts_of
+from runtime.hypervisor.port import Port
+from runtime.hypervisor.ports import counts_of
 
 PORTS_PER_LIST: Final = 128  # so that a page fits into a packet
 _PORT_BITS: Final = ID_24_BIT_MAX.bit_length()

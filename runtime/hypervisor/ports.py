@@ -9,9 +9,6 @@ Source: TLFS, HvCallCreatePort, HvCallConnectPort, HvCallDeletePort, HvCallDisco
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
 from runtime.abi import (
     CONNECTION_PAGES,
     FLAGS_PER_SINT,
@@ -30,45 +27,11 @@ from runtime.hypervisor import synic
 from runtime.hypervisor.effects import CloseDoorbell, CloseEndpoint, QuietRoute, RemoveRoute, RouteSpec
 from runtime.hypervisor.interrupt_counts import InterruptCounts
 from runtime.hypervisor.interrupts import QUIET, is_loud
+from runtime.hypervisor.machine import Call, Machine
+from runtime.hypervisor.partition import Partition
+from runtime.hypervisor.port import Connection, Port
 from runtime.hypervisor.replies import DONE, DoorbellHandle, KickHandle, Refused, Reply
-
-if TYPE_CHECKING:
-    from runtime.hypervisor.machine import Call, Machine
-    from runtime.hypervisor.partitions import Partition
-    from runtime.hypervisor.vps import VirtualProcessor
-
-
-@dataclass(slots=True)
-class Port:
-    """Owned by the partition in whose table it stands."""
-
-    id: int
-    type: PortType
-    sint: int
-    vp: int  # VP_ANY: message ports only
-    base_flag: int
-    flag_count: int  # 0 for a message port
-    connection_partition: int  # who may connect
-    connection: int | None = None  # its id there
-    buffers_used: int = 0  # message buffers, of MESSAGE_BUFFERS_PER_PORT
-    withheld: int = (
-        0  # messages that were posted and, by a fault on purpose, not queued; less those queued twice
-    )
-    doorbell: bool = False  # someone claimed it, so it exists
-    endpoint: int | None = None  # whose second end waits for the owner
-    counts: InterruptCounts = field(default_factory=InterruptCounts)  # but for those of a route that is there
-
-
-@dataclass(slots=True)
-class Connection:
-    """Owned by the partition in whose table it stands."""
-
-    id: int
-    route: Route
-    port_partition: int
-    port: int | None  # None: the port is gone
-    sender_route: int | None = None  # the broker's route, once claimed
-    sender_flag: int = 0
+from runtime.hypervisor.virtual_processor import VirtualProcessor
 
 
 def create_port(
@@ -99,6 +62,7 @@ def create_port(
         raise Refused(HvStatus.INVALID_PARAMETER)
     if vp >= VPS_PER_PARTITION_MAX and not (vp == VP_ANY and type == PortType.MESSAGE):
         raise Refused(HvStatus.INVALID_VP_INDEX)
+    call.machine.works_for(call.caller, other)
     target.pool.require(PORT_PAGES)
     target.pool.charge(PORT_PAGES)
     target.ports[port] = Port(port, PortType(type), sint, vp, base_flag, flag_count, other.id)
@@ -106,8 +70,10 @@ def create_port(
 
 
 def delete_port(call: Call, *, port: int) -> Reply:
-    if port not in call.target.ports:
+    if (found := call.target.ports.get(port)) is None:
         raise Refused(HvStatus.INVALID_PORT_ID)
+    if (other := call.machine.partitions.get(found.connection_partition)) is not None:
+        call.machine.works_for(call.caller, other)
     release_port(call.machine, call.target, port)
     return DONE
 
@@ -154,6 +120,7 @@ def connect_port(call: Call, *, connection: int, port_partition: int, port: int,
         raise Refused(HvStatus.INVALID_PORT_ID)
     if route not in (Route.BROKER, Route.DIRECT):
         raise Refused(HvStatus.INVALID_PARAMETER)
+    call.machine.works_for(call.caller, owner)
     target.pool.require(CONNECTION_PAGES)
     target.pool.charge(CONNECTION_PAGES)
     target.connections[connection] = Connection(connection, Route(route), owner.id, port)
@@ -168,8 +135,10 @@ def connect_port_deprecated(call: Call, *, connection: int, port_partition: int,
 
 
 def disconnect_port(call: Call, *, connection: int) -> Reply:
-    if connection not in call.target.connections:
+    if (found := call.target.connections.get(connection)) is None:
         raise Refused(HvStatus.INVALID_CONNECTION_ID)
+    if (owner := call.machine.partitions.get(found.port_partition)) is not None:
+        call.machine.works_for(call.caller, owner)
     release_connection(call.machine, call.target, connection)
     return DONE
 
@@ -206,6 +175,8 @@ def _claim_port(call: Call, port_id: int, flag: int) -> Reply:
         raise Refused(HvStatus.INVALID_PORT_ID)
     if flag:
         raise Refused(HvStatus.INVALID_PARAMETER)
+    if (other := machine.partitions.get(port.connection_partition)) is not None:
+        machine.works_for(owner, other)
     _ensure_doorbell(machine, owner, port)
     # Events before the claim raised the VP's line; their flags are set, so later ones would ring nothing.
     vp = owner.vps.get(port.vp)
@@ -219,15 +190,11 @@ def _claim_port(call: Call, port_id: int, flag: int) -> Reply:
 
 def _claim_connection(call: Call, connection_id: int, flag: int) -> Reply:
     machine = call.machine
-    connection = call.caller.connections.get(connection_id)
-    if connection is None:
-        raise Refused(HvStatus.INVALID_CONNECTION_ID)
-    found = machine.port_behind(connection)
-    if found is None or found[1].type is not PortType.EVENT:
-        raise Refused(HvStatus.INVALID_PORT_ID)
-    owner, port = found
+    owner, port = synic.connected_port(call, connection_id, PortType.EVENT)
+    connection = call.caller.connections[connection_id]
     if flag >= port.flag_count:
         raise Refused(HvStatus.INVALID_PARAMETER)
+    machine.works_for(call.caller, owner)
     values: dict[str, object] = {"route": int(connection.route)}
     if connection.route is Route.DIRECT:
         _ensure_doorbell(machine, owner, port)

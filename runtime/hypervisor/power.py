@@ -44,8 +44,8 @@ from runtime.hypervisor.loop import now_ns
 from runtime.hypervisor.object_inventory import list_objects, list_processes
 from runtime.hypervisor.orderly_end import OrderlyEnd
 from runtime.hypervisor.outbox import Outbox
+from runtime.hypervisor.partition import Partition
 from runtime.hypervisor.partition_inventory import list_partitions, show_partition
-from runtime.hypervisor.partitions import Partition
 from runtime.hypervisor.port_inventory import list_ports
 from runtime.hypervisor.replies import Refused
 from runtime.hypervisor.scheduler import Scheduler
@@ -253,7 +253,7 @@ class PowerSocket:
         return {"names": [machine.path(each) for each in changed]}
 
     def _state(self, args: dict[str, object]) -> dict[str, object]:
-        from runtime.hypervisor.partition_state import partition_state, processor_state
+        from runtime.hypervisor.state_to_save import partition_state, processor_state
 
         machine, partition = self._broker.hypervisor.machine, self._paused(args)
         if "vp" not in args:
@@ -264,7 +264,7 @@ class PowerSocket:
         return processor_state(machine, partition, vp)
 
     def _slots(self, args: dict[str, object]) -> tuple[dict[str, object], list[int]]:
-        from runtime.hypervisor.partition_state import slots_after
+        from runtime.hypervisor.state_to_save import slots_after
 
         result, handles = slots_after(self._paused(args), _integer(args, "after", 0))
         try:

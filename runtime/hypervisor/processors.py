@@ -6,14 +6,10 @@ HvCallGetVpIndexFromApicId, HvExtCallQueryCapabilities.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from runtime.abi import VECTOR_MIN, VECTORS, HvStatus
 from runtime.hypervisor.interrupts import request_vector
+from runtime.hypervisor.machine import Call
 from runtime.hypervisor.replies import DONE, Refused, Reply
-
-if TYPE_CHECKING:
-    from runtime.hypervisor.machine import Call
 
 
 def get_logical_processor_run_time(call: Call, *, lp: int) -> Reply:

@@ -9,20 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import islice
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from runtime.abi import ALL_PRIVILEGES, HvStatus, PartitionProperty, Privilege
 from runtime.hypervisor import control_properties
 from runtime.hypervisor.effects import RaiseWatch
+from runtime.hypervisor.machine import Call, Machine
+from runtime.hypervisor.partition import Partition
 from runtime.hypervisor.programs import get_program, set_program
 from runtime.hypervisor.replies import DONE, Refused, Reply
 
-if TYPE_CHECKING:
-    from runtime.hypervisor.machine import Call, Machine
-    from runtime.hypervisor.partitions import Partition
-
 _WHOLE_PROCESSOR: Final = 0x10000  # reserve and cap are fractions of one, per VP
 
+WORKED_NS_MAX: Final = 10_000_000_000  # that a parent has a child pay at once, for what it did for that
 CAPPED_CHILDREN_TOLD_MAX: Final = 250  # of one parent: a map of a packet has 256 entries
 _EX_ONLY: Final = (
     PartitionProperty.PROGRAM,
@@ -77,6 +76,8 @@ def set_partition_property(call: Call, *, property: int, value: int) -> Reply:
         if value & ~int(call.caller.privileges):  # nobody grants what it does not hold
             raise Refused(HvStatus.ACCESS_DENIED)
         call.target.privileges = Privilege(value)
+    elif code is PartitionProperty.CAPPED_TIME:
+        _parent_worked(call, value)
     elif code in _EX_ONLY:
         raise Refused(HvStatus.UNKNOWN_PROPERTY)
     elif not control_properties.write(call, code, value):
@@ -100,6 +101,15 @@ def set_partition_property_ex(call: Call, *, property: int, value: Mapping[str, 
     if property != PartitionProperty.PROGRAM:
         raise Refused(HvStatus.UNKNOWN_PROPERTY)
     return set_program(call, value)
+
+
+def _parent_worked(call: Call, time_ns: int) -> None:
+    """The caller has had so much to do because of this child. One without a cap owes nothing."""
+    if not 0 <= time_ns <= WORKED_NS_MAX:
+        raise Refused(HvStatus.PROPERTY_VALUE_OUT_OF_RANGE)
+    machine, target = call.machine, call.target
+    if target.properties.get(PartitionProperty.CPU_CAP, _WHOLE_PROCESSOR) < _WHOLE_PROCESSOR:
+        machine.worked_ns[target.id] = machine.worked_ns.get(target.id, 0) + time_ns
 
 
 def _capped_time(call: Call) -> dict[str, int]:

@@ -6,18 +6,15 @@ pending messages and the saved state go, and every page is the root's again.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from runtime.abi import PAGE_BYTES, ROOT_PARTITION
 from runtime.hypervisor import partitions
 from runtime.hypervisor.effects import ReplaceRoot
+from runtime.hypervisor.machine import Machine
+from runtime.hypervisor.partition import Partition
 from runtime.hypervisor.ports import release_connection, release_port
-from runtime.hypervisor.programs import Process
-from runtime.hypervisor.vps import GuestRegisters, VirtualProcessor, release_vp, stop_timers
-
-if TYPE_CHECKING:
-    from runtime.hypervisor.machine import Machine
-    from runtime.hypervisor.partitions import Partition
+from runtime.hypervisor.program import Process
+from runtime.hypervisor.virtual_processor import GuestRegisters, VirtualProcessor
+from runtime.hypervisor.vps import release_vp, stop_timers
 
 
 def settle(machine: Machine) -> None:

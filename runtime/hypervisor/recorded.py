@@ -14,7 +14,7 @@ from runtime.abi import ROOT_PARTITION, ExitStatus, HvStatus, HypercallCode
 from runtime.hypervisor.dispatch import Hypervisor
 from runtime.hypervisor.effects import Announce, Effect, Halt, Resources, SynicOperations
 from runtime.hypervisor.machine import RootFailurePolicy
-from runtime.hypervisor.programs import Process
+from runtime.hypervisor.program import Process
 from runtime.hypervisor.recorder import EventKind, Recorder
 from runtime.hypervisor.replies import Reply
 

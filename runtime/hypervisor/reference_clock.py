@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from bus import native
+from runtime.hypervisor.drift import Drift
 from runtime.hypervisor.effects import Page
-from runtime.hypervisor.reference_time import Drift
 
 REFRESH_MS: Final = 1_000
 MEASURED_NS_MIN: Final = 5_000_000  # a rate from less than this would be a guess

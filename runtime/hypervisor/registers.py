@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from runtime.abi import (
     CRASH_MESSAGE,
@@ -39,12 +39,10 @@ from runtime.abi import (
     timer_count_register,
 )
 from runtime.hypervisor import crashes, intercepts, ports, reference_time, synic
+from runtime.hypervisor.machine import Call
 from runtime.hypervisor.replies import DONE, Refused, Reply
+from runtime.hypervisor.virtual_processor import VirtualProcessor
 from runtime.hypervisor.vps import arm_timer, find_vp
-
-if TYPE_CHECKING:
-    from runtime.hypervisor.machine import Call
-    from runtime.hypervisor.vps import VirtualProcessor
 
 _U64: Final = 2**64 - 1
 _ENABLE: Final = 1

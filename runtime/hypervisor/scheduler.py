@@ -19,9 +19,9 @@ from runtime.hypervisor import heartbeat
 from runtime.hypervisor.cpu_time import CpuMeter, cpu_ns
 from runtime.hypervisor.loop import Loop, now_ns
 from runtime.hypervisor.machine import Machine
-from runtime.hypervisor.partitions import Partition
+from runtime.hypervisor.partition import Partition
 from runtime.hypervisor.processes import WatchedProcess
-from runtime.hypervisor.programs import Process
+from runtime.hypervisor.program import Process
 from runtime.hypervisor.scheduling import Policy
 from runtime.hypervisor.scheduling_account import Member
 from runtime.hypervisor.scheduling_cgroups import Cgroups, can_do, places

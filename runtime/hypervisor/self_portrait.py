@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from runtime.hypervisor.loop import Loop
     from runtime.hypervisor.recorded import RecordedHypervisor
 
-CODE_BYTES_MAX: Final = 600_000  # what Hyper-V's hypervisor was credited with
 OUR_PACKAGES: Final = ("bus", "runtime", "partitions")
 
 

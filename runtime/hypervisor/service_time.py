@@ -1,9 +1,10 @@
 """What the hypervisor itself spends on each partition: processor time of its loop's thread.
 
 A partition that calls, or whose accesses are intercepted, makes the hypervisor run in its stead. That time counts as if
-it had run itself: the scheduler adds it to what it used, so caps and weights include it. And whoever has a cap gets no
-more than that of the hypervisor: it pays with a budget of its own, and is not served while that is in debt. Its calls
-wait in its socket; nothing is lost, and it is only late.
+it had run itself: the scheduler adds it to what it used, so caps and weights include it. So does what a parent asks for
+a child with a cap, and what the parent itself had to do meanwhile, as it says. And whoever has a cap gets no more than
+that of the hypervisor: it pays with a budget of its own, and is not served while that is in debt. Its calls wait in its
+socket; nothing is lost, and it is only late.
 
 The servers in other processes each keep to the cap, too. So that a partition does not have its cap once in each of
 them, what it has had is told: its own time and ours for it, as `Machine.capped_ns`, which a parent asks for. And where
@@ -59,7 +60,8 @@ class ServiceTime:
         self.mark()
 
     def _forget_others(self) -> None:
-        for table in (self._machine.capped_ns, self._served, self._own_ns):
+        machine = self._machine
+        for table in (machine.capped_ns, machine.worked_ns, self._served, self._own_ns):
             for partition in table.keys() - self._budgets.keys():
                 del table[partition]
 
@@ -102,7 +104,7 @@ class ServiceTime:
             return None
         now_ns = self._clock_ns()
         spent_ns, self._mark_ns = now_ns - self._mark_ns, now_ns
-        return self._charge(who, spent_ns)
+        return self._charge(who, spent_ns + self._machine.worked_ns.pop(who, 0))
 
     def served_without_python(self, spent_ns: Mapping[int, int]) -> list[tuple[int, int]]:
         """By partition, as the wall's clock says: what the host took meanwhile is nobody's. As `served`, of each."""

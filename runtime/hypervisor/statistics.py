@@ -9,40 +9,13 @@ Source: TLFS, HvCallMapStatsPage, HvCallUnmapStatsPage.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 from runtime.abi import STATS_PAGE_PAGES, STATS_PAGES_PER_PARTITION_MAX, HvStatus
-from runtime.hypervisor.effects import CloseStatisticsPage, Page, RefreshStatistics
+from runtime.hypervisor.effects import CloseStatisticsPage, RefreshStatistics
+from runtime.hypervisor.machine import Call, CallCount, Machine
+from runtime.hypervisor.partition import Partition
 from runtime.hypervisor.replies import DONE, Refused, Reply, StatisticsHandle
+from runtime.hypervisor.statistics_page import StatsKey, StatsPage
 from runtime.statistics import STATS_INTERVAL_MS, StatsObject, close_page, write_page
-
-if TYPE_CHECKING:
-    from runtime.hypervisor.machine import Call, Machine
-    from runtime.hypervisor.partitions import Partition
-
-
-@dataclass(frozen=True, slots=True)
-class StatsKey:
-    """What a page is about. Zero where the kind of object has no such number."""
-
-    kind: StatsObject
-    partition: int = 0
-    index: int = 0  # of a VP or a logical processor
-
-
-@dataclass(frozen=True, slots=True)
-class StatsPage:
-    id: int
-    page: Page
-
-
-@dataclass(slots=True)
-class CallCount:
-    """Hypercalls: of one partition, or of all."""
-
-    made: int = 0
-    refused: int = 0
 
 
 def map_stats_page(call: Call, *, type: int, index: int) -> Reply:

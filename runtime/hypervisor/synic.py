@@ -9,10 +9,7 @@ Source: TLFS "Inter-Partition Communication", sections SynIC message flags and m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
-
-from bus.synic import TimerExpired
+from bus.synic import HYPERVISOR_MESSAGE, TimerExpired
 from runtime.abi import (
     FLAGS_PER_SINT,
     MESSAGE_BUFFERS_PER_PORT,
@@ -25,33 +22,20 @@ from runtime.abi import (
 from runtime.hypervisor import intercept_delivery, reference_time
 from runtime.hypervisor.effects import RingDoorbell
 from runtime.hypervisor.interrupts import is_loud, raise_sint
+from runtime.hypervisor.machine import Call, Machine
+from runtime.hypervisor.message import Message
+from runtime.hypervisor.partition import Partition
+from runtime.hypervisor.port import Port
 from runtime.hypervisor.replies import DONE, Refused, Reply
+from runtime.hypervisor.virtual_processor import VirtualProcessor
 from runtime.hypervisor.vps import arm_timer
-
-if TYPE_CHECKING:
-    from runtime.hypervisor.machine import Call, Machine
-    from runtime.hypervisor.partitions import Partition
-    from runtime.hypervisor.ports import Port
-    from runtime.hypervisor.vps import VirtualProcessor
-
-_HYPERVISOR_MESSAGE: Final = 0x8000_0000  # types with this bit are the hypervisor's own
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One of a port's 16 message buffers, or a timer's one."""
-
-    port: int  # of the partition that owns the VP; the sender that the guest sees
-    type: int
-    payload: bytes
-    timer: int | None = None  # which of the VP's; its payload is made when it goes into the slot
-    expired: int = 0  # reference time, of a timer's
 
 
 def post_message(call: Call, *, connection: int, type: int, payload: bytes) -> Reply:
     machine = call.machine
-    owner, port = _connected_port(call, connection, PortType.MESSAGE)
-    if type == 0 or type & _HYPERVISOR_MESSAGE:
+    owner, port = connected_port(call, connection, PortType.MESSAGE)
+    machine.works_for(call.caller, owner)
+    if type == 0 or type & HYPERVISOR_MESSAGE:
         raise Refused(HvStatus.INVALID_PARAMETER)
     vp = vp_of(owner, port)
     if vp is None:
@@ -78,7 +62,7 @@ def enqueue(machine: Machine, owner: Partition, vp: VirtualProcessor, message: M
 
 
 def signal_event(call: Call, *, connection: int, flag: int) -> Reply:
-    owner, port = _connected_port(call, connection, PortType.EVENT)
+    owner, port = connected_port(call, connection, PortType.EVENT)
     if flag >= port.flag_count:
         raise Refused(HvStatus.INVALID_PARAMETER)
     vp = owner.vps.get(port.vp)
@@ -111,7 +95,8 @@ def flag_is_set(vp: VirtualProcessor, bit: int) -> bool:
     return bool(vp.sief_page[bit // 8] >> bit % 8 & 1)
 
 
-def _connected_port(call: Call, connection_id: int, port_type: PortType) -> tuple[Partition, Port]:
+def connected_port(call: Call, connection_id: int, port_type: PortType) -> tuple[Partition, Port]:
+    """What a connection of the caller's leads to, and whose it is."""
     connection = call.caller.connections.get(connection_id)
     if connection is None:
         raise Refused(HvStatus.INVALID_CONNECTION_ID)

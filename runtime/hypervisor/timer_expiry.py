@@ -6,17 +6,16 @@ so that a tiny period costs its owner and nobody else.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from runtime.abi import TIMER_EXPIRED_MESSAGE
 from runtime.hypervisor import reference_time, synic
 from runtime.hypervisor.interrupts import request_vector
+from runtime.hypervisor.machine import Machine
+from runtime.hypervisor.message import Message
+from runtime.hypervisor.partition import Partition
+from runtime.hypervisor.virtual_processor import VirtualProcessor
 from runtime.hypervisor.vps import arm_timer
-
-if TYPE_CHECKING:
-    from runtime.hypervisor.machine import Machine
-    from runtime.hypervisor.partitions import Partition
-    from runtime.hypervisor.vps import VirtualProcessor
 
 EXPIRIES_AT_ONCE_MAX: Final = 64  # then calls have their turn
 
@@ -47,6 +46,6 @@ def _expire(machine: Machine, owner: Partition, vp: VirtualProcessor, index: int
     if timer.is_direct:
         request_vector(machine, owner, vp, vector)
     else:
-        vp.queues[sint].append(synic.Message(0, TIMER_EXPIRED_MESSAGE, b"", index, expired))
+        vp.queues[sint].append(Message(0, TIMER_EXPIRED_MESSAGE, b"", index, expired))
         synic.deliver(machine, owner, vp, sint)
     arm_timer(machine, owner, vp, index)

@@ -17,8 +17,9 @@ from typing import Any, Final
 import msgspec
 import trio
 
+from runtime.config.devices import BackendKind, DeviceConfig, DeviceKind
 from runtime.config.emulated import EmulatedKind
-from runtime.config.model import BackendKind, DeviceConfig, DeviceKind, MachineConfig
+from runtime.config.model import MachineConfig
 from runtime.machine.console_text import ConsoleText
 from runtime.machine.machine_control import ControlError
 from runtime.machine.management_wire import ManagementStatus

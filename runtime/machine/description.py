@@ -10,7 +10,7 @@ from runtime.exits import CommandError
 from runtime.machine.firmware import PacketLink
 from runtime.machine.listening_sockets import ListeningSockets
 from runtime.machine.saved_partition import SavedPartitionError
-from runtime.machine.saving import image_for
+from runtime.machine.saving_checks import image_for
 from runtime.machine.trace import MachineTrace
 
 _OPEN_FLAGS: Final = {

@@ -6,43 +6,60 @@ right to open what it was not told of at its start.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 import trio
 
 from runtime import codec
 from runtime.config.devices import BackendKind, DeviceConfig, DeviceKind
-from runtime.config.model import Document, MachineConfig, convert, to_tables
+from runtime.config.document import Document
+from runtime.config.loading import convert
+from runtime.config.model import MachineConfig, to_tables
+from runtime.config.validate import find_problems
 from runtime.machine import host_interfaces
-from runtime.machine.events import Event
+from runtime.machine.console_lines import ConsoleLines
+from runtime.machine.events import Event, EventLog
 from runtime.machine.questions import RequestRefused
 from runtime.reserved_names import ROOT
-
-if TYPE_CHECKING:
-    from runtime.machine.platform import Platform
 
 ASKED_MAX: Final = 8  # times, where one root after another dies over it
 _SOURCE: Final = "device"
 
 
+class Pluggable(Protocol):
+    """The platform, as far as devices are added to it: what there is, and whom to ask."""
+
+    config: MachineConfig
+    log: EventLog
+    consoles: ConsoleLines
+
+    async def ask_root(
+        self, verb: str, fds: Sequence[int] = (), /, **values: object
+    ) -> Mapping[str, Any]: ...
+
+    async def tell_root(
+        self, verb: str, values: Mapping[str, object] | None = None, fds: Sequence[int] = ()
+    ) -> None: ...
+
+
 class DevicePlug:
     """Of one machine."""
 
-    def __init__(self, platform: "Platform") -> None:
-        self._platform = platform
+    def __init__(self, machine: Pluggable) -> None:
+        self._machine = machine
         self._one_at_a_time = trio.Lock()
         self._rebooting = False
-        platform.log.listen(self._look)
+        machine.log.listen(self._look)
 
     def _look(self, event: Event, _: bytes) -> None:
         """A device whose partition has ended is the root's. Not so in a reboot: there all is as it was."""
         if event.kind in ("machine.rebooting", "machine.rebooted"):
             self._rebooting = event.kind == "machine.rebooting"
         elif event.kind == "device.returned" and event.partition == ROOT and not self._rebooting:
-            config = self._platform.config
+            config = self._machine.config
             devices = tuple(
                 msgspec.structs.replace(one, assigned_to=None)
                 if one.name == event.fields.get("device")
@@ -50,7 +67,7 @@ class DevicePlug:
                 for one in config.root.devices
             )
             root = msgspec.structs.replace(config.root, devices=devices)
-            self._platform.config = msgspec.structs.replace(config, root=root)
+            self._machine.config = msgspec.structs.replace(config, root=root)
 
     async def add(self, name: str, order: Mapping[str, Any]) -> Mapping[str, Any]:
         """Offer a device to the partition `name`. RequestRefused: nothing has changed.
@@ -62,7 +79,7 @@ class DevicePlug:
         async with self._one_at_a_time:
             config = self._planned(name, dict(order["device"]), dict(order["attachment"]))
             device = config.device(str(order["device"]["name"]))
-            is_new = device not in self._platform.config.root.devices
+            is_new = device not in self._machine.config.root.devices
             if not is_new:
                 fds: list[int] = []
             else:
@@ -71,11 +88,11 @@ class DevicePlug:
             table = next(one for one in tables["root"]["device"] if one["name"] == device.name)
             partition = next(one for one in tables["partition"] if one["name"] == name)
             attachment = next(one for one in partition["device"] if one["name"] == device.name)
-            self._platform.consoles.add(name, device)
+            self._machine.consoles.add(name, device)
             answer = await self._ask(
                 {"operation": "add", "name": name, "device": table, "attachment": attachment}, fds
             )
-            self._platform.config = config
+            self._machine.config = config
         return {"device": answer["device"]}
 
     async def remove(self, name: str, order: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -83,12 +100,12 @@ class DevicePlug:
         async with self._one_at_a_time:
             device = str(order["device"])
             answer = await self._ask({"operation": "remove", "name": name, "device": device}, [])
-            self._platform.config = _without(self._platform.config, name, device)
+            self._machine.config = _without(self._machine.config, name, device)
         return {key: answer[key] for key in ("device", "forced", "let_go")}
 
     def describe(self) -> Mapping[str, Any]:
         """Every device of the root's, and who has it."""
-        config = self._platform.config
+        config = self._machine.config
         return {
             "devices": [
                 {
@@ -112,13 +129,13 @@ class DevicePlug:
         fds: list[int] = []
         values: dict[str, object] = {"device": device}
         try:
-            fds = self._open(self._platform.config.device(device))
+            fds = self._open(self._machine.config.device(device))
         except KeyError:
             values["reason"] = "it is no device of this machine any more"
         except RequestRefused as refused:
             values["reason"] = str(refused)
         try:
-            await self._platform.tell_root("backing", values, fds)
+            await self._machine.tell_root("backing", values, fds)
         except OSError:  # that root is gone, and its successor may open the file itself
             pass
         finally:
@@ -126,9 +143,7 @@ class DevicePlug:
 
     def _planned(self, name: str, device: dict[str, Any], attachment: dict[str, Any]) -> MachineConfig:
         """The machine's config with it."""
-        from runtime.config.validate import find_problems
-
-        before = self._platform.config
+        before = self._machine.config
         if not any(one.name == name and one.parent == ROOT for one in before.partitions):
             raise RequestRefused(f"no partition {name[:80]!r} of the root's own is configured")
         tables = _without_nulls(to_tables(before))
@@ -182,7 +197,7 @@ class DevicePlug:
                 f"device {device.name}: {host_interfaces.remedy(device.interface, error)}"
             ) from error
         told = host_interfaces.bring_up(device.interface, device.mtu)
-        self._platform.log.append("net.tap_ready", device=device.name, interface=device.interface, **told)
+        self._machine.log.append("net.tap_ready", device=device.name, interface=device.interface, **told)
         return descriptor
 
     async def _ask(self, values: Mapping[str, object], fds: list[int]) -> Mapping[str, Any]:
@@ -206,13 +221,13 @@ class DevicePlug:
             if event.kind == "root.restored":
                 replaced.set()
 
-        end = self._platform.log.listen(look)
+        end = self._machine.log.listen(look)
         try:
             async with trio.open_nursery() as nursery:
 
                 async def ask() -> None:
                     try:
-                        answers.append(await self._platform.ask_root("device", fds, **values))
+                        answers.append(await self._machine.ask_root("device", fds, **values))
                     except (RequestRefused, OSError) as error:
                         refusals.append(error)
                     nursery.cancel_scope.cancel()

@@ -31,6 +31,13 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return msgspec.msgpack.encode(self)
 
 
+class KeptEvents(msgspec.Struct, frozen=True):
+    """What a log answers to the question for its past: the result of the management verb "events"."""
+
+    events: list[Event]  # oldest first, as many as fit into an answer
+    last_sequence: int  # the newest one's, in the answer or not; 0: nothing has happened yet
+
+
 def decode_event(data: bytes) -> Event:
     """msgspec.DecodeError (a ValueError): not an event."""
     return msgspec.msgpack.decode(data, type=Event)

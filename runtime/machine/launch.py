@@ -11,7 +11,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -20,23 +19,11 @@ from runtime.config.model import MachineConfig
 from runtime.exits import CommandError, ExitCode
 from runtime.machine.events import Event, EventLog
 from runtime.machine.held_signals import held_signals
+from runtime.machine.run_options import RunOptions
 from runtime.machine.rundir import MachineFolder, machine_folder
 
 _REPORT_BYTES_MAX: Final = 64 << 10
 _STANDARD_FDS: Final = (0, 1, 2)
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What the platform gets besides the config."""
-
-    folder: MachineFolder  # exists and is locked; removed after run_machine returns, or by its janitor
-    log: EventLog  # everything that happens goes here; `serve_management` publishes it
-    announce_ready: Callable[[], None]  # call once, when every partition of the config has started
-    detached: bool  # no terminal: stdin and stdout are /dev/null, stderr is a file in the folder
-    post_mortem: Path | None = None  # where the flight recorder goes if the machine fails
-    trace: Path | None = None  # where the stamps of all hops go at the end
-    trace_stamps: int = STAMPS  # that are kept of each thread; a power of two
 
 
 def run_in_foreground(

@@ -28,11 +28,10 @@ from runtime.machine.hypervisor_options import hypervisor_options
 from runtime.machine.listening_sockets import ListeningSockets
 from runtime.machine.loader import Loader
 from runtime.machine.outcome import Outcome
+from runtime.machine.power_state import PowerState
 from runtime.machine.process import Child, Descriptor, exit_of, exit_text, first_of
-from runtime.machine.questions import Questions
-from runtime.machine.questions import RequestRefused as RequestRefused
-from runtime.machine.rebooting import STOP_GRACE_MS as STOP_GRACE_MS
-from runtime.machine.rebooting import Rebooting
+from runtime.machine.questions import Questions, RequestRefused
+from runtime.machine.rebooting import STOP_GRACE_MS, Rebooting
 from runtime.machine.roster import Roster
 from runtime.machine.streams import HostStreams
 from runtime.machine.user_networks import UserNetworks
@@ -45,10 +44,7 @@ class Platform:
     def __init__(self, config: MachineConfig, log: EventLog, debug: DebugAccess | None = None) -> None:
         self.config, self.log, self._debug = config, log, debug
         self._roster = Roster([config.path_of(partition.name) for partition in config.partitions])
-        self._outcome: Outcome | None = None
-        self._ended = trio.Event()
-        self._ready = trio.Event()
-        self._built = False  # the root has created every partition; their processes may still be starting
+        self._state = PowerState(log)
         self._stopping = False
         self._root: Child | None = None  # the first one; its successors are the broker's
         self._root_pid: int | None = None
@@ -67,7 +63,7 @@ class Platform:
         self._user = UserNetworks(config, self.log.append)
         self.streams = HostStreams([one.name for one in config.partitions if one.streams], self.tell_root)
         self._nursery: trio.Nursery | None = None
-        self._rebooting = Rebooting(self)
+        self._rebooting = Rebooting(self._state, log, self.ask_hypervisor, self._warm_standby)
 
     # -- the whole life ------------------------------------------------------------------------------------
 
@@ -84,34 +80,29 @@ class Platform:
                 nursery.start_soon(self._console.serve)
                 nursery.start_soon(self._watch_root, nursery)
                 with trio.move_on_after(BOOT_MS_MAX / 1000) as boot:
-                    await first_of(self._ready, self._ended)
+                    await first_of(self._state.ready, self._state.ended)
                 if boot.cancelled_caught:
                     reason = f"the machine did not start within {BOOT_MS_MAX // 1000} s"
-                    missing = ", ".join(self._roster.missing()) if self._built else ""
-                    self._end(reason + (f": {missing} did not" if missing else ""), failed=True)
-                if self._ready.is_set():
+                    missing = ", ".join(self._roster.missing()) if self._state.built else ""
+                    self._state.end(reason + (f": {missing} did not" if missing else ""), failed=True)
+                if self._state.ready.is_set():
                     await self._warm_standby()
                     self.log.append("machine.ready")
                     on_ready()
-                await self._ended.wait()
-                if self._outcome is not None and not self._outcome.failed and self._ready.is_set():
+                await self._state.ended.wait()
+                outcome = self._state.outcome
+                if outcome is not None and not outcome.failed and self._state.ready.is_set():
                     asked = self.ask_root, self.ask_hypervisor
-                    await shut_down_guests(self.config, self._roster, *asked, self._outcome.reason)
+                    await shut_down_guests(self.config, self._roster, *asked, outcome.reason)
                 await self._power_off()
                 nursery.cancel_scope.cancel()
         finally:
             self._kill_everything()
-        assert self._outcome is not None
-        self._outcome.exits = self._roster.exits
-        self.log.append("machine.stopped", reason=self._outcome.reason, failed=self._outcome.failed)
-        return self._outcome
-
-    def _end(self, reason: str, *, failed: bool) -> None:
-        """The first reason counts: what follows from it is noise."""
-        if self._outcome is None:
-            self._outcome = Outcome(reason, failed)
-            self.log.append("machine.ending", reason=reason, failed=failed)
-            self._ended.set()
+        outcome = self._state.outcome
+        assert outcome is not None
+        outcome.exits = self._roster.exits
+        self.log.append("machine.stopped", reason=outcome.reason, failed=outcome.failed)
+        return outcome
 
     def _power_on(self) -> None:
         root_end, self._root_hypercalls = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -176,7 +167,7 @@ class Platform:
                 try:
                     message = await self._firmware.receive()
                 except codec.DecodeError as error:
-                    self._end(f"the root sent garbage to the firmware: {error}", failed=True)
+                    self._state.end(f"the root sent garbage to the firmware: {error}", failed=True)
                     return
                 if message is None:
                     return  # its exit is seen by pidfd, with the reason
@@ -192,10 +183,12 @@ class Platform:
                     case "boot-hypervisor" if self._broker is None:
                         await self._boot_hypervisor(nursery)
                     case "ready":
-                        self._built = True
+                        self._state.built = True
                         self._check_ready()
                     case "failed":
-                        self._end(str(message.values.get("reason", "the root gave no reason")), failed=True)
+                        self._state.end(
+                            str(message.values.get("reason", "the root gave no reason")), failed=True
+                        )
                     case "dial-stream":
                         nursery.start_soon(self.streams.dial, message.values)
                     case "describe":  # a root after a reboot: it begins as the first one did
@@ -223,7 +216,7 @@ class Platform:
                     await self._firmware.send("booted", {"partition": values["id"]})
                     await self._describe()
                 case "halting":
-                    self._end(self._root_end(str(values.get("reason"))), failed=True)
+                    self._state.end(self._root_end(str(values.get("reason"))), failed=True)
                 case "halt":
                     pass  # now every process is dead; its own end is seen by pidfd
                 case "partition.started":
@@ -248,7 +241,7 @@ class Platform:
         try:
             await describe_machine(self.config, self._firmware, self.sockets, trace)
         except MachineFailed as failure:
-            self._end(str(failure), failed=True)
+            self._state.end(str(failure), failed=True)
 
     def _root_end(self, reason: str) -> str:
         """The broker's, but for the first root, which is our child: only we can learn how it died."""
@@ -287,8 +280,8 @@ class Platform:
                 await self.ask_hypervisor("warm")
 
     def _check_ready(self) -> None:
-        if self._built and not self._roster.missing():
-            self._ready.set()
+        if self._state.built and not self._roster.missing():
+            self._state.ready.set()
 
     def _partition_exited(self, values: Mapping[str, Any]) -> None:
         name = str(values["name"])
@@ -304,11 +297,13 @@ class Platform:
         )
         if self._rebooting.is_under_way:
             return
-        if not self._ready.is_set() and (missing := self._roster.missing(below=name)):
-            self._end(f"partition {name} ended before it had started {', '.join(missing)}", failed=True)
+        if not self._state.ready.is_set() and (missing := self._roster.missing(below=name)):
+            self._state.end(f"partition {name} ended before it had started {', '.join(missing)}", failed=True)
         if not self._stopping and self._roster.have_all_ended:
             bad = self._roster.failures
-            self._end("every partition has ended" + (f" ({', '.join(bad)})" if bad else ""), failed=bool(bad))
+            self._state.end(
+                "every partition has ended" + (f" ({', '.join(bad)})" if bad else ""), failed=bool(bad)
+            )
 
     async def _watch_root(self, nursery: trio.Nursery) -> None:
         assert self._root is not None
@@ -318,14 +313,14 @@ class Platform:
         if not self._stopping and (self._broker is None or not self.root_is_replaced):
             status = exit_text(self._root)
             await trio.sleep(0.005)  # the broker may have more to say of it
-            self._end(f"the root partition died ({status})", failed=True)
+            self._state.end(f"the root partition died ({status})", failed=True)
 
     async def _watch_broker(self) -> None:
         assert self._broker is not None
         await exit_of(self._broker)
         if not self._stopping:
             await trio.sleep(0.005)  # its last message, the reason, may still be on the way
-            self._end(f"the hypervisor died ({exit_text(self._broker)})", failed=True)
+            self._state.end(f"the hypervisor died ({exit_text(self._broker)})", failed=True)
 
     # -- for management ------------------------------------------------------------------------------------
 
@@ -343,7 +338,7 @@ class Platform:
 
     async def ask_root(self, verb: str, fds: Sequence[int] = (), /, **values: object) -> Mapping[str, Any]:
         """A question to the root's virtualization stack. ConnectionError: it does not run."""
-        if self._firmware is None or not self._ready.is_set():
+        if self._firmware is None or not self._state.ready.is_set():
             raise ConnectionError("the root is not up")
         return await self._questions.ask(self._firmware, verb, values, fds)
 
@@ -355,8 +350,8 @@ class Platform:
         """What the platform knows by itself, whatever the state of root and broker."""
         return {
             "name": self.config.machine.name,
-            "ready": self._ready.is_set(),
-            "ending": self._outcome.reason if self._outcome else None,
+            "ready": self._state.ready.is_set(),
+            "ending": self._state.outcome.reason if self._state.outcome else None,
             "platform_pid": os.getpid(),
             "root_pid": self._root_pid,
             "hypervisor_pid": self._broker.pid if self._broker else None,
@@ -364,15 +359,15 @@ class Platform:
 
     async def reboot(self) -> None:
         """End every partition and begin again with a new root. Returns at once. RequestRefused: not now."""
-        await self._rebooting.begin()
+        await self._rebooting.begin(self._nursery)
 
     async def tell_root(
         self, verb: str, values: Mapping[str, object] | None = None, fds: Sequence[int] = ()
     ) -> None:
-        if self._firmware is None or not self._ready.is_set():
+        if self._firmware is None or not self._state.ready.is_set():
             raise RequestRefused("the root is not up")
         await self._firmware.send(verb, values, fds)
 
     def stop(self, reason: str, *, failed: bool = False) -> None:
         """Begin an orderly end; `run` returns when it is done."""
-        self._end(reason, failed=failed)
+        self._state.end(reason, failed=failed)

@@ -3,7 +3,8 @@
 import signal
 
 from bus.seam import DEATHS_MAX, PASSES_MAX, Step
-from runtime.machine.platform import Platform, RequestRefused
+from runtime.machine.platform import Platform
+from runtime.machine.questions import RequestRefused
 from runtime.reserved_names import ROOT
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import signal
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import trio
 
@@ -21,19 +21,18 @@ from runtime.machine.management import serve_management
 from runtime.machine.management_wire import ManagementStatus
 from runtime.machine.operations import Operations
 from runtime.machine.outcome import Outcome
-from runtime.machine.platform import Platform, RequestRefused
+from runtime.machine.platform import Platform
+from runtime.machine.questions import RequestRefused
 from runtime.machine.root_faults import arm_seam, crash, service_root
+from runtime.machine.run_options import RunOptions
 from runtime.machine.screen_doors import ScreenDoors
 from runtime.machine.trace import machine_trace
 from runtime.reserved_names import ROOT
 
-if TYPE_CHECKING:
-    from runtime.machine.launch import RunOptions
-
 ROOT_ANSWER_MS_MAX: Final = 1_000  # a root that is slower is shown without its devices
 
 
-async def run_machine(config: MachineConfig, options: "RunOptions") -> int:
+async def run_machine(config: MachineConfig, options: RunOptions) -> int:
     """Run one machine with its management sockets and signals, until it ends. Returns the exit code.
 
     Raises:
@@ -49,7 +48,7 @@ async def run_machine(config: MachineConfig, options: "RunOptions") -> int:
             return await _run(platform, options, debug, screens)
 
 
-async def _run(platform: Platform, options: "RunOptions", debug: DebugAccess, screens: ScreenDoors) -> int:
+async def _run(platform: Platform, options: RunOptions, debug: DebugAccess, screens: ScreenDoors) -> int:
     interrupted = False
 
     async def obey_signals() -> None:

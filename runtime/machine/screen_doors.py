@@ -12,7 +12,8 @@ from typing import Final
 
 import trio
 
-from runtime.config.model import DeviceKind, MachineConfig
+from runtime.config.devices import DeviceKind
+from runtime.config.model import MachineConfig
 from runtime.config.screen_address import UNIX, ScreenAddress
 from runtime.exits import CommandError
 from runtime.machine.events import EventLog

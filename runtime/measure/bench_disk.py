@@ -10,12 +10,13 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.config.model import load
+from runtime.config.loading import load
 from runtime.exits import CommandError, ExitCode
 from runtime.machine.events import Event
 from runtime.machine.launch import run_in_foreground
 from runtime.measure.bench_ring import Bench
 from runtime.measure.goals import Goal, Values, conditions, row_of
+from runtime.measure.measured_cpus import two_cpus
 from runtime.measure.reference_programs import reference_programs
 from runtime.reports import print_json, print_record, print_table
 
@@ -142,11 +143,7 @@ def _memcpy_bytes_per_second() -> float:
 
 def run(*, cpus: tuple[int, int] | None = None, quick: bool = False, as_json: bool = False) -> int:
     """Measure and print; the exit code says whether every goal was met."""
-    if cpus is None:
-        allowed = sorted(os.sched_getaffinity(0))
-        if len(allowed) < 2:
-            raise CommandError("two CPUs are needed, and this process may use only one")
-        cpus = (allowed[0], allowed[1])
+    cpus = two_cpus(cpus)
     rounds, scale = (1, 0.2) if quick else (ROUNDS, 1.0)
     found = conditions(cpus)
     with reference_programs() as programs, tempfile.TemporaryDirectory(prefix="partvisor-bench-") as place:

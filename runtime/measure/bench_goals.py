@@ -15,11 +15,11 @@ from bus.native import Histogram, monotonic_ns
 from runtime.config.model import SignalRoute, WaitingKind
 from runtime.exits import ExitCode
 from runtime.measure import one_way
-from runtime.measure.bench_ladder import two_cpus
 from runtime.measure.bench_ring import LARGE_BYTES, Bench, stream_of_c
 from runtime.measure.goals import Goal, Values, conditions, row_of
 from runtime.measure.ladder_machine import LadderMachine
 from runtime.measure.ladder_rows import PYTHON_PEERS, c_row, machine_rows
+from runtime.measure.measured_cpus import two_cpus
 from runtime.measure.reference_programs import ReferencePrograms, reference_programs
 from runtime.measure.results import Placement
 from runtime.measure.ring_peer import BATCH_PACKETS, SMALL_BYTES

@@ -154,14 +154,6 @@ def _own(transports: Sequence[type[Transport]]) -> list[TransportRow]:
     return [TransportRow.of_class(transport) for transport in transports]
 
 
-def two_cpus() -> tuple[int, int]:
-    """The first two that this process may use. CommandError: it may use one."""
-    allowed = sorted(os.sched_getaffinity(0))
-    if len(allowed) < 2:
-        raise CommandError("two CPUs are needed, and this process may use only one")
-    return allowed[0], allowed[1]
-
-
 def _cpus_of(placement: Placement, cpus: tuple[int, int]) -> tuple[frozenset[int], frozenset[int]]:
     """Where the client and the server may run."""
     allowed = os.sched_getaffinity(0)

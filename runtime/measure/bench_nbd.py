@@ -1,12 +1,12 @@
 """`partvisor bench nbd`: a partition's disk as an NBD client finds it, beside other servers under the same fio job."""
 
-import os
 import sys
 from typing import Any, Final
 
-from runtime.exits import CommandError, ExitCode
+from runtime.exits import ExitCode
 from runtime.measure.devices_disk import API, DISK_BYTES, NBDKIT, ExportRow, measure_exports
 from runtime.measure.goals import conditions
+from runtime.measure.measured_cpus import two_cpus
 from runtime.measure.paired_ratio import Interval, ratio_of
 from runtime.reports import print_json, print_record, print_table
 
@@ -36,10 +36,7 @@ def goals_of(rows: list[ExportRow]) -> list[Goal]:
 
 def run(*, quick: bool = False, as_json: bool = False) -> int:
     """Measure and print; the exit code says whether every goal was met."""
-    allowed = sorted(os.sched_getaffinity(0))
-    if len(allowed) < 2:
-        raise CommandError("two CPUs are needed, and this process may use only one")
-    cpus = (allowed[0], allowed[1])
+    cpus = two_cpus()
     found = conditions(cpus)
     rounds, seconds = (2, QUICK_SECONDS) if quick else (ROUNDS, SECONDS)
     rows = measure_exports(rounds, seconds, cpus, lambda text: print(text, file=sys.stderr, flush=True))

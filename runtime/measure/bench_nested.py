@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.config.model import load
+from runtime.config.loading import load
 from runtime.exits import CommandError, ExitCode
 from runtime.machine.events import Event
 from runtime.machine.launch import run_in_foreground
@@ -96,9 +96,14 @@ def measure(waiting: str, rounds: int) -> dict[int, Mapping[str, Any]]:
 
 
 def row(waiting: str, depth: int, results: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    """One depth's figures; the ratio is the median over the rounds of p50 to p50 at depth 1."""
+    """One depth's figures; the ratio is the median over the rounds of p50 to p50 at depth 1.
+
+    Raises CommandError: of one of the two no round was measured.
+    """
     found, first = results[depth], results[DEPTHS[0]]
-    pairs = zip(found["round_p50_ns"], first["round_p50_ns"], strict=False)
+    pairs = list(zip(found["round_p50_ns"], first["round_p50_ns"], strict=False))
+    if not pairs:
+        raise CommandError(f"depth {depth}: no window was met in time; this host is too busy to measure on")
     return {
         "waiting": waiting,
         "depth": depth,

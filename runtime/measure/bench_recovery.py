@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.config.model import load
+from runtime.config.loading import load
 from runtime.exits import CommandError, ExitCode
 from runtime.machine.events import Event
 from runtime.machine.launch import run_in_foreground

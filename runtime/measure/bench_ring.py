@@ -16,6 +16,7 @@ from typing import Any, Final
 from bus.native import PAGE_BYTES
 from runtime.exits import CommandError, ExitCode
 from runtime.measure.goals import Goal, Values, conditions, row_of
+from runtime.measure.measured_cpus import two_cpus
 from runtime.measure.reference_programs import ReferencePrograms, reference_programs
 from runtime.measure.ring_peer import BATCH_PACKETS, SMALL_BYTES, PeerTask
 from runtime.reports import print_json, print_record, print_table
@@ -219,11 +220,7 @@ def measure(
     Raises:
         CommandError: no C compiler, no second CPU, or no right to SCHED_FIFO.
     """
-    if cpus is None:
-        allowed = sorted(os.sched_getaffinity(0))
-        if len(allowed) < 2:
-            raise CommandError("two CPUs are needed, and this process may use only one")
-        cpus = (allowed[0], allowed[1])
+    cpus = two_cpus(cpus)
     found = conditions(cpus)
     with reference_programs(realtime) as programs:
         bench = Bench(cpus, seconds, realtime, programs)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime.abi import WHOLE_PROCESSOR
-from runtime.config.model import SchedulerChoice, load
+from runtime.config.loading import load
+from runtime.config.model import SchedulerChoice
 from runtime.exits import CommandError, ExitCode
 from runtime.machine.launch import run_detached
 from runtime.measure.delivered_shares import delivered_between

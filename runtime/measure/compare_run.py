@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from bus.native import Histogram
-from runtime.config.model import ConfigError, MachineConfig, load
+from runtime.config.document import ConfigError
+from runtime.config.loading import load
+from runtime.config.model import MachineConfig
 from runtime.exits import CommandError
 from runtime.measure.architectures import Boot, Findings, LoadFigures, NothingMeasured, measure
 from runtime.measure.compare_matrix import Terms, Variant, not_applicable, order_of, terms_of
@@ -217,7 +219,8 @@ def _progress_line(number: int, place: int, places: int, rounds: int, began: flo
     done = number * places + place + 1
     left_s = (time.monotonic() - began) / done * (rounds * places - done)
     state = "" if entry.is_measured else f" failed: {entry.reason}"
-    return f"round {number + 1} of {rounds}: {entry.terms.name}{state}; about {left_s:.0f} s to go"
+    about = f"; about {left_s:.0f} s to go" if done < rounds * places else ""
+    return f"round {number + 1} of {rounds}: {entry.terms.name}{state}{about}"
 
 
 # -- what may be said ---------------------------------------------------------------------------------------

@@ -10,9 +10,7 @@ import json
 import os
 import select
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,12 +20,12 @@ from typing import Any, Final
 
 from runtime.exits import CommandError
 from runtime.measure.bench_disk import run_load
+from runtime.measure.child_process import machine_command, running
 from runtime.measure.paired_ratio import Interval, median_of, ratio_of
 
 DISK_BYTES: Final = 64 << 20
 DEPTH: Final = 32
 START_S: Final = 30.0
-STOP_S: Final = 10.0
 API_READS_A_SECOND: Final = 400_000  # how many the API is given to do, for each second of fio's
 NBDKIT: Final = "nbdkit memory"
 QEMU: Final = "qemu-storage-daemon"
@@ -52,11 +50,6 @@ name = "disk0"
 name = "nbd"
 mode = "listen"
 """
-# Never executed anew, so that what ties its life to ours holds.
-_START: Final = (
-    "import sys; from runtime.machine.lifeline import die_with_parent; die_with_parent(int(sys.argv[1]));"
-    " from runtime.cli import main; sys.exit(main(['run', sys.argv[2], '--json']))"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,26 +95,11 @@ class NbdServer:
 
 
 @contextlib.contextmanager
-def _running(command: list[str], **options: Any) -> Iterator["subprocess.Popen[bytes]"]:
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, **options)
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-@contextlib.contextmanager
 def our_export(folder: Path) -> Iterator[NbdServer]:
     """A machine of ours, booted. CommandError: it does not come up."""
     config = folder / "machine.toml"
     config.write_text(_MACHINE.format(pid=os.getpid(), size=DISK_BYTES))
-    command = [sys.executable, "-P", "-c", _START, str(os.getpid()), str(config)]
-    with _running(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with running(machine_command(config), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         assert process.stdout is not None
         with process.stdout:
             yield _await_export(process)
@@ -171,7 +149,7 @@ def _peer_command(name: str, folder: Path) -> list[str] | None:
 def _peer(command: list[str], folder: Path) -> Iterator[NbdServer]:
     path = folder / "peer.sock"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with _running(command, **quiet) as process:
+    with running(command, **quiet) as process:
         deadline = time.monotonic() + START_S
         while not path.exists():
             if process.poll() is not None or time.monotonic() > deadline:

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,13 +20,13 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from bus.native import Histogram
+from runtime.measure.child_process import STOP_S, end
 from runtime.measure.exchanges import Measured
 from runtime.measure.process_usage import Usage
 from runtime.measure.sample import Order, Sample, SampleFailed
 
 BOOT_S: Final = 60.0
 ANSWER_S: Final = 30.0  # beside the time that is measured
-STOP_S: Final = 15.0
 BOOTS_MAX: Final = 3  # of a run: a machine that keeps breaking fails its rows
 ORDERS: Final = "orders"
 ANSWERS: Final = "answers"
@@ -131,7 +130,7 @@ class MeasuringMachine:
         reader.start()
         self._stack.callback(process.stdout.close)
         self._stack.callback(reader.join, STOP_S)  # it ends with the machine's output
-        self._stack.callback(_end, process)
+        self._stack.callback(end, process)
         deadline = time.monotonic() + BOOT_S
         while not ready.wait(0.05):
             if process.poll() is not None or time.monotonic() > deadline:
@@ -260,13 +259,3 @@ def _move(pid: int, cpus: Collection[int]) -> None:
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
         for entry in os.scandir(f"/proc/{pid}/task"):
             os.sched_setaffinity(int(entry.name), cpus)
-
-
-def _end(process: "subprocess.Popen[str]") -> None:
-    """In order, and if it takes too long, at once."""
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

@@ -16,7 +16,7 @@ import base64
 import enum
 import secrets
 import time
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -42,8 +42,6 @@ Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 PayloadBytes = Annotated[int, Meta(ge=0, le=1 << 40)]
 Duration = Annotated[float, Meta(gt=0, le=1e18)]
 Offset = Annotated[float, Meta(ge=0, le=1e18)]
-
-_Part = TypeVar("_Part", bound="ResultPart")
 
 
 class ResultError(CommandError):

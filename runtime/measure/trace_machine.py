@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.config.model import SignalRoute, WaitingKind, load
+from runtime.config.loading import load
+from runtime.config.model import SignalRoute, WaitingKind
 from runtime.exits import CommandError, ExitCode
 from runtime.machine.events import Event
 from runtime.machine.launch import run_in_foreground

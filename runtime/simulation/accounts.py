@@ -15,8 +15,8 @@ from typing import Any, Final
 from runtime.abi import ROOT_PARTITION, PartitionState
 from runtime.hypervisor.invariants import InvariantBroken, check_invariants, check_partition
 from runtime.hypervisor.machine import Machine
-from runtime.hypervisor.partitions import Partition
-from runtime.hypervisor.programs import Process
+from runtime.hypervisor.partition import Partition
+from runtime.hypervisor.program import Process
 from runtime.simulation.fingerprints import Fingerprint, fingerprint
 from runtime.simulation.mail import Mail
 from runtime.simulation.touched import TouchedPartitions

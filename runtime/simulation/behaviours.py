@@ -21,7 +21,7 @@ from runtime.abi import (
     Privilege,
     RegisterName,
 )
-from runtime.hypervisor.partitions import Partition
+from runtime.hypervisor.partition import Partition
 from runtime.simulation.actions import ROOT_LABEL, Action, ActionKind
 from runtime.simulation.device_behaviours import DEVICE_BEHAVIOURS
 from runtime.simulation.mail import SERIAL_BYTES

@@ -17,7 +17,7 @@ from runtime.abi import (
     timer_config_register,
     timer_count_register,
 )
-from runtime.hypervisor.partitions import Partition
+from runtime.hypervisor.partition import Partition
 from runtime.simulation.stage import NUMBERS, READ_WRITE, SINTS, Behaviour, Proposal, Stage
 
 _C = HypercallCode

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from runtime.abi import PartitionState
-from runtime.hypervisor.partitions import Partition
+from runtime.hypervisor.partition import Partition
 
 _CONTAINERS: Final = frozenset({"list", "dict", "deque", "set", "Counter", "defaultdict", "object", "Any"})
 _SHARED: Final = frozenset({"Page"})  # memory that guests write: no part of the hypervisor's own state

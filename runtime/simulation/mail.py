@@ -9,13 +9,13 @@ from collections import deque
 from typing import Final
 
 from bus import native
+from bus.synic import HYPERVISOR_MESSAGE
 from runtime.abi import SINT_MASKED, SINT_POLLING, VP_ANY, PortType
-from runtime.hypervisor.partitions import Partition
+from runtime.hypervisor.partition import Partition
 from runtime.simulation.violation import hold
 from runtime.simulation.world import World
 
 SERIAL_BYTES: Final = 8
-_HYPERVISOR_MESSAGE: Final = 0x8000_0000  # types from here on are the hypervisor's own
 
 Where = tuple[int, int]  # partition, VP
 
@@ -41,7 +41,7 @@ class Mail:
         for partition, index, sint, kind, sender, payload in world.delivered:
             where = (partition, index)
             owner = dict.get(partitions, partition)
-            if kind < _HYPERVISOR_MESSAGE and not self.is_direct:
+            if kind < HYPERVISOR_MESSAGE and not self.is_direct:
                 waiting = self._accepted.get(partition, {}).get(sender)
                 hold(bool(waiting) and payload in (waiting or ()), "message doubled or invented", payload)
                 assert waiting is not None

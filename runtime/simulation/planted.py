@@ -13,9 +13,10 @@ from unittest.mock import patch
 
 from runtime.hypervisor import gpa, heartbeat, partitions, pools, ports, synic
 from runtime.hypervisor.machine import Machine
-from runtime.hypervisor.partitions import Partition
-from runtime.hypervisor.ports import Port
-from runtime.hypervisor.programs import Process
+from runtime.hypervisor.partition import Partition
+from runtime.hypervisor.pool import Pool
+from runtime.hypervisor.port import Port
+from runtime.hypervisor.program import Process
 from runtime.hypervisor.replies import Reply
 
 _MODULES: Final = (gpa, heartbeat, partitions, pools, ports, synic)
@@ -53,14 +54,14 @@ def _lost_refund() -> list[_Change]:
 
 def _pages_from_nowhere() -> list[_Change]:
     """A withdrawal adds to one pool and does not take from the other."""
-    original = pools.Pool.give
+    original = Pool.give
 
-    def give(self: pools.Pool, other: pools.Pool, pages: int) -> None:
+    def give(self: Pool, other: Pool, pages: int) -> None:
         original(self, other, pages)
         if pages == 13:
             self.available += 1
 
-    return [(pools.Pool, "give", give)]
+    return [(Pool, "give", give)]
 
 
 def _doubled_at_end_of_message() -> list[_Change]:

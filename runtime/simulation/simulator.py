@@ -23,8 +23,8 @@ from runtime.abi import (
 from runtime.hypervisor.dispatch import Hypervisor
 from runtime.hypervisor.effects import CloseDoorbell, Effect
 from runtime.hypervisor.machine import ROOT_FAILURES_MAX, RootFailurePolicy
-from runtime.hypervisor.partitions import Partition
-from runtime.hypervisor.programs import Process
+from runtime.hypervisor.partition import Partition
+from runtime.hypervisor.program import Process
 from runtime.hypervisor.replies import Reply
 from runtime.simulation.accounts import EVERYBODY, Accounts
 from runtime.simulation.actions import ROOT_LABEL, Action, ActionKind

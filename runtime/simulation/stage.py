@@ -8,7 +8,7 @@ from random import Random
 from typing import Any, Final
 
 from runtime.abi import HypercallCode, MapFlags, PartitionState
-from runtime.hypervisor.partitions import Partition
+from runtime.hypervisor.partition import Partition
 from runtime.simulation.actions import Action, ActionKind
 from runtime.simulation.simulator import Simulation
 

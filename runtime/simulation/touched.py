@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterator, ValuesView
 from typing import TypeVar
 
-from runtime.hypervisor.partitions import Partition
+from runtime.hypervisor.partition import Partition
 
 _Default = TypeVar("_Default")
 

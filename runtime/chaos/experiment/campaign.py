@@ -19,7 +19,6 @@ from runtime.chaos.experiment.schedule import draw
 from runtime.chaos.experiment.workers import Workers
 from runtime.chaos.faults.catalogue import FAULTS
 
-TRIALS_MAX: Final = 1_000_000
 _SIMULATED_FAULTS: Final = "partitions.simulated.faults"  # by name: the runtime imports nothing of partitions
 
 

@@ -67,8 +67,5 @@ class Evidence:
     left_behind: Sequence[str]
     sequences: Mapping[str, MessageSequence] = field(default_factory=dict)  # by guest, as `histories`
 
-    def since_ms(self, instant_ns: int) -> float:
-        return (instant_ns - self.began_ns) / NS_PER_MS
-
     def all_of(self, kind: str) -> list[Event]:
         return [event for event in self.events if event["kind"] == kind]

@@ -14,7 +14,7 @@ from runtime.chaos.experiment.evidence import NS_PER_MS
 from runtime.chaos.experiment.journal import Fate
 from runtime.chaos.experiment.schedule import Schedule
 from runtime.chaos.history import History
-from runtime.chaos.liveness import gaps, gaps_around
+from runtime.chaos.liveness import gaps_around
 from runtime.chaos.running_machine import Event
 
 # What a machine tells when it notices a fault.
@@ -151,13 +151,6 @@ def timeline_of(events: Sequence[Event], began_ns: int) -> tuple[tuple[float, st
     return tuple(
         ((event["monotonic_ns"] - began_ns) / NS_PER_MS, event["kind"], event["partition"] or "")
         for event in wanted[:TIMELINE_MAX]
-    )
-
-
-def longest_gap_after_ms(history: History, instant_ns: int) -> float:
-    """The longest wait that began at or after that instant; 0: there was none."""
-    return max(
-        (gap.length_ns / NS_PER_MS for gap in gaps(history) if gap.start_ns >= instant_ns), default=0.0
     )
 
 

@@ -14,8 +14,9 @@ from runtime.chaos.experiment.model import Experiment
 from runtime.chaos.experiment.schedule import ScheduleError, draw
 from runtime.chaos.faults.catalogue import FAULTS
 from runtime.config.model import PATH_CHARACTERS_MAX
+from runtime.config.problem import Problem, problem_of_syntax_error, spell
+from runtime.config.shape_checks import Walk
 from runtime.config.toml_lines import lines_of_values
-from runtime.config.validate import Problem, Walk, problem_of_syntax_error, spell
 from runtime.exits import CommandError, ExitCode
 
 FILE_BYTES_MAX: Final = 1 << 20

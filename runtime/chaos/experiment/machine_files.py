@@ -14,8 +14,10 @@ from typing import Any, Final
 
 from runtime.chaos.experiment.model import Experiment
 from runtime.config.architecture import Architecture
-from runtime.config.model import ConfigError, Document, load, read
+from runtime.config.document import ConfigError, Document, read
+from runtime.config.loading import load
 from runtime.config.overrides import apply_overrides
+from runtime.config.own_files import give_own_files
 from runtime.config.validate import find_problems
 
 VERIFYING: Final = "partitions.guests.verified:main"  # the program whose histories are judged
@@ -192,13 +194,7 @@ def _own_images(tables: Tables, started_from: Path, folder: Path) -> dict[str, P
 def _own_files(tables: Tables, started_from: Path, folder: Path) -> list[VerifyingGuest]:
     guests: list[VerifyingGuest] = []
     for partition in tables.get("partition", []):
-        for file in partition.get("file", []):
-            if file.get("mode", "read") == "read":
-                file["path"] = str(started_from / file["path"])
-                continue
-            path = folder / f"{partition['name']}.{file['name']}"
-            file["path"] = str(path)
-            path.touch()
+        give_own_files(partition, started_from, folder)
         if partition["program"] != VERIFYING:
             continue
         args = partition["args"]

@@ -24,8 +24,6 @@ from runtime.chaos.experiment.journal import Finding
 from runtime.chaos.experiment.model import CheckPlan, Experiment
 from runtime.chaos.faults.kinds import Parameter, ParameterError, Value
 
-TEXTS_MAX: Final = 20  # of one finding
-
 
 class Check(Protocol):
     """Decides one thing. Made without arguments; keeps nothing from one trial to the next."""

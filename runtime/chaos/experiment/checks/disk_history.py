@@ -11,7 +11,6 @@ from runtime.chaos.register_conflicts import Kind
 
 _KILLS: Final = frozenset({"kill", "fault-signal"})
 _ENDS_THE_MACHINE: Final = frozenset({"hypervisor", "platform"})
-_NS_PER_S: Final = 1_000_000_000
 
 
 class DiskHistory:

@@ -22,8 +22,8 @@ from runtime.hypervisor.replies import SlotHandle
 
 if TYPE_CHECKING:
     from runtime.hypervisor.machine import Machine
-    from runtime.hypervisor.partitions import Partition
-    from runtime.hypervisor.vps import VirtualProcessor
+    from runtime.hypervisor.partition import Partition
+    from runtime.hypervisor.virtual_processor import VirtualProcessor
 
 SLOTS_PER_ANSWER_MAX: Final = 200  # each own one brings a descriptor
 _VECTOR_BYTES: Final = 32
