@@ -142,8 +142,6 @@ TRANSITIONS: Final[Mapping[tuple[ChannelState, ChannelEvent], tuple[ChannelState
 
 STARTING_STATES: Final = frozenset({_S.OPENING, _S.OPENING_RELEASE, _S.OPENING_REVOKE})
 STOPPING_STATES: Final = frozenset({_S.CLOSING, _S.CLOSING_REOPEN, _S.CLOSING_RELEASE, _S.CLOSING_REVOKE})
-# The guest cannot have a say in these: it was never told of the channel, or has let go of it.
-UNKNOWN_STATES: Final = frozenset({_S.CLIENT_RELEASED, _S.OPENING_RELEASE, _S.CLOSING_RELEASE, _S.GONE})
 # Here the device may still touch memory that is to be unmapped.
 ENTANGLED_STATES: Final = STOPPING_STATES | {_S.OPENING_RELEASE, _S.OPENING_REVOKE}
 # In these a live ring belongs to the guest's request to open.

@@ -6,50 +6,19 @@ Sources: Linux include/linux/hyperv.h; openvmm vm/devices.
 from typing import Final
 from uuid import UUID
 
-GUID_BYTES: Final = 16
-NULL_GUID: Final = UUID(int=0)
-
 # -- interface types: which driver binds to the channel
 SCSI: Final = UUID("ba6163d9-04a1-4d29-b605-72e2ffb1dc7f")
-IDE_ACCELERATOR: Final = UUID("32412632-86cb-44a2-9b5c-50d1417354f5")
-FIBRE_CHANNEL: Final = UUID("2f9bcc4a-0069-4af3-b76b-6fd0be528cda")
 NETWORK: Final = UUID("f8615163-df3e-46c5-913f-f2d2f965ed0e")
 KEYBOARD: Final = UUID("f912ad6d-2b17-48ea-bd65-f927a61c7684")
 MOUSE: Final = UUID("cfa8b69e-5b4a-4cc0-b98b-8ba1a1f3f95a")
 VIDEO: Final = UUID("da0a7802-e377-4aac-8e77-0558eb1073f8")
-PCI_PASS_THROUGH: Final = UUID("44c4f61d-4444-4400-9d52-802e27ede19f")
 SHUTDOWN: Final = UUID("0e0b6031-5213-4934-818b-38d90ced39db")
 TIME_SYNC: Final = UUID("9527e630-d0ae-497b-adce-e80ab0175caf")
 HEARTBEAT: Final = UUID("57164f39-9115-4e78-ab55-382f3bd5422d")
 KEY_VALUE_PAIRS: Final = UUID("a9a0f4e7-5a45-4d96-b827-8a841e8c03e6")
 SNAPSHOT: Final = UUID("35fa2e29-ea23-4236-96ae-3a6ebacba440")  # VSS
-FILE_COPY: Final = UUID("34d14be3-dee4-41c8-9ae7-6b174977c192")
-DYNAMIC_MEMORY: Final = UUID("525074dc-8985-46e2-8057-a307dc18a502")
-REMOTE_DESKTOP: Final = UUID("276aacf4-ac15-426c-98dd-7521ad3f01fe")
 
-INTERFACE_NAMES: Final = {
-    SCSI: "scsi",
-    IDE_ACCELERATOR: "ide",
-    FIBRE_CHANNEL: "fibre_channel",
-    NETWORK: "network",
-    KEYBOARD: "keyboard",
-    MOUSE: "mouse",
-    VIDEO: "video",
-    PCI_PASS_THROUGH: "pci",
-    SHUTDOWN: "shutdown",
-    TIME_SYNC: "time_sync",
-    HEARTBEAT: "heartbeat",
-    KEY_VALUE_PAIRS: "key_value_pairs",
-    SNAPSHOT: "snapshot",
-    FILE_COPY: "file_copy",
-    DYNAMIC_MEMORY: "dynamic_memory",
-    REMOTE_DESKTOP: "remote_desktop",
-}
-
-# -- instances of devices that a partition has once; controllers and NICs get a random, stable GUID each
-KEYBOARD_INSTANCE: Final = UUID("d34b2567-b9b6-42b9-8778-0a4ec0b955bf")
-MOUSE_INSTANCE: Final = UUID("58f75a6d-d949-4320-99e1-a2a2576d581c")
-VIDEO_INSTANCE: Final = UUID("5620e0c7-8062-4dce-aeb7-520c7ef76171")
+# -- instances of the services that a partition has once; a device's is made of its name
 SHUTDOWN_INSTANCE: Final = UUID("b6650ff7-33bc-4840-8048-e0676786f393")
 TIME_SYNC_INSTANCE: Final = UUID("2dd1ce17-079e-403c-b352-a1921ee207ee")
 KEY_VALUE_PAIRS_INSTANCE: Final = UUID("242ff919-07db-4180-9c2e-b86cb68c8c55")

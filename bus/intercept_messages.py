@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 INTERCEPT_SINT: Final = 0  # of the parent's VP; no port may use it
-INSTRUCTION_BYTES_MAX: Final = 16  # as much of the instruction as a message holds
 
 # vp, instruction length | CR8 << 4, access, execution state, CS, RIP, RFLAGS
 _HEADER: Final = struct.Struct("<IBBHQIHHQQ")

@@ -1,7 +1,7 @@
-"""Ring packets in Python: descriptors, GPA ranges, transfer pages, pipe framing.
+"""What Python knows of ring packets: their types and sizes, GPA ranges, pipe framing.
 
-The hot path is the C core's; these are its twins for slow paths, and for tests to compare it with. Nothing
-here knows rings. Everything decoded is a copy that was checked: the peer can no longer change it.
+The C core writes and reads whole packets; nothing here knows rings. Everything decoded is a copy that was
+checked: the peer can no longer change it.
 
     +0  type u16 | offset8 u16 | length8 u16 | flags u16 | transaction id u64
     +16 extra header: GPA direct and transfer pages only
@@ -18,26 +18,19 @@ from typing import Final, Self
 
 from bus.memory import MAX_GPFN, PAGE_BYTES, PFN_BYTES, MemorySlot
 
-_DESCRIPTOR: Final = struct.Struct("<HHHHQ")
-_TRAILER: Final = struct.Struct("<II")
 _RANGE: Final = struct.Struct("<II")  # byte_count, byte_offset; the PFNs follow
 _GPA_DIRECT: Final = struct.Struct("<4xI")  # the first four bytes may hold anything
-_TRANSFER_PAGES: Final = struct.Struct("<HBxI")
 _PIPE: Final = struct.Struct("<II")
 
 DESCRIPTOR_BYTES: Final = 16
 TRAILER_BYTES: Final = 8
 RANGE_BYTES: Final = 8
 PIPE_HEADER_BYTES: Final = 8
-MAX_PACKET_BYTES: Final = 0xFFFF * 8  # by length8
 MAX_PIPE_BYTES: Final = 16384  # payload after one pipe header
 _U32_MAX: Final = 0xFFFF_FFFF
 
-assert _DESCRIPTOR.size == DESCRIPTOR_BYTES
-assert _TRAILER.size == TRAILER_BYTES
 assert _RANGE.size == RANGE_BYTES
 assert _GPA_DIRECT.size == 8
-assert _TRANSFER_PAGES.size == 8
 assert _PIPE.size == PIPE_HEADER_BYTES
 
 
@@ -57,83 +50,6 @@ class PacketType(IntEnum):
 class PacketFlags(IntFlag):
     NONE = 0
     COMPLETION_REQUESTED = 1
-
-
-@dataclass(frozen=True, slots=True)
-class PacketDescriptor:
-    """Head of every ring packet. Source: Linux include/linux/hyperv.h, vmpacket_descriptor."""
-
-    packet_type: PacketType
-    data_offset8: int  # packet start to payload, in 8-byte units
-    length8: int  # descriptor + extra header + payload, in 8-byte units; the trailer is not counted
-    flags: PacketFlags
-    transaction_id: int  # the sender's choice; its completion carries the same value
-
-    def encode(self) -> bytes:
-        return _DESCRIPTOR.pack(
-            self.packet_type, self.data_offset8, self.length8, self.flags, self.transaction_id
-        )
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """From the first 16 of `data`. PacketError if it is short or breaks a rule."""
-        if len(data) < DESCRIPTOR_BYTES:
-            raise PacketError(f"{len(data)} bytes are no descriptor")
-        number, offset8, length8, flags, transaction_id = _DESCRIPTOR.unpack_from(data)
-        try:
-            packet_type = PacketType(number)
-        except ValueError:
-            raise PacketError(f"packet type {number}") from None
-        if flags & ~int(PacketFlags.COMPLETION_REQUESTED):  # ~ of a flag knows the named bits alone
-            raise PacketError(f"flags {flags:#x}")
-        has_extra_header = packet_type in (PacketType.TRANSFER_PAGES, PacketType.GPA_DIRECT)
-        if not (3 if has_extra_header else 2) <= offset8 <= length8:
-            raise PacketError(f"payload at {offset8} of {length8} in a packet of type {number}")
-        return cls(packet_type, offset8, length8, PacketFlags(flags), transaction_id)
-
-    @property
-    def ring_bytes(self) -> int:
-        """What the packet occupies in a ring."""
-        return self.length8 * 8 + TRAILER_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class Packet:
-    """A whole packet. The payload has its padding: the wire does not tell them apart."""
-
-    descriptor: PacketDescriptor
-    extra_header: bytes
-    payload: bytes
-
-
-def encode_packet(
-    packet_type: PacketType,
-    payload: bytes,
-    transaction_id: int = 0,
-    *,
-    flags: PacketFlags = PacketFlags.NONE,
-    extra_header: bytes = b"",
-    ring_offset: int = 0,
-) -> bytes:
-    """All bytes of a packet as they stand in a ring, trailer included. `ring_offset`: where it begins."""
-    if len(extra_header) % 8:
-        raise PacketError(f"extra header of {len(extra_header)} bytes")
-    offset = DESCRIPTOR_BYTES + len(extra_header)
-    length = offset + -(-len(payload) // 8) * 8
-    if length > MAX_PACKET_BYTES:
-        raise PacketError(f"packet of {length} bytes")
-    descriptor = PacketDescriptor(packet_type, offset // 8, length // 8, flags, transaction_id)
-    padding = bytes(-len(payload) % 8)
-    return b"".join((descriptor.encode(), extra_header, payload, padding, _TRAILER.pack(0, ring_offset)))
-
-
-def decode_packet(data: bytes) -> Packet:
-    """The packet that `data` begins with. What follows it, its trailer too, is not looked at."""
-    descriptor = PacketDescriptor.decode(data)
-    if descriptor.ring_bytes > len(data):
-        raise PacketError(f"{descriptor.ring_bytes} bytes announced, {len(data)} there")
-    offset = descriptor.data_offset8 * 8
-    return Packet(descriptor, data[DESCRIPTOR_BYTES:offset], data[offset : descriptor.length8 * 8])
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,34 +136,6 @@ def decode_gpa_direct_header(extra_header: bytes) -> tuple[GpaRange, ...]:
         raise PacketError(f"GPA-direct header of {len(extra_header)} bytes")
     (count,) = _GPA_DIRECT.unpack_from(extra_header)
     return decode_gpa_ranges(extra_header[_GPA_DIRECT.size :], count)
-
-
-@dataclass(frozen=True, slots=True)
-class TransferPageHeader:
-    """Extra header of a transfer-page packet: pieces of a buffer that was shared beforehand."""
-
-    set_id: int  # which buffer
-    ranges: tuple[tuple[int, int], ...]  # (byte_count, byte_offset) within it
-    sender_owns_set: bool = False
-
-    def encode(self) -> bytes:
-        head = _TRANSFER_PAGES.pack(self.set_id, self.sender_owns_set, len(self.ranges))
-        return head + b"".join(_RANGE.pack(*piece) for piece in self.ranges)
-
-    @classmethod
-    def decode(cls, extra_header: bytes, buffer_bytes: int) -> Self:
-        """PacketError unless every piece lies within a buffer of `buffer_bytes`."""
-        if len(extra_header) < _TRANSFER_PAGES.size:
-            raise PacketError(f"transfer-page header of {len(extra_header)} bytes")
-        set_id, owns, count = _TRANSFER_PAGES.unpack_from(extra_header)
-        end = _TRANSFER_PAGES.size + count * RANGE_BYTES
-        if end > len(extra_header):
-            raise PacketError(f"{count} transfer pages in {len(extra_header)} bytes")
-        ranges = tuple(_RANGE.iter_unpack(extra_header[_TRANSFER_PAGES.size : end]))
-        for byte_count, byte_offset in ranges:
-            if byte_offset + byte_count > buffer_bytes:
-                raise PacketError(f"{byte_count} bytes at {byte_offset} of a buffer of {buffer_bytes}")
-        return cls(set_id, ranges, bool(owns))
 
 
 class PipeType(IntEnum):

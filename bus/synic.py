@@ -63,7 +63,7 @@ class MessageType(IntEnum):
     X64_HALT = 0x8001_0007
 
 
-HYPERVISOR_MESSAGE: Final = 0x8000_0000
+HYPERVISOR_MESSAGE: Final = 0x8000_0000  # types from here on are the hypervisor's own
 
 
 def slot_offset(sint: int) -> int:

@@ -32,6 +32,7 @@ from partitions.child_saving import SavingAccess
 from partitions.custom.wire import CUSTOM_INTERFACE
 from partitions.descendants import Described, unpack
 from partitions.machine_plan import instance_guid
+from partitions.measuring import Load, measuring
 from partitions.own_device import OwnDevices
 from partitions.serial.wire import SERIAL_INTERFACE
 from partitions.stack.vmbus_ports import message_connection, receive_connection
@@ -39,9 +40,11 @@ from partitions.storage.disk import Disk
 from partitions.storage.errors import DiskProtocolError
 from partitions.vp.processor import VirtualProcessor
 from partitions.vp.reference_clock import ReferenceClock
+from partitions.vsc.channel import GuestChannel
+from partitions.vsc.conversation import VmbusError
 from partitions.vsc.disk_queues import further_queues
 from partitions.vsc.message_connection import connect_to
-from partitions.vsc.vmbus import GuestChannel, VmbusError, VmbusGuest
+from partitions.vsc.vmbus import VmbusGuest
 from runtime.abi import ExitStatus, HypervisorGone
 from runtime.hypercalls.caller import Birth, HypercallPort, adopt_socket
 from runtime.loaded_code import report_if_asked
@@ -53,7 +56,6 @@ if TYPE_CHECKING:
     from partitions.display.mouse import Mouse
     from partitions.display.video import Video
     from partitions.integration.guest import Integration
-    from partitions.measuring import Load
     from partitions.serial.line import Line
     from partitions.stack.offered_device import OfferedDevice
     from partitions.vp.direct_access import DirectAccess
@@ -110,10 +112,8 @@ class Partition(NetworkAccess, SavingAccess):
 
     def measuring(
         self, name: str, *, transfer_bytes: int = 0, depth: int = 1
-    ) -> "contextlib.AbstractContextManager[Load]":
+    ) -> contextlib.AbstractContextManager[Load]:
         """Measure one load and report it, for `partvisor compare`: see `partitions.measuring`."""
-        from partitions.measuring import measuring
-
         return measuring(self, name, transfer_bytes=transfer_bytes, depth=depth)
 
     def reference_time(self) -> int:
@@ -150,7 +150,7 @@ class Partition(NetworkAccess, SavingAccess):
             if self._integration is None:
                 from partitions.integration.guest import Integration
 
-                self._integration = Integration(self)
+                self._integration = Integration(self.name, self.vmbus, self.hypercalls, self.reference_time)
             return self._integration
 
     def wait_for_device(self, name: str, seconds_max: float = DEVICE_S_MAX) -> None:
@@ -289,13 +289,13 @@ class Partition(NetworkAccess, SavingAccess):
         """The keyboard of that name, until the block ends. DisplayClosedError: its host does not answer."""
         from partitions.display.opening import open_keyboard
 
-        return open_keyboard(self, name)
+        return open_keyboard(self.open_channel, name)
 
     def open_mouse(self, name: str) -> "contextlib.AbstractContextManager[Mouse]":
         """The mouse of that name, until the block ends. DisplayClosedError: its host does not answer."""
         from partitions.display.opening import open_mouse
 
-        return open_mouse(self, name)
+        return open_mouse(self.open_channel, name)
 
     def open_video(
         self, name: str, width: int | None = None, height: int | None = None, vram_bytes: int = VRAM_BYTES
@@ -310,7 +310,7 @@ class Partition(NetworkAccess, SavingAccess):
         """
         from partitions.display.opening import open_video
 
-        return open_video(self, name, width, height, vram_bytes)
+        return open_video(self.open_channel, name, width, height, vram_bytes)
 
     def _connections(self, name: str) -> tuple[Connect, Connect]:
         """To a device that is reached without rings: for calls, and for what nobody asked for."""

@@ -10,7 +10,8 @@ from uuid import UUID
 from bus.guids import NETWORK
 from partitions.calls.call_socket import Connect
 from partitions.own_device import OwnDevices
-from partitions.vsc.vmbus import GuestChannel, VmbusGuest
+from partitions.vsc.channel import GuestChannel
+from partitions.vsc.vmbus import VmbusGuest
 
 if TYPE_CHECKING:
     from partitions.net.adapter import NetAdapter

@@ -16,19 +16,30 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from bus.native import Channel, Histogram
 from bus.trace import Hop
-
-if TYPE_CHECKING:
-    from partitions.child import Partition
 
 PATIENCE_S: Final = 5.0  # for the platform to hear and to look
 PAUSE_S: Final = 0.005  # beside that
 BEGINS: Final = "measuring"
 ENDS: Final = "measured"
 PAUSES: Final = "measuring_pauses"
+
+
+class Records(Protocol):
+    """Where a report goes: the machine's log."""
+
+    def wait_until_read(self, patience_s: float) -> None: ...
+
+
+class Reporter(Protocol):
+    """What of a partition a report needs."""
+
+    @property
+    def console(self) -> Records: ...
+    def report(self, kind: str, **fields: object) -> None: ...
 
 
 class Load:
@@ -55,9 +66,7 @@ def stamps_of(device: object) -> Callable[[Hop], None] | None:
 
 
 @contextmanager
-def measuring(
-    partition: "Partition", name: str, *, transfer_bytes: int = 0, depth: int = 1
-) -> Iterator[Load]:
+def measuring(partition: Reporter, name: str, *, transfer_bytes: int = 0, depth: int = 1) -> Iterator[Load]:
     """Measure one load, named so that it is known again. Nothing is reported if the block raises.
 
     Args:
@@ -86,7 +95,7 @@ def measuring(
     _pause(partition)
 
 
-def _pause(partition: "Partition") -> None:
+def _pause(partition: Reporter) -> None:
     """Until the platform has heard of it and looked at /proc, however busy the host is: it takes in the next record
     when it has dealt with the last one. The rest is for the case that it has not heard our name yet."""
     partition.report(PAUSES)

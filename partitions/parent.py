@@ -8,31 +8,46 @@ Nobody takes over from it. The hypervisor ends its children with it, so nothing 
 
 import contextlib
 import signal
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, Protocol
 
 import trio
 
 from bus.seam import Seam
 from bus.synic import VMBUS_SINT
-from partitions.child import Partition
-from partitions.descendants import children_of
+from partitions.descendants import Described, children_of
 from partitions.machine_plan import PartitionPlan
-from partitions.stack.guest_bus import RootResources
 from partitions.stack.offered_device import OfferedDevice
 from partitions.stack.saved_state import RECORD_BYTES
+from partitions.stack.stack_resources import RootResources
 from partitions.stack.virtualization_stack import BuildError, VirtualizationStack
+from partitions.storage.disk import Disk
 from partitions.storage.errors import DiskError
 from partitions.storage.passed_on import DATA_BYTES, PassedOnDisk
 from partitions.vp.processor import VirtualProcessor
-from partitions.vsc.vmbus import VmbusError
+from partitions.vsc.conversation import VmbusError
 from runtime.abi import ExitStatus, HypercallError
+from runtime.hypercalls.caller import HypercallPort
 
 CHILDREN_GRACE_MS: Final = 1_500  # to end by themselves once we are to; below what the machine grants us
 
 
+class Parent(Protocol):
+    """What of a partition it takes to have children."""
+
+    id: int
+    name: str
+    hypercalls: HypercallPort
+
+    @property
+    def vps(self) -> Sequence[VirtualProcessor]: ...
+    def take_descendants(self) -> tuple[Mapping[str, Any], list[Described]]: ...
+    def open_disk(self, name: str, data_bytes: int) -> contextlib.AbstractContextManager[Disk]: ...
+    def report(self, kind: str, **fields: object) -> None: ...
+
+
 async def serve_children(
-    partition: Partition, devices: Mapping[str, OfferedDevice] | None = None
+    partition: Parent, devices: Mapping[str, OfferedDevice] | None = None
 ) -> Mapping[str, ExitStatus]:
     """See `Partition.run_children`. Cancelling it stops serving; the children go when this partition does."""
     machine, described = partition.take_descendants()
@@ -66,7 +81,7 @@ async def serve_children(
 
 
 @contextlib.contextmanager
-def _pass_on(partition: Partition, name: str) -> Iterator[OfferedDevice]:
+def _pass_on(partition: Parent, name: str) -> Iterator[OfferedDevice]:
     """Our own disk of that name, to be offered on. Raises BuildError."""
     with contextlib.ExitStack() as opened:
         try:
@@ -76,7 +91,7 @@ def _pass_on(partition: Partition, name: str) -> Iterator[OfferedDevice]:
         yield PassedOnDisk(name, disk)
 
 
-def _add_processor(partition: Partition) -> VirtualProcessor:
+def _add_processor(partition: Parent) -> VirtualProcessor:
     """Raises BuildError."""
     try:
         lines = partition.hypercalls.create_vp(1 + max(vp.index for vp in partition.vps))
@@ -90,7 +105,7 @@ def _add_processor(partition: Partition) -> VirtualProcessor:
     return vp
 
 
-def _make_stack(vp: VirtualProcessor, partition: Partition, nursery: trio.Nursery) -> VirtualizationStack:
+def _make_stack(vp: VirtualProcessor, partition: Parent, nursery: trio.Nursery) -> VirtualizationStack:
     """Without a successor: nothing is recorded, and nowhere do we die on purpose."""
     resources = RootResources(
         partition.hypercalls,
@@ -107,7 +122,7 @@ def _make_stack(vp: VirtualProcessor, partition: Partition, nursery: trio.Nurser
     return VirtualizationStack(resources, vp)
 
 
-async def _await_power_off(partition: Partition, stack: VirtualizationStack) -> None:
+async def _await_power_off(partition: Parent, stack: VirtualizationStack) -> None:
     """SIGTERM: everybody in the machine has got one. Who does not end by it in time is finalized."""
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         async for _ in signals:

@@ -27,9 +27,10 @@ from partitions.operator_services import OperatorServices
 from partitions.placement import DeviceError, Devices, drivers_among, place_of
 from partitions.plug_and_play import PlugAndPlay, RootTables
 from partitions.root_orders import arm_seam, get_stuck
-from partitions.stack.guest_bus import GuestBus, RootResources
+from partitions.stack.guest_bus import GuestBus
 from partitions.stack.saved_state import SLOT_PAGES, SavedState, StateTooLarge, encoded_bytes
 from partitions.stack.served_channel import replay_in_order
+from partitions.stack.stack_resources import RootResources
 from partitions.stack.virtualization_stack import BuildError, VirtualizationStack
 from partitions.stack.watchdog import send_heartbeats, watch_channels
 from partitions.vp.processor import VirtualProcessor

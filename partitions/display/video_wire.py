@@ -27,7 +27,6 @@ def version(major: int, minor: int) -> int:
 
 VERSIONS: Final = tuple(version(3, minor) for minor in (5, 4, 3, 2, 0))  # newest first
 OUTPUTS: Final = 1  # that a guest may have; the protocol knows more
-RECTANGLES_MAX: Final = 255  # of one message: their count is a byte
 RESOLUTIONS_MAX: Final = 64
 POINTER_SIDE_MAX: Final = 96
 EDID_BYTES: Final = 128

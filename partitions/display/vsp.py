@@ -22,7 +22,6 @@ from partitions.display.mouse_session import MouseSession
 from partitions.display.mouse_wire import Buttons
 from partitions.display.video_session import VideoSession
 
-BATCH: Final = 16
 _FULL_POLL_S: Final = 0.01  # how often an answer is tried that does not fit into the ring
 _FOR_EVER_NS: Final = -1
 _INBAND: Final = int(PacketType.INBAND)

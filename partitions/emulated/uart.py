@@ -12,7 +12,6 @@ from typing import Final
 
 from partitions.emulated.port_device import PortDevice
 
-PORTS: Final = 8
 FIFO_BYTES: Final = 16
 OUTPUT_BYTES_MAX: Final = 64 * 1024  # not taken yet; then the oldest go: nobody listens
 

@@ -21,7 +21,6 @@ from runtime.chaos.faults.orders import Counts, FaultRefused, Order
 CONSOLE_LINE: Final = "a line of noise, on purpose " * 4
 _NS_PER_MS: Final = 1_000_000
 _NS_PER_S: Final = 1_000_000_000
-_FORGED: Final = frozenset({"forge-relid", "forge-gpadl"})
 
 
 @dataclass(slots=True)

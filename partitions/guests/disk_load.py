@@ -41,10 +41,6 @@ class Load:
     def operations_per_second(self) -> float:
         return self.operations / self.seconds
 
-    @property
-    def bytes_per_second(self) -> float:
-        return self.operations * self.transfer_bytes / self.seconds
-
 
 class Volume:
     """The disk's first `size_bytes`, filled with blocks that can be checked."""

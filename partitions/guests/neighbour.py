@@ -19,7 +19,7 @@ from partitions.guests.net_load import ETHERTYPE
 from partitions.links.peer import borrow_link, lend_link
 from partitions.net.adapter import NetAdapter
 from partitions.vp.port_io import PortIo
-from partitions.vsc.vmbus import VmbusError
+from partitions.vsc.conversation import VmbusError
 
 SAMPLE_NS: Final = 2_000_000
 PATIENCE_S: Final = 20.0  # for any answer; a busy host is no finding
@@ -28,7 +28,6 @@ _HELLO, _ASK, _REPLY = b"h", b"q", b"r"
 _REQUEST_BYTES: Final = 256
 _FRAMES: Final = 8
 _FRAME_BYTES: Final = 256
-_FRAME_HEAD: Final = 14
 FORGED: Final = (
     b"hostile!"  # begins what a hostile guest sends in others' names: the switch lets none of it through
 )

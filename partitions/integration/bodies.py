@@ -24,7 +24,6 @@ KEY_BYTES_MAX: Final = 512  # UTF-16 with its closing zero
 VALUE_BYTES_MAX: Final = 2048  # the same
 _NUL: Final = b"\0\0"
 TIME_4_SINCE: Final = Version(4, 0)
-HEARTBEAT_STATE_SINCE: Final = Version(3, 0)
 _EPOCH_100NS: Final = 116_444_736_000_000_000  # from 1601 to 1970
 NS_PER_TICK: Final = 100
 

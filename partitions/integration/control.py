@@ -217,7 +217,10 @@ class IntegrationControl:
         self._nursery.start_soon(self._thaw_later, name, number)
         answer = await self._snapshot(name, SnapshotOperation.FREEZE, QUIESCE_MS_MAX)
         if answer.status != Status.OK:
-            raise IntegrationRefused(f"{name} did not come to rest: status {answer.status:#010x}")
+            raise IntegrationRefused(
+                f"{name} did not come to rest (status {answer.status:#010x}); see what it prints:"
+                " partvisor events --no-follow"
+            )
         return {}
 
     async def _thaw(self, name: str) -> Mapping[str, Any]:

@@ -15,10 +15,11 @@ import os
 import platform
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from bus.native import RingError, RingFull
 from bus.packets import PacketType
@@ -50,10 +51,9 @@ from partitions.integration.services import (
 )
 from partitions.integration.wire import IcError, Status, answer_to
 from partitions.saved_program import StateKeeper
-from partitions.vsc.vmbus import GuestChannel
-
-if TYPE_CHECKING:
-    from partitions.child import Partition
+from partitions.vsc.channel import GuestChannel
+from partitions.vsc.vmbus import VmbusGuest
+from runtime.hypercalls.caller import HypercallPort
 
 QUIESCE_S_MAX: Final = 4.0  # for what is being written to end; the host waits a second longer
 FROZEN_S_MAX: Final = 12.0  # longer than the host: it ends a quiet time, we do only if it does not
@@ -64,16 +64,21 @@ _INBAND: Final = int(PacketType.INBAND)
 class Integration:
     """Every service, from the start."""
 
-    def __init__(self, partition: "Partition") -> None:
-        """Raises VmbusError: the host does not offer them; the config wants integration = true."""
-        self._reference_time = partition.reference_time
+    def __init__(
+        self, name: str, vmbus: VmbusGuest, hypercalls: HypercallPort, reference_time: Callable[[], int]
+    ) -> None:
+        """Of the partition of that name. `reference_time`: its own, in 100 ns.
+
+        Raises VmbusError: the host does not offer them; the config wants integration = true.
+        """
+        self._reference_time = reference_time
         self.key_values: Final = KeyValues()
         self.health = Health.HEALTHY  # what the host is told
         self.on_freeze: Callable[[], None] = lambda: (
             None
         )  # once nobody writes; what it raises refuses the freeze
         self.on_save: Callable[[], bytes] | None = None  # what the program is to know when it goes on
-        self._keeper = StateKeeper(partition.hypercalls)
+        self._keeper = StateKeeper(hypercalls)
         self.on_thaw: Callable[[], None] = lambda: None
         self.malformed = 0
         self.last_shutdown: Shutdown | None = None
@@ -85,7 +90,7 @@ class Integration:
             "FullyQualifiedDomainName": socket.gethostname(),
             "OSName": platform.system(),
             "OSVersion": platform.release(),
-            "PartitionName": partition.name,
+            "PartitionName": name,
         }.items():
             self.key_values.publish(key, value, Pool.AUTO)
         handlers: dict[IcService, Callable[[Request], tuple[bytes, int]]] = {
@@ -98,8 +103,8 @@ class Integration:
         self._channels: list[GuestChannel] = []
         self._threads: list[threading.Thread] = []
         for service in SERVICES:
-            offer = partition.vmbus.find_offer(service.interface, service.instance)
-            opened = partition.vmbus.open_channel(offer, ring_bytes=RING_BYTES, data_bytes=0, waiting="block")
+            offer = vmbus.find_offer(service.interface, service.instance)
+            opened = vmbus.open_channel(offer, ring_bytes=RING_BYTES, data_bytes=0, waiting="block")
             self._channels.append(opened)
             thread = threading.Thread(
                 target=self._serve,
@@ -208,12 +213,19 @@ class Integration:
 
     def _freeze(self) -> int:
         if not self._quiet.begin(QUIESCE_S_MAX, FROZEN_S_MAX):
+            _say(f"it is not at rest: something has been written for longer than {QUIESCE_S_MAX:g} s")
             return Status.FAIL
         try:
             self.on_freeze()
             if self.on_save is not None:
                 self._keeper.keep(self.on_save())
-        except Exception:  # the program's: it has something that can't be left as it is
+        except Exception as error:  # the program's: it has something that can't be left as it is
             self._quiet.end()
+            _say(f"it is not at rest: {type(error).__name__}: {error}")
             return Status.FAIL
         return Status.OK
+
+
+def _say(text: str) -> None:
+    """The host is told a status, and nothing else: the reason stands in what its program prints."""
+    print(text, file=sys.stderr, flush=True)

@@ -11,7 +11,8 @@ from partitions.child import Partition
 from partitions.links.link_device import LINK_INTERFACE
 from partitions.links.switch_device import SWITCH_INTERFACE
 from partitions.links.windows import first_gpfn_of
-from partitions.vsc.vmbus import GuestChannel, VmbusError
+from partitions.vsc.channel import GuestChannel
+from partitions.vsc.conversation import VmbusError
 from runtime.abi import HypercallError
 
 _IDLE_RING_BYTES: Final = (

@@ -5,10 +5,10 @@ its own thread, as with rings; a call without a reply is not made again, so a fr
 """
 
 import socket
-from typing import Final
 
 from bus.seam import Seam, Step
-from partitions.calls.serving import receive_call, reply, wait_beside
+from partitions.calls.call_service import CallService
+from partitions.calls.serving import reply, wait_beside
 from partitions.net.frames import ETHERNET_HEADER_BYTES
 from partitions.net.message_port import MessagePort
 from partitions.net.message_wire import (
@@ -27,39 +27,12 @@ from partitions.net.message_wire import (
 from partitions.net.switch import LearningSwitch
 
 
-class _Service:
-    """An EndpointService; nothing that it is told is ever half done."""
-
-    phase: Final = 0
-    settled: Final = True
+class _Service(CallService[Call]):
+    """Nothing that it is told is ever half done."""
 
     def __init__(self, port: MessagePort, seam: Seam) -> None:
+        super().__init__(MESSAGE_BYTES_MAX, decode_call, MalformedCall)
         self._port, self._seam = port, seam
-        self._buffer = bytearray(MESSAGE_BYTES_MAX)
-        self.refuses_resent = False
-        self.busy = False
-        self.served = self.malformed = 0
-
-    def _take(self, sock: socket.socket) -> Call | None:
-        """None: the client is gone, or has broken the protocol."""
-        if (data := receive_call(sock, self._buffer)) is None:
-            return None
-        try:
-            call = decode_call(data)
-        except MalformedCall:
-            self.malformed += 1
-            return None
-        self.served += 1
-        return call
-
-    def serve_one(self, sock: socket.socket) -> bool:
-        raise NotImplementedError
-
-    def serve(self, sock: socket.socket) -> bool:
-        return self.serve_one(sock)
-
-    def hold(self) -> None:
-        """Nobody else has to be kept away."""
 
 
 class TransmitService(_Service):
@@ -144,9 +117,6 @@ class ReceiveService(_Service):
                 return reply(sock, received.encode())
             if not wait_beside(sock, self._port.ready_fd, None):
                 return False
-
-    def let_go(self) -> None:
-        """Nothing is held."""
 
     def statistics(self) -> dict[str, int]:
         return {"requests": self.served, "errors": self.malformed}

@@ -15,7 +15,6 @@ from typing import Final
 from partitions.net.rndis import HEAD_BYTES, PACKET_OFFSET, MalformedRndis, Status
 
 RECORDS_MAX: Final = 16  # of one packet
-VLAN_TAG_BYTES: Final = 4
 _RECORD: Final = struct.Struct("<III")
 _VALUE: Final = struct.Struct("<I")
 _TAG: Final = struct.Struct(">HH")

@@ -63,7 +63,7 @@ class Port:
         self._wanted = 0  # free pieces that a sender waits for
         self._is_slow = False  # a sender waited for it in vain
         self._closed = False
-        self.frames = self.dropped = self.filtered = self.unknown_ids = 0
+        self.frames = self.dropped = self.unknown_ids = 0
 
     def attach(self, buffer: SharedBuffer, *, taken_over: bool) -> None:
         """The guest has lent the buffer: to us, or to a predecessor.

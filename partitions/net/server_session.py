@@ -9,7 +9,7 @@ may have to hear again what was answered before. An illegal message raises, and 
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final, Self
 
@@ -77,7 +77,6 @@ class ServerSession:
     send: BufferShape | None = None
     packet_filter: int = 0
     generation: int = 0  # of the ids of packets that carry frames to the guest
-    _ndis: tuple[int, int] = field(default=(0, 0))
 
     @property
     def message_bytes(self) -> int:
@@ -102,8 +101,8 @@ class ServerSession:
                 raise MalformedNvsp(f"{message.TYPE.name} before INIT")
             case nvsp.NdisConfig(frame_bytes_max):
                 self._configure(frame_bytes_max)
-            case nvsp.NdisVersion(major, minor):
-                self._ndis = major, minor
+            case nvsp.NdisVersion():
+                pass  # nothing of ours depends on it
             case nvsp.SendReceiveBuffer(gpadl, buffer_id):
                 return self._lend_receive_buffer(gpadl, buffer_id, buffer_bytes)
             case nvsp.SendSendBuffer(gpadl, buffer_id):

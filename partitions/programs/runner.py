@@ -27,7 +27,6 @@ TMP_BYTES: Final = 16 << 20
 _NEW_PROCESSES: Final = 0x2000_0000  # CLONE_NEWPID
 _NEW_MOUNTS: Final = 0x0002_0000
 _PR_SET_PDEATHSIG: Final = 1
-_PR_SET_DUMPABLE: Final = 4
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _EXECUTABLE: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib64")
 # Of /etc nothing but what the C library and TLS look at.

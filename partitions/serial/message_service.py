@@ -12,7 +12,8 @@ from typing import Final
 from zlib import crc32
 
 from bus.seam import Seam, Step
-from partitions.calls.serving import receive_call, reply, wait_beside
+from partitions.calls.call_service import CallService
+from partitions.calls.serving import reply, wait_beside
 from partitions.sdk.serial import SerialDriver
 from partitions.serial.message_wire import (
     MESSAGE_BYTES_MAX,
@@ -52,42 +53,13 @@ class ReadAhead:
         return self._kept
 
 
-class _Service:
-    """An EndpointService; what was half done is in the record."""
-
-    phase: Final = 0
-    settled: Final = True
+class _Service(CallService[Write | Read]):
+    """What was half done is in the record."""
 
     def __init__(self, driver: SerialDriver) -> None:
+        super().__init__(MESSAGE_BYTES_MAX, decode_call, MalformedCall)
         self._driver = driver
-        self._buffer = bytearray(MESSAGE_BYTES_MAX)
-        self.refuses_resent = False
-        self.busy = False
-        self.served = self.malformed = self.errors = 0
-
-    def _take(self, sock: socket.socket) -> Write | Read | None:
-        """None: the client is gone, or has broken the protocol."""
-        if (data := receive_call(sock, self._buffer)) is None:
-            return None
-        try:
-            call = decode_call(data)
-        except MalformedCall:
-            self.malformed += 1
-            return None
-        self.served += 1
-        return call
-
-    def serve_one(self, sock: socket.socket) -> bool:
-        raise NotImplementedError
-
-    def serve(self, sock: socket.socket) -> bool:
-        return self.serve_one(sock)
-
-    def hold(self) -> None:
-        """Nobody else has to be kept away."""
-
-    def let_go(self) -> None:
-        """Nothing is held."""
+        self.errors = 0
 
 
 class WriteService(_Service):

@@ -11,9 +11,10 @@ twice when that one dies.
 import time
 from typing import Final
 
+from bus.byte_pipe import decode_piece, encode_piece, ring_bytes_of
 from bus.native import Channel, RingClosed, RingCorrupt, RingError
 from bus.packets import PacketError
-from partitions.serial.wire import PIECE_BYTES_MAX, decode_piece, encode_piece, ring_bytes_of
+from partitions.serial.wire import PIECE_BYTES_MAX
 
 READ_PACKETS: Final = 16
 SENT_BYTES_MAX: Final = 32 << 10  # made packets of at a time

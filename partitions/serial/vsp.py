@@ -12,12 +12,13 @@ import threading
 from typing import Final
 from zlib import crc32
 
+from bus.byte_pipe import decode_piece, encode_piece, ring_bytes_of
 from bus.native import Channel, RingClosed, RingError, RingFull, ServiceBudget
 from bus.packets import PacketError, PacketType
 from bus.seam import Seam, Step
 from bus.trace import Hop
 from partitions.sdk.serial import SerialDriver
-from partitions.serial.wire import PIECE_BYTES_MAX, decode_piece, encode_piece, ring_bytes_of
+from partitions.serial.wire import PIECE_BYTES_MAX
 from partitions.stack.paying_thread import PayingThread
 from partitions.storage.backends import BackendError
 

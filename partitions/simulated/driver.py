@@ -6,9 +6,9 @@ simulated.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from bus.channel_messages import STATUS_SUCCESS
 from bus.memory import MemorySlot
@@ -19,6 +19,7 @@ from partitions.simulated.kernel import SimulatedHypercalls
 from partitions.simulated.process import DeadlySeam, Process
 from partitions.simulated.root import RootLife
 from partitions.simulated.serving import RingParts, ServedRing, Turns
+from partitions.simulated.surroundings import Surroundings
 from partitions.stack.channel_host import ChannelListener, Opening, OpenRequest
 from partitions.stack.channel_ports import ChannelPorts, claim_doorbells, remove_ports
 from partitions.stack.grant import Grant
@@ -27,9 +28,6 @@ from partitions.stack.saved_state import RECORD_BYTES
 from partitions.stack.served_channel import ServedChannel, clear_record, place_rings
 from partitions.stack.vmbus_ports import FlagAllocator, guest_channel_port, server_event_port
 from runtime.abi import PAGE_BYTES, PartitionProperty, Route
-
-if TYPE_CHECKING:
-    from partitions.simulated.machine import SimulatedMachine
 
 _OWN_MEMORY_BYTES: Final = 1 << 20
 
@@ -50,10 +48,30 @@ class Served:
     grants: tuple[Grant, ...]
 
 
+class DriverSurroundings(Surroundings, Protocol):
+    """What a driver needs of its machine."""
+
+    @property
+    def lives(self) -> Sequence[RootLife]:
+        """The last one is the one that counts."""
+
+    def make_ring(
+        self,
+        process: Process,
+        device: str,
+        turns: Turns,
+        parts: RingParts,
+        seam: DeadlySeam,
+        guest: str,
+        on_broken: Callable[[str], None],
+    ) -> ServedRing: ...
+    def kill(self, name: str) -> None: ...
+
+
 class SimulatedDriver:
     """One device's."""
 
-    def __init__(self, machine: "SimulatedMachine", device: str) -> None:
+    def __init__(self, machine: DriverSurroundings, device: str) -> None:
         self._machine, self.device = machine, device
         self.label: Final = device
         self.partition = 0
@@ -194,7 +212,7 @@ class SimulatedDriver:
         self.rings.append(ring)
         return ring
 
-    def _broken(self, served: Served) -> Any:
+    def _broken(self, served: Served) -> Callable[[str], None]:
         def tell(reason: str) -> None:
             life = self._machine.lives[-1]
             guest = life.stack.guests.get(served.guest) if life.stack is not None else None

@@ -114,10 +114,6 @@ class SimulatedDesk:
             with contextlib.suppress(FaultRefused):
                 self.inject(order)
 
-    @property
-    def has_armed(self) -> bool:
-        return bool(self._armed)
-
     def strikes(self, armed: Armed) -> bool:
         """At each pass of its seam."""
         if armed.is_healed or not armed.trigger.strikes():
@@ -181,10 +177,9 @@ def _kill_at_step(desk: SimulatedDesk, armed: Armed) -> None:
 
 
 def _stop(desk: SimulatedDesk, armed: Armed) -> None:
-    machine, target = desk.machine, armed.order.target
-    process = machine.process(target)
+    process = desk.machine.process(armed.order.target)
     if desk.strikes(armed):
-        machine.promises.stop(target)
+        desk.machine.promises.stop(process)
         armed.undo.append(process.go_on)
 
 
@@ -213,7 +208,7 @@ def _now_and_then(desk: SimulatedDesk, armed: Armed, stop_ns: float, period_ns: 
         except LookupError:
             return
         if desk.strikes(armed):
-            machine.promises.stop(target)
+            machine.promises.stop(stopped[-1])
             machine.clock.after(stop_ns, go_on)
         machine.clock.after(period_ns, turn)
 
@@ -232,7 +227,7 @@ def _at_starts(desk: SimulatedDesk, armed: Armed, what: Callable[[Process], None
 
 def _slow_start(desk: SimulatedDesk, armed: Armed) -> None:
     def slow(process: Process) -> None:
-        desk.machine.promises.stop(process.name)
+        desk.machine.promises.stop(process)
         desk.machine.clock.after(armed.ns("delay_ms"), process.go_on)
 
     _at_starts(desk, armed, slow)

@@ -69,14 +69,9 @@ class RingHost:
 
     def open(self, request: OpenRequest) -> int:
         ports = self._ports(request)
-        ports.delete()  # what a predecessor may have made before it died
-        ports.connect()
-        clear_record(self._root.record(ports.flag))
-        try:
+        with ports.made_anew():
+            clear_record(self._root.record(ports.flag))
             self._attach(request, ports)
-        except BaseException:
-            ports.delete()
-            raise
         self.serve(request.relid)
         return STATUS_SUCCESS
 

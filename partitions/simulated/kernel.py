@@ -15,7 +15,6 @@ from bus.memory import PAGE_BYTES, REQUIRED_SEALS
 from partitions.simulated.clock import VirtualClock
 from runtime.abi import (
     PARTITION_SELF,
-    ROOT_PARTITION,
     ExitStatus,
     HvStatus,
     HypercallCode,
@@ -28,7 +27,7 @@ from runtime.hypercalls.connection import Result
 from runtime.hypervisor.invariants import InvariantBroken, check_invariants
 from runtime.hypervisor.machine import RootFailurePolicy
 from runtime.hypervisor.replies import DoorbellHandle, Handle, KickHandle, SlotHandle
-from runtime.simulation.actions import ROOT_LABEL, Action, ActionKind
+from runtime.simulation.actions import Action, ActionKind
 from runtime.simulation.simulator import Simulation
 from runtime.simulation.violation import Violation
 
@@ -254,7 +253,3 @@ class SimulatedHypercalls(HypercallPort):
                     value = self._kernel.simulation.label_of(int(value))  # type: ignore[call-overload]
                 given[name] = value
         return self._kernel.call(self._label, code, given, self.label_made)
-
-
-def label_of(partition: int, name: str) -> str:
-    return ROOT_LABEL if partition == ROOT_PARTITION else name

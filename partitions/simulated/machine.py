@@ -16,7 +16,7 @@ from partitions.simulated.interrupts import Interrupts
 from partitions.simulated.kernel import Kernel
 from partitions.simulated.medium import MemoryMedium, SimulatedMedium
 from partitions.simulated.plan import GuestPlan, MachinePlan
-from partitions.simulated.process import Process
+from partitions.simulated.process import DeadlySeam, Process
 from partitions.simulated.promises import Promises
 from partitions.simulated.reopening import ReopeningGuest
 from partitions.simulated.root import RootLife
@@ -82,7 +82,7 @@ class SimulatedMachine:
         self.interrupts: Final = Interrupts(
             self.kernel, costs, self.processes, self.programs, self.lives, self.drivers
         )
-        self.promises: Final = Promises(self)
+        self.promises: Final = Promises(self.kernel, self.processes, self.lives, self.drivers, self.hang_ms)
 
     def close(self) -> None:
         for process in self.processes.values():
@@ -161,7 +161,7 @@ class SimulatedMachine:
         device: str,
         turns: Turns,
         parts: RingParts,
-        seam: Any,
+        seam: DeadlySeam,
         guest: str,
         on_broken: Callable[[str], None],
     ) -> ServedRing:

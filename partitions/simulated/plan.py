@@ -15,7 +15,9 @@ from runtime.chaos.experiment.loading import experiment_of
 from runtime.chaos.experiment.machine_files import ECHO, VERIFYING, VerifyingGuest, machine_tables
 from runtime.chaos.experiment.model import Experiment
 from runtime.config.architecture import Architecture
-from runtime.config.model import DeviceKind, MachineConfig, convert
+from runtime.config.devices import DeviceKind
+from runtime.config.loading import convert
+from runtime.config.model import MachineConfig
 from runtime.exits import CommandError
 
 REOPENING: Final = "partitions.guests.reopening:main"

@@ -10,13 +10,12 @@ from typing import Any, Final, Protocol, cast
 import trio
 
 from bus.memory import MemorySlot
-from bus.seam import Step
 from bus.synic import CHANNEL_MESSAGE, VMBUS_SINT
 from partitions.machine_plan import AttachmentPlan, PartitionPlan
-from partitions.simulated.costs import Costs
-from partitions.simulated.kernel import Kernel, SimulatedHypercalls
+from partitions.simulated.kernel import SimulatedHypercalls
 from partitions.simulated.process import DeadlySeam, Process, sleep
 from partitions.simulated.serving import ServedRing
+from partitions.simulated.surroundings import Surroundings
 from partitions.stack.offered_device import OfferedDevice
 from partitions.stack.saved_state import SLOT_PAGES, SavedState
 from partitions.stack.stack_resources import RootResources
@@ -31,30 +30,18 @@ SAVED_STATE_GPFN: Final = 0x1000
 SIEF_BYTES: Final = PAGE_BYTES
 
 
-class Surroundings(Protocol):
-    """What a root's life needs to know of its machine."""
+class RootSurroundings(Surroundings, Protocol):
+    """What a root's life needs of its machine."""
 
-    @property
-    def kernel(self) -> Kernel: ...
-    @property
-    def costs(self) -> Costs: ...
     @property
     def plans(self) -> tuple[PartitionPlan, ...]: ...
-    @property
-    def hang_ms(self) -> int:
-        """0: it promises nothing."""
-
-    def watchers_of(self, server: str) -> list[Callable[[Step], bool]]:
-        """Who is asked at each step of a server, whatever process that is at the moment."""
-
     def devices_of(self, life: "RootLife") -> Mapping[str, OfferedDevice]: ...
-    def log(self, kind: str, partition: str | None = None, **fields: Any) -> None: ...
 
 
 class RootLife:
     """From its process's start to its end."""
 
-    def __init__(self, process: Process, machine: Surroundings, generation: int) -> None:
+    def __init__(self, process: Process, machine: RootSurroundings, generation: int) -> None:
         self.process, self._machine, self._generation = process, machine, generation
         self.call: Final = SimulatedHypercalls(machine.kernel, ROOT_LABEL)
         self.stack: VirtualizationStack | None = None
@@ -154,6 +141,7 @@ class RootLife:
             numbers=count(clock.now_ns + self._generation),
             now_ns=clock.now,
             sleep=sleep,
+            work_ns=clock.now,
         )
         self.stack = VirtualizationStack(self.resources, cast(VirtualProcessor, None))
         return self.stack

@@ -6,7 +6,7 @@ from (guest, relid, flag), so who takes over finds its predecessor's ports again
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from bus.channel_actions import OpenChannel
@@ -40,6 +40,17 @@ class ChannelPorts:
             self._connect_inbound()
             if not self.silent:
                 self._connect_outbound()
+        except BaseException:
+            self.delete()
+            raise
+
+    @contextlib.contextmanager
+    def made_anew(self) -> Iterator[None]:
+        """Whatever a predecessor may have made before it died. Deleted again if the block fails."""
+        self.delete()
+        self.connect()
+        try:
+            yield
         except BaseException:
             self.delete()
             raise

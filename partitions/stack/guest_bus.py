@@ -39,8 +39,6 @@ from partitions.stack.vmbus_ports import GUEST_MESSAGE_PORT, guest_channel_port,
 from partitions.stack.withheld_offers import WithheldOffers
 from runtime.abi import HypercallError
 
-__all__ = ["GuestBus", "RootResources"]
-
 OUTBOX_MESSAGES_MAX: Final = 4096  # a guest that requests more without reading loses its connection
 
 

@@ -74,11 +74,6 @@ def passage_connection(partition: int) -> int:
     return _PASSAGE_CONNECTION | partition
 
 
-def driver_of_port(port: int) -> int | None:
-    """Which driver partition's answers arrive at this port; None: not one of theirs."""
-    return port & _ID_MASK if port & ~_ID_MASK == _DRIVER_PORT else None
-
-
 class FlagAllocator:
     """Event flags of a server's SINT 2: one an open channel, over all guests. The one freed longest ago comes next."""
 

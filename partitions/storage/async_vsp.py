@@ -148,24 +148,17 @@ class AsyncStorageVsp:
             self._lock.__exit__(None, None, None)
 
     def statistics(self) -> dict[str, int]:
-        counters = self._executor.counters
-        return {name: getattr(counters, name) for name in counters.__slots__} | {"dropped": self.dropped}
+        return self._executor.counters.statistics(self.dropped, {})
 
 
 def _too_large(payload: bytes) -> Reply:
     raise AssertionError("a completion of 64 bytes fits every ring")
 
 
-class ThreadedMedium(AsyncBlockDriver):
-    """A medium whose calls block, each in a thread: of a disk whose driver is asynchronous, while a fault is armed.
+class _SameDisk:
+    """What a driver says of its disk, said by who stands before it."""
 
-    The driver is then called in its other loop. Who is cancelled leaves the thread to itself.
-    """
-
-    def __init__(self, driver: AsyncBlockDriver, medium: BlockBackend) -> None:
-        super().__init__(driver.context)
-        self._driver, self._medium = driver, medium
-        self.can_discard = driver.can_discard
+    _driver: AsyncBlockDriver
 
     @property
     def size_bytes(self) -> int:
@@ -178,6 +171,18 @@ class ThreadedMedium(AsyncBlockDriver):
     @property
     def read_only(self) -> bool:
         return self._driver.read_only
+
+
+class ThreadedMedium(_SameDisk, AsyncBlockDriver):
+    """A medium whose calls block, each in a thread: of a disk whose driver is asynchronous, while a fault is armed.
+
+    The driver is then called in its other loop. Who is cancelled leaves the thread to itself.
+    """
+
+    def __init__(self, driver: AsyncBlockDriver, medium: BlockBackend) -> None:
+        super().__init__(driver.context)
+        self._driver, self._medium = driver, medium
+        self.can_discard = driver.can_discard
 
     async def readv(self, views: Sequence[memoryview], offset: int) -> None:
         await trio.to_thread.run_sync(self._medium.readv, views, offset, abandon_on_cancel=True)
@@ -192,7 +197,7 @@ class ThreadedMedium(AsyncBlockDriver):
         await trio.to_thread.run_sync(self._medium.discard, offset, length, abandon_on_cancel=True)
 
 
-class Called(BlockDriver):
+class Called(_SameDisk, BlockDriver):
     """A BlockBackend on an asynchronous driver: each call blocks until it is done, in a loop of its own."""
 
     def __init__(self, driver: AsyncBlockDriver) -> None:
@@ -200,18 +205,6 @@ class Called(BlockDriver):
         self._driver = driver
         self.can_discard = driver.can_discard
         self._loop: OwnLoop | None = None
-
-    @property
-    def size_bytes(self) -> int:
-        return self._driver.size_bytes
-
-    @property
-    def block_bytes(self) -> int:
-        return self._driver.block_bytes
-
-    @property
-    def read_only(self) -> bool:
-        return self._driver.read_only
 
     @property
     def _own_loop(self) -> OwnLoop:

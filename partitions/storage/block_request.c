@@ -4,6 +4,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "big_endian.h"
+
 bool block_request_parse(const struct block_geometry *disk, const struct storvsp_packet *packet,
                          struct block_transfer *transfer)
 {
@@ -16,15 +18,15 @@ bool block_request_parse(const struct block_geometry *disk, const struct storvsp
     case SCSI_WRITE_10:
         if (packet->cdb_length < 10 || (cdb[9] & SCSI_NACA))
             return false;
-        lba = cdb_number(cdb + 2, 4);
-        blocks = cdb_number(cdb + 7, 2);
+        lba = big_endian_number(cdb + 2, 4);
+        blocks = big_endian_number(cdb + 7, 2);
         break;
     case SCSI_READ_16:
     case SCSI_WRITE_16:
         if (packet->cdb_length < 16 || (cdb[15] & SCSI_NACA))
             return false;
-        lba = cdb_number(cdb + 2, 8);
-        blocks = cdb_number(cdb + 10, 4);
+        lba = big_endian_number(cdb + 2, 8);
+        blocks = big_endian_number(cdb + 10, 4);
         break;
     default:
         return false;
@@ -62,13 +64,13 @@ static void build_cdb(struct storvsp_packet *packet, bool write, uint64_t lba, u
     uint8_t *cdb = packet->cdb_or_sense;
     if (lba <= UINT32_MAX && blocks <= UINT16_MAX) {
         cdb[0] = write ? SCSI_WRITE_10 : SCSI_READ_10;
-        cdb_put_number(cdb + 2, 4, lba);
-        cdb_put_number(cdb + 7, 2, blocks);
+        put_big_endian(cdb + 2, 4, lba);
+        put_big_endian(cdb + 7, 2, blocks);
         packet->cdb_length = 10;
     } else {
         cdb[0] = write ? SCSI_WRITE_16 : SCSI_READ_16;
-        cdb_put_number(cdb + 2, 8, lba);
-        cdb_put_number(cdb + 10, 4, blocks);
+        put_big_endian(cdb + 2, 8, lba);
+        put_big_endian(cdb + 10, 4, blocks);
         packet->cdb_length = 16;
     }
 }

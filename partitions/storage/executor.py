@@ -72,6 +72,14 @@ class Counters:
     refused: int = 0  # SRBs that ended in an error of the guest's making or of the medium's
     malformed: int = 0  # packets or page lists that made no sense
 
+    def statistics(self, dropped: int, fast: Mapping[str, int]) -> dict[str, int]:
+        """`fast`: what C has served beside us, by the same names."""
+        numbers = {name: getattr(self, name) for name in self.__slots__} | {"dropped": dropped}
+        for name, value in fast.items():
+            numbers[name] += value
+        numbers["requests"] += fast.get("reads", 0) + fast.get("writes", 0)
+        return numbers
+
 
 @dataclass(slots=True)  # not frozen: one is made for each request, and that takes a third of the time
 class Work:

@@ -49,7 +49,6 @@ _SESSION_AT: Final = 16
 _SESSION_END: Final = 20
 _ID_AT: Final = 40
 _DONE_AT: Final = 48  # an id, too: the last step of a turn that was done
-RECORD_BYTES: Final = 56
 _PHASE: Final = struct.Struct("<Q")
 _ID: Final = struct.Struct("<Q")
 assert MESSAGE_DATA_BYTES_MAX >= MAX_TRANSFER_BYTES
@@ -289,14 +288,8 @@ class MessageService:
         return True
 
     def statistics(self) -> dict[str, int]:
-        counters = self._executor.counters
-        numbers = {name: getattr(counters, name) for name in counters.__slots__} | {"dropped": self.dropped}
-        if self._fast is not None:
-            fast = self._fast.statistics()
-            for name, value in fast.items():
-                numbers[name] += value
-            numbers["requests"] += fast["reads"] + fast["writes"]
-        return numbers
+        fast = {} if self._fast is None else self._fast.statistics()
+        return self._executor.counters.statistics(self.dropped, fast)
 
 
 def _moved(request: bytes, answer: bytes) -> int | None:

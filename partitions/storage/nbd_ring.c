@@ -1,6 +1,7 @@
 /* The ring's side of nbd_engine.h: what a request is for the disk, and what comes back. */
 #include <string.h>
 
+#include "big_endian.h"
 #include "block_request.h"
 #include "nbd_engine.h"
 
@@ -134,13 +135,13 @@ static enum ring_status stage_unmap(struct nbd_engine *engine, struct nbd_work *
     uint32_t unused;
     uint8_t *parameters = nbd_page(engine, work->pages.first);
     memset(parameters, 0, UNMAP_PARAMETER_BYTES);
-    cdb_put_number(parameters, 2, UNMAP_PARAMETER_BYTES - 2);
-    cdb_put_number(parameters + 2, 2, UNMAP_PARAMETER_BYTES - 8);
-    cdb_put_number(parameters + 8, 8, lba);
-    cdb_put_number(parameters + 16, 4, blocks);
+    put_big_endian(parameters, 2, UNMAP_PARAMETER_BYTES - 2);
+    put_big_endian(parameters + 2, 2, UNMAP_PARAMETER_BYTES - 8);
+    put_big_endian(parameters + 8, 8, lba);
+    put_big_endian(parameters + 16, 4, blocks);
     block_request_build_command(&packet, 10, SRB_DIRECTION_WRITE, UNMAP_PARAMETER_BYTES);
     packet.cdb_or_sense[0] = SCSI_UNMAP;
-    cdb_put_number(packet.cdb_or_sense + 7, 2, UNMAP_PARAMETER_BYTES);
+    put_big_endian(packet.cdb_or_sense + 7, 2, UNMAP_PARAMETER_BYTES);
     return stage(engine, work, &packet, work->pages.first, UNMAP_PARAMETER_BYTES, &unused);
 }
 

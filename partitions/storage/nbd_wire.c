@@ -1,5 +1,7 @@
 #include "nbd_wire.h"
 
+#include "big_endian.h"
+
 static uint32_t refuse(const struct nbd_export *disk, const struct nbd_request *request)
 {
     uint16_t known_flags = NBD_COMMAND_FLAG_FUA;
@@ -39,13 +41,13 @@ enum nbd_verdict nbd_judge(const struct nbd_export *disk, const uint8_t bytes[NB
                            struct nbd_request *request, uint32_t *error)
 {
     *request = (struct nbd_request){
-        .flags = (uint16_t)nbd_number(bytes + 4, 2),
-        .command = (uint16_t)nbd_number(bytes + 6, 2),
-        .cookie = nbd_number(bytes + 8, 8),
-        .offset = nbd_number(bytes + 16, 8),
-        .length = (uint32_t)nbd_number(bytes + 24, 4),
+        .flags = (uint16_t)big_endian_number(bytes + 4, 2),
+        .command = (uint16_t)big_endian_number(bytes + 6, 2),
+        .cookie = big_endian_number(bytes + 8, 8),
+        .offset = big_endian_number(bytes + 16, 8),
+        .length = (uint32_t)big_endian_number(bytes + 24, 4),
     };
-    if (nbd_number(bytes, 4) != NBD_REQUEST_MAGIC || nbd_payload_bytes(request) > NBD_DROPPED_PAYLOAD_BYTES_MAX)
+    if (big_endian_number(bytes, 4) != NBD_REQUEST_MAGIC || nbd_payload_bytes(request) > NBD_DROPPED_PAYLOAD_BYTES_MAX)
         return NBD_HANG_UP;
     if (request->command == NBD_COMMAND_DISCONNECT)
         return NBD_DISCONNECT;
@@ -55,7 +57,7 @@ enum nbd_verdict nbd_judge(const struct nbd_export *disk, const uint8_t bytes[NB
 
 void nbd_build_reply(uint8_t bytes[NBD_REPLY_BYTES], uint64_t cookie, uint32_t error)
 {
-    nbd_put_number(bytes, 4, NBD_REPLY_MAGIC);
-    nbd_put_number(bytes + 4, 4, error);
-    nbd_put_number(bytes + 8, 8, cookie);
+    put_big_endian(bytes, 4, NBD_REPLY_MAGIC);
+    put_big_endian(bytes + 4, 4, error);
+    put_big_endian(bytes + 8, 8, cookie);
 }

@@ -67,18 +67,4 @@ static inline uint32_t nbd_payload_bytes(const struct nbd_request *request)
     return request->command == NBD_COMMAND_WRITE ? request->length : 0;
 }
 
-static inline uint64_t nbd_number(const uint8_t *at, unsigned bytes)
-{
-    uint64_t value = 0;
-    for (unsigned i = 0; i < bytes; i++)
-        value = value << 8 | at[i];
-    return value;
-}
-
-static inline void nbd_put_number(uint8_t *at, unsigned bytes, uint64_t value)
-{
-    for (unsigned i = bytes; i-- > 0; value >>= 8)
-        at[i] = (uint8_t)value;
-}
-
 #endif

@@ -87,7 +87,6 @@ class SrbStatus(IntEnum):
 
 
 SRB_STATUS_MASK: Final = 0x3F
-SRB_QUEUE_FROZEN: Final = 0x40
 SRB_AUTOSENSE_VALID: Final = 0x80
 
 

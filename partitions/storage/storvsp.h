@@ -66,19 +66,4 @@ _Static_assert(sizeof(struct gpa_direct_head) == 16, "wire size");
 #define STORVSP_MAX_PFNS (STORVSP_MAX_TRANSFER_BYTES / 4096u + 1u)
 #define STORVSP_MAX_EXTRA_BYTES (sizeof(struct gpa_direct_head) + STORVSP_MAX_PFNS * PFN_BYTES)
 
-/* CDBs are big-endian. */
-static inline uint64_t cdb_number(const uint8_t *at, unsigned bytes)
-{
-    uint64_t value = 0;
-    for (unsigned i = 0; i < bytes; i++)
-        value = value << 8 | at[i];
-    return value;
-}
-
-static inline void cdb_put_number(uint8_t *at, unsigned bytes, uint64_t value)
-{
-    for (unsigned i = bytes; i-- > 0; value >>= 8)
-        at[i] = (uint8_t)value;
-}
-
 #endif

@@ -254,11 +254,5 @@ class StorageVsp:
         return self._executor.session.snapshot()
 
     def statistics(self) -> dict[str, int]:
-        counters = self._executor.counters
-        numbers = {name: getattr(counters, name) for name in counters.__slots__} | {"dropped": self.dropped}
-        if self._fast is not None:
-            fast = self._fast.statistics()
-            for name, value in fast.items():
-                numbers[name] += value
-            numbers["requests"] += fast["reads"] + fast["writes"]
-        return numbers
+        fast = {} if self._fast is None else self._fast.statistics()
+        return self._executor.counters.statistics(self.dropped, fast)

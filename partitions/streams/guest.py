@@ -17,6 +17,7 @@ from itertools import count
 from typing import Final
 from uuid import UUID
 
+from bus.byte_pipe import decode_piece, encode_piece, ring_bytes_of
 from bus.channel_messages import OfferChannel
 from bus.guids import vsock_service
 from bus.native import RingClosed, RingCorrupt
@@ -26,16 +27,14 @@ from partitions.streams.wire import (
     END,
     LINGER_S,
     PIECE_BYTES_MAX,
-    decode_piece,
-    encode_pipe,
     is_for_listener,
     is_stream,
-    ring_bytes_of,
     service_of,
     silo_of,
 )
 from partitions.vsc.channel import GuestChannel
-from partitions.vsc.vmbus import VmbusError, VmbusGuest
+from partitions.vsc.conversation import VmbusError
+from partitions.vsc.vmbus import VmbusGuest
 
 HOST: Final = "host"
 RING_BYTES: Final = 128 << 10
@@ -99,7 +98,7 @@ class Stream:
         for start in range(0, len(data), SEND_BYTES_MAX):
             part = data[start : start + SEND_BYTES_MAX]
             pieces = [part[at : at + self._piece_bytes] for at in range(0, len(part), self._piece_bytes)]
-            packets = [encode_pipe(piece) for piece in pieces]
+            packets = [encode_piece(piece) for piece in pieces]
             while packets:
                 if not (count := self._put(packets)):
                     if taken and not whole:

@@ -14,10 +14,11 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from bus.byte_pipe import decode_piece, encode_piece, ring_bytes_of
 from bus.native import Channel, RingClosed, RingCorrupt
 from bus.packets import PIPE_HEADER_BYTES, PacketError, PacketType
 from bus.trace import Hop
-from partitions.streams.wire import END, LINGER_S, PIECE_BYTES_MAX, decode_piece, encode_pipe, ring_bytes_of
+from partitions.streams.wire import END, LINGER_S, PIECE_BYTES_MAX
 
 BATCH_PACKETS: Final = 16  # of the guest's, in hand at a time
 STOP_POLL_MS: Final = 100  # how late `stop` may be seen
@@ -191,7 +192,7 @@ class StreamRelay:
                 raise ConnectionResetError("the other side went away")
             starts = range(0, count, self._piece_bytes)
             self._packets = [
-                encode_pipe(bytes(self._taken[at : min(at + self._piece_bytes, count)])) for at in starts
+                encode_piece(bytes(self._taken[at : min(at + self._piece_bytes, count)])) for at in starts
             ] or [END]
         sent = self._channel.send_many(self._packets, self._next_id)
         if not sent:

@@ -9,31 +9,20 @@ import struct
 from typing import Any, Final
 from uuid import UUID, uuid5
 
+from bus.byte_pipe import encode_piece
 from bus.channel_messages import OfferChannel, OfferFlags, PipeMode, pipe_user_data
 from bus.guids import vsock_port, vsock_service
-from bus.packets import (
-    DESCRIPTOR_BYTES,
-    MAX_PIPE_BYTES,
-    PIPE_HEADER_BYTES,
-    TRAILER_BYTES,
-    PacketError,
-    PipeType,
-    decode_pipe,
-    encode_pipe,
-)
+from bus.packets import MAX_PIPE_BYTES
 
 PIECE_BYTES_MAX: Final = MAX_PIPE_BYTES  # of a packet; Linux takes in no more either
-END: Final = encode_pipe(b"")
+END: Final = encode_piece(b"")
 LINGER_S: Final = 8.0  # after the ends of both directions, for the other side to let go; as Linux
-PORT_MAX: Final = (1 << 32) - 1
 _FLAGS: Final = OfferFlags.HV_SOCK | OfferFlags.NAMED_PIPE | OfferFlags.ENUMERATE_DEVICE_INTERFACE
 _USER: Final = struct.Struct("<BBI16s2x")  # behind the pipe's type: accept, container, version, silo
 _VERSION: Final = 1
 _PARTITIONS: Final = UUID("6f6e6c79-7061-5274-a973-73747265616d")  # ours: what a silo's GUID is made from
 
 assert _USER.size + 4 == 28
-
-__all__ = ["END", "encode_pipe"]
 
 
 def service_of(service: int | UUID) -> UUID:
@@ -71,16 +60,3 @@ def is_stream(offer: OfferChannel) -> bool:
 
 def is_for_listener(offer: OfferChannel) -> bool:
     return is_stream(offer) and offer.user_data[4] != 0
-
-
-def decode_piece(payload: bytes) -> bytes:
-    """The bytes of a data packet; none is the end. PacketError: it is no data packet."""
-    kind, data = decode_pipe(payload)
-    if kind is not PipeType.DATA:
-        raise PacketError(f"pipe type {kind.name}")
-    return data
-
-
-def ring_bytes_of(piece_bytes: int) -> int:
-    """What a packet with so many bytes takes of a ring."""
-    return DESCRIPTOR_BYTES + -(-(PIPE_HEADER_BYTES + piece_bytes) // 8) * 8 + TRAILER_BYTES

@@ -1,12 +1,19 @@
 """A guest's open channel: what it is made of, and how to let go of it."""
 
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from bus.memory import PAGE_BYTES, MemorySlot
 from bus.native import Channel
 
-if TYPE_CHECKING:
-    from partitions.vsc.vmbus import VmbusGuest
+
+class ChannelOpener(Protocol):
+    """Who has opened a channel. What becomes of it is said to the host, and that is the opener's to do."""
+
+    def move_interrupts(self, opened: "GuestChannel", vp: int) -> None:
+        """Raises VmbusError."""
+
+    def close_channel(self, opened: "GuestChannel") -> None:
+        """May be called twice."""
 
 
 class GuestChannel:
@@ -14,7 +21,7 @@ class GuestChannel:
 
     def __init__(
         self,
-        bus: "VmbusGuest",
+        opener: ChannelOpener,
         relid: int,
         gpadl: int,
         slot: MemorySlot,
@@ -34,15 +41,15 @@ class GuestChannel:
         self.vp: Final = vp  # that they went to when it was opened
         self.empties: bool = True  # its pages, on the way out; not where another guest may still be in them
         self.buffers: Final = buffers  # GPADLs of parts of the data area, in its order
-        self._bus = bus
+        self._opener = opener
 
     def move_interrupts(self, vp: int) -> None:
         """Have the host's interrupts go to another of our VPs; traffic may go on. Raises VmbusError."""
-        self._bus._move_interrupts(self, vp)
+        self._opener.move_interrupts(self, vp)
 
     def close(self) -> None:
         """Close the channel and give its pages back. Whoever waits on it gets RingClosed. May be called twice."""
-        self._bus._close_channel(self)
+        self._opener.close_channel(self)
 
     def __enter__(self) -> "GuestChannel":
         return self

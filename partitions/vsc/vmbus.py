@@ -30,10 +30,9 @@ from bus.severing import empty, sever
 from bus.synic import VMBUS_SINT, page_flag
 from partitions.stack.vmbus_ports import guest_channel_port
 from partitions.vp.processor import VirtualProcessor
-from partitions.vsc.channel import GuestChannel as GuestChannel
+from partitions.vsc.channel import GuestChannel
 from partitions.vsc.channel_memory import ChannelMemory
-from partitions.vsc.conversation import HostConversation
-from partitions.vsc.conversation import VmbusError as VmbusError
+from partitions.vsc.conversation import HostConversation, VmbusError
 from runtime.abi import HvStatus, HypercallError, HypervisorGone, Route
 from runtime.hypercalls.caller import HypercallPort
 
@@ -204,18 +203,18 @@ class VmbusGuest(HostConversation):
         self._stop_listening()
         self._memory.close()
 
-    def _move_interrupts(self, opened: GuestChannel, vp_index: int) -> None:
+    def move_interrupts(self, opened: GuestChannel, vp: int) -> None:
         """The host moves the flags first, and rings: nothing is lost while they stand where we do not look yet."""
-        vp = next((vp for vp in self._vps if vp.index == vp_index), None)
-        if vp is None:
-            raise VmbusError(f"there is no VP {vp_index}")
+        taker = next((one for one in self._vps if one.index == vp), None)
+        if taker is None:
+            raise VmbusError(f"there is no VP {vp}")
         if (self._client.version or 0) < Version.V5_3:
             raise VmbusError(
                 "before version 5.3 the host does not tell whether it has moved a channel's interrupts"
             )
         relid, gone = opened.relid, self._gone(opened.relid)
         try:
-            self._do(lambda: self._client.modify(relid, vp_index))
+            self._do(lambda: self._client.modify(relid, vp))
         except LocalProtocolError as error:
             raise VmbusError(str(error)) from error
         moved = self._await(
@@ -224,11 +223,12 @@ class VmbusGuest(HostConversation):
         if isinstance(moved, Modified) and moved.status:
             raise VmbusError(f"the host did not move the channel's interrupts (status {moved.status:#x})")
         if opened.sets_flag:
-            opened.channel.aim(vp.event_flags)
+            opened.channel.aim(taker.event_flags)
 
     # -- closing
 
-    def _close_channel(self, opened: GuestChannel) -> None:
+    def close_channel(self, opened: GuestChannel) -> None:
+        """As `GuestChannel.close`."""
         with self._changed:
             if self._channels.pop(opened.relid, None) is None:
                 return

@@ -18,7 +18,8 @@ from partitions.net.nic import Nic
 from partitions.serial.wire import SERIAL_INTERFACE
 from partitions.storage.disk import Disk
 from partitions.storage.errors import DiskError
-from partitions.vsc.vmbus import GuestChannel, VmbusError
+from partitions.vsc.channel import GuestChannel
+from partitions.vsc.conversation import VmbusError
 from runtime.abi import HypercallError
 
 DATA_BYTES: Final = 128 << 10

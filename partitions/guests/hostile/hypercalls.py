@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from bus.synic import CHANNEL_MESSAGE, CONTACT_CONNECTION
+from bus.synic import CHANNEL_MESSAGE, CONTACT_CONNECTION, HYPERVISOR_MESSAGE
 from partitions.guests.hostile.scene import Scene
 from partitions.guests.hostile.tally import Tally
 from partitions.guests.hostile_calls import hostile_call
@@ -23,7 +23,6 @@ from runtime.abi import (
 )
 
 ROOT_ID: Final = 1
-GARBAGE_CALLS: Final = 500  # of a tour
 _NEIGHBOURS: Final = range(2, 12)
 _GREED_PAGES: Final = 256
 _GREED_GPFN: Final = 0x10_0000
@@ -44,7 +43,7 @@ def forbidden_calls(scene: Scene, tally: Tally) -> None:
         "port_in_root": lambda: call.create_port(7, own, PortType.EVENT, 2, partition=ROOT_ID, flag_count=1),
         "foreign_doorbell": lambda: call.claim_port_doorbell(0x2_0001),
         "foreign_connection": lambda: call.post_message(3, CHANNEL_MESSAGE, b""),
-        "hypervisors_message": lambda: call.post_message(CONTACT_CONNECTION, 0x8000_0000, b""),
+        "hypervisors_message": lambda: call.post_message(CONTACT_CONNECTION, HYPERVISOR_MESSAGE, b""),
         "unsealed_sint_0": lambda: call.create_port(8, ROOT_ID, PortType.EVENT, 0, flag_count=1),
     }
     for neighbour in _NEIGHBOURS:

@@ -12,7 +12,6 @@ from partitions.guests.hostile.scene import Scene
 from partitions.guests.hostile.tally import Tally
 from runtime.abi import HvStatus, HypercallError
 
-GARBAGE_MESSAGES: Final = 300  # of a tour
 _FULL: Final = (HvStatus.INSUFFICIENT_BUFFERS, HvStatus.INSUFFICIENT_MEMORY)
 _PAUSE_S: Final = 0.001
 _RELIDS: Final = 64

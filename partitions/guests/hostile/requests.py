@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
+from bus.byte_pipe import encode_piece
 from bus.native import RingError, RingFull
 from bus.packets import PacketType
 from partitions.guests.hostile.doors import Door
@@ -17,7 +18,6 @@ from partitions.guests.hostile.tally import Tally
 from partitions.guests.neighbour import FORGED
 from partitions.net.adapter import NetAdapter
 from partitions.net.address import address_of
-from partitions.serial.wire import encode_piece
 from partitions.storage.protocol import (
     COMPLETION_REQUESTED,
     Direction,
