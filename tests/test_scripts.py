@@ -225,7 +225,7 @@ def test_a_set_up_that_failed_is_not_taken_for_done(ready: Path) -> None:
 
 def test_two_set_ups_at_once_are_one(ready: Path) -> None:
     (ready / "bus" / "native" / "ring.c").write_text("changed again\n")
-    command = f'"{ready}/scripts/setup" & "{ready}/scripts/setup" & wait -n && wait -n'
+    command = f'"{ready}/scripts/setup" & one=$!; "{ready}/scripts/setup" & wait $one && wait $!'
     both = subprocess.run(
         ["bash", "-c", command],
         env={**os.environ, "PYTHON": sys.executable, "PIP_NO_INDEX": "1"},

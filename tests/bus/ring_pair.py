@@ -62,6 +62,21 @@ class RingPair:
     guest_doorbell: int
     host_doorbell: int
 
+    def next_host(self, journal: bytearray | memoryview, seam: memoryview | None = None) -> Channel:
+        """A successor of the host's end."""
+        size = self.to_host.size_bytes
+        return Channel(
+            self.memory,
+            outgoing_offset=PAGE_BYTES + size,
+            outgoing_bytes=size,
+            incoming_offset=0,
+            incoming_bytes=size,
+            signal_fd=self.guest_doorbell,
+            wait_fd=self.host_doorbell,
+            journal=journal,
+            seam=seam,
+        )
+
 
 def rung(doorbell: int) -> int:
     """How often a doorbell was rung since the last look."""

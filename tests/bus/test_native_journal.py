@@ -20,21 +20,6 @@ from tests.bus.ring_pair import RingPair, ring_pair
 JOURNAL_BYTES = 64
 
 
-def attach(pair: RingPair, journal: memoryview, seam: memoryview | None = None) -> Channel:
-    size = pair.to_host.size_bytes
-    return Channel(
-        pair.memory,
-        outgoing_offset=PAGE_BYTES + size,
-        outgoing_bytes=size,
-        incoming_offset=0,
-        incoming_bytes=size,
-        signal_fd=pair.guest_doorbell,
-        wait_fd=pair.host_doorbell,
-        journal=journal,
-        seam=seam,
-    )
-
-
 def ask(pair: RingPair, number: int, *, completion: bool = True) -> None:
     pair.guest.send(number.to_bytes(8, "little"), number, completion)
 
@@ -70,7 +55,7 @@ def test_what_was_published_and_not_released_is_not_served_again_nor_anything_be
     rng = random.Random(seed)
     journal = memoryview(bytearray(JOURNAL_BYTES))
     with ring_pair() as pair:
-        host = attach(pair, journal)
+        host = pair.next_host(journal)
         fill_one_lap(pair, host)
         asked: list[int] = []
         answered: list[int] = []
@@ -82,7 +67,7 @@ def test_what_was_published_and_not_released_is_not_served_again_nor_anything_be
                 answer(host)
                 if rng.random() < 0.5:
                     host.close()
-                    host = attach(pair, journal)  # died before it released
+                    host = pair.next_host(journal)  # died before it released
                 else:
                     host.release()
             if rng.random() < 0.5:
@@ -98,14 +83,14 @@ def test_the_index_does_not_go_back_to_the_last_request_that_was_answered() -> N
     """What wants no completion is released without one; the guest writes over it at once."""
     journal = memoryview(bytearray(JOURNAL_BYTES))
     with ring_pair() as pair:
-        host = attach(pair, journal)
+        host = pair.next_host(journal)
         ask(pair, 1)
         ask(pair, 2, completion=False)
         for number in (1, 2):
             assert answer(host) == number
             host.release()
         host.close()
-        host = attach(pair, journal)
+        host = pair.next_host(journal)
         ask(pair, 3)
         assert answer(host) == 3
         host.close()
@@ -120,14 +105,14 @@ def test_a_process_dies_exactly_at_the_step_that_was_armed(step: Step, published
     shared = memoryview(mmap.mmap(-1, PAGE_BYTES))
     journal, seam = shared[:JOURNAL_BYTES], shared[JOURNAL_BYTES : JOURNAL_BYTES + SEAM_BYTES]
     with ring_pair() as pair:
-        first = attach(pair, journal)
+        first = pair.next_host(journal)
         fill_one_lap(pair, first)
         assert pair.guest.arm()  # it sleeps, so that a signal is owed
         ask(pair, 7)
         Seam(seam).arm(step)
         child = os.fork()
         if child == 0:
-            host = attach(pair, journal, seam)
+            host = pair.next_host(journal, seam)
             answer(host)
             host.release()
             os._exit(0)
@@ -135,7 +120,7 @@ def test_a_process_dies_exactly_at_the_step_that_was_armed(step: Step, published
         assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
         assert Seam(seam).take_struck() is step
         assert Seam(seam).take_struck() is None
-        host = attach(pair, journal, seam)
+        host = pair.next_host(journal, seam)
         host.kick()
         assert answers(pair) == ([7] if published else [])
         assert answer(host) == (None if published else 7)

@@ -2,14 +2,16 @@
 
 import mmap
 import os
+import select
+import signal
 import struct
-import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bus.native import PAGE_BYTES, flag_set, flag_take, flags_take_all, synic_post, synic_take
+from tests.patience import WAIT_S
 
 SLOT_BYTES = 256
 FLAGS_OFFSET = 5
@@ -113,7 +115,7 @@ def test_small_or_read_only_pages_and_unknown_numbers_are_refused() -> None:
 
 
 def test_no_message_is_lost_between_two_processes() -> None:
-    """The poster waits when the slot is full; the taker sends EOM exactly when it is owed. A lost flag hangs."""
+    """The poster waits when the slot is full; the taker sends EOM exactly when it is owed. A lost flag stops both."""
     count = 20_000
     sim = page()
     eom, full = os.eventfd(0), os.eventfd(0)
@@ -127,18 +129,21 @@ def test_no_message_is_lost_between_two_processes() -> None:
         finally:
             os._exit(0)
     expected = 0
-    watchdog = threading.Timer(60, os.kill, (child, 9))
-    watchdog.start()
-    while expected < count:
-        taken = synic_take(sim, 2)
-        if taken is None:
-            os.eventfd_read(full)
-            continue
-        assert taken[:3] == (1, expected, struct.pack("<Q", expected))
-        expected += 1
-        if taken[3]:
-            os.eventfd_write(eom, 1)
-    watchdog.cancel()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    try:
+        while expected < count:
+            taken = synic_take(sim, 2)
+            if taken is None:
+                assert select.select([full], [], [], WAIT_S)[0], "both wait for each other"
+                os.eventfd_read(full)
+                continue
+            assert taken[:3] == (1, expected, struct.pack("<Q", expected))
+            expected += 1
+            if taken[3]:
+                os.eventfd_write(eom, 1)
+    finally:
+        if expected < count:
+            os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+    assert os.waitstatus_to_exitcode(status) == 0
     os.close(eom)
     os.close(full)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus.channel_messages import VersionResponse
-from bus.guids import INTERFACE_NAMES, SCSI, vsock_port, vsock_service
+from bus.guids import SCSI, vsock_port, vsock_service
 from bus.synic import (
     CHANNEL_MESSAGE,
     FLAGS_PER_SINT,
@@ -86,7 +86,3 @@ def test_vsock_ports_and_service_guids_are_the_same_thing(port: int) -> None:
     assert vsock_port(vsock_service(port)) == port
     assert vsock_port(SCSI) is None
     assert str(vsock_service(1)) == "00000001-facb-11e6-bd58-64006a7986d3"
-
-
-def test_no_two_devices_share_an_interface() -> None:
-    assert len(set(INTERFACE_NAMES.values())) == len(INTERFACE_NAMES) == 16

@@ -23,7 +23,8 @@ from partitions.storage.errors import DiskError
 from partitions.vp.direct_access import DirectAccess
 from partitions.vp.port_io import PortIo
 from partitions.vp.processor import VirtualProcessor
-from partitions.vsc.vmbus import GuestChannel, VmbusError
+from partitions.vsc.channel import GuestChannel
+from partitions.vsc.conversation import VmbusError
 from runtime.abi import HypercallError
 
 TICK_SINT = 5

@@ -15,7 +15,8 @@ from bus.memory import MemorySlot
 from partitions.child import Partition
 from partitions.drivers import process as driver
 from partitions.drivers.table import Action, StopServing
-from partitions.vsc.vmbus import VmbusError, VmbusGuest
+from partitions.vsc.conversation import VmbusError
+from partitions.vsc.vmbus import VmbusGuest
 
 MODE_VARIABLE: Final = "PARTVISOR_TEST_DRIVER"  # clings | rescinds | ignores-stop
 BLOCK: Final = 4096

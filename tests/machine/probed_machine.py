@@ -200,11 +200,6 @@ class ProbedMachine(RunningMachine):
     def count_of(self, kind: str) -> int:
         return len(self.all_of(kind))
 
-    def events_until(self, kind: str, condition: Callable[[list[Any]], bool]) -> list[Any]:
-        if not self.wait_until(lambda: condition(self.all_of(kind))):
-            self.complain(kind)
-        return self.all_of(kind)
-
     def victim(self, name: str) -> psutil.Process:
         """The newest of that name."""
         if name in ("platform", "hypervisor", "root"):

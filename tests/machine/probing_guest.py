@@ -24,7 +24,7 @@ from partitions.machine_plan import instance_guid
 from partitions.storage.disk import Disk
 from partitions.storage.errors import DiskError
 from partitions.vsc.channel import GuestChannel
-from partitions.vsc.vmbus import VmbusError
+from partitions.vsc.conversation import VmbusError
 from runtime.abi import HypercallCode, HypercallError
 from runtime.statistics import StatsObject
 
@@ -266,15 +266,18 @@ class Probe:
             os.close(fd)
         return {"opened": len(opened)}
 
-    def thread(self) -> dict[str, Any]:
-        """Start one."""
-        try:
-            thread = threading.Thread(target=int)
-            thread.start()
-        except RuntimeError as error:
-            return {"error": str(error)}
-        thread.join()
-        return {}
+    def threads(self, count: int) -> dict[str, Any]:
+        """Start so many, all there at once; or as many as it may."""
+        end, started = threading.Event(), list[threading.Thread]()
+        with contextlib.suppress(RuntimeError):
+            while len(started) < count:
+                thread = threading.Thread(target=end.wait)
+                thread.start()
+                started.append(thread)
+        end.set()
+        for thread in started:
+            thread.join()
+        return {"started": len(started)}
 
     def offers(self) -> dict[str, Any]:
         """Whether its disk is offered at the moment."""

@@ -10,7 +10,7 @@ from bus.native import RingError
 from partitions.child import Partition
 from partitions.storage.disk import Disk
 from partitions.storage.errors import DiskClosedError, DiskProtocolError
-from partitions.vsc.vmbus import VmbusError
+from partitions.vsc.conversation import VmbusError
 
 BLOCK = 4096
 PATIENCE_S = 20.0

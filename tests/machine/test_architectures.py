@@ -16,9 +16,11 @@ import pytest
 from bus.seam import Step
 from partitions.stack.back_off import DRIVER_FAILURES_MAX
 from runtime.chaos.history import Ending
-from runtime.chaos.loaded_machine import DRIVER, Judged, Load, LoadedMachine, signal_process
+from runtime.chaos.loaded_machine import DRIVER, Load, LoadedMachine, signal_process
 from runtime.chaos.register_conflicts import Kind
 from runtime.chaos.verdict import summary
+from tests.machine.conftest import PATIENT
+from tests.machine.under_load import judge, machines_under_load
 from tests.stopping import stop
 
 pytestmark = pytest.mark.machine
@@ -45,27 +47,16 @@ Start = Callable[..., LoadedMachine]
 @pytest.fixture
 def start(tmp_path: Path, runtime_dir: Path) -> Iterator[Start]:
     """start(architecture, **load) -> a machine under load. It is ended, and must have left nothing."""
-    machines: list[LoadedMachine] = []
+    with machines_under_load(tmp_path, runtime_dir) as begin:
 
-    def begin(architecture: str, settings: dict[str, int | str] | None = None, **load: Any) -> LoadedMachine:
-        patient = {"hang_ms": 60_000, "stuck_ms": 60_000}  # who is stopped here is not hung
-        machine = LoadedMachine(
-            tmp_path / f"boot{len(machines)}",
-            Load(
-                **{"seconds": LOAD_S, "policy": "restart", **load},
-                settings={"architecture": architecture, **patient, **(settings or {})},
-            ),
-            runtime_dir.with_name(f"run{len(machines)}"),
-        )
-        machines.append(machine)
-        machine.wait_for("guest.verified_progress")
-        return machine
+        def of_architecture(architecture: str, **load: Any) -> LoadedMachine:
+            settings: dict[str, int | str] = {
+                "architecture": architecture,
+                **PATIENT,
+            }  # who is stopped here is not hung
+            return begin(Load(**{"seconds": LOAD_S, "policy": "restart", **load}, settings=settings))
 
-    yield begin
-    for machine in machines:
-        machine.close()
-    for machine in machines:
-        assert machine.left_behind() == []
+        yield of_architecture
 
 
 def processes(machine: LoadedMachine) -> dict[str, int]:
@@ -118,16 +109,6 @@ def stands_still(machine: LoadedMachine) -> bool:
         if records(machine) == before:
             return True
     return False
-
-
-def judge(machine: LoadedMachine) -> Judged:
-    """End the load, and look at what the guests saw."""
-    machine.finish()
-    judged = machine.judge()
-    assert judged.verdict.passed, summary(judged.verdict)
-    assert judged.exit_code == 0, judged.errors
-    assert judged.verdict.unfinished == judged.verdict.failed == 0
-    return judged
 
 
 def kill(machine: LoadedMachine, name: str) -> None:

@@ -12,7 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runtime.config.model import ConfigError, DeviceKind, SignalRoute, WaitingKind, load
+from runtime.config.devices import DeviceKind
+from runtime.config.document import ConfigError
+from runtime.config.loading import load
+from runtime.config.model import SignalRoute, WaitingKind
 from runtime.exits import ExitCode
 from runtime.measure import ladder_hops
 from runtime.measure.ladder_machine import (

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.config.model import load
+from runtime.config.loading import load
+from runtime.exits import CommandError
 from runtime.measure.bench_nested import DEPTHS, machine_text, measure, row
 
 pytestmark = pytest.mark.machine
@@ -34,3 +35,15 @@ def test_a_ratio_is_that_of_each_rounds_own_values() -> None:
     )
     results = {1: figures | {"round_p50_ns": [10, 1000, 10]}, 2: figures | {"round_p50_ns": [20, 2000, 50]}}
     assert row("block", 2, results)["ratio"] == 2
+
+
+def test_a_host_on_which_every_window_was_missed_is_told_so() -> None:
+    figures = dict.fromkeys(
+        ("read_p50_ns", "read_p99_ns", "write_p50_ns", "write_p99_ns", "queued_reads_per_second"), 1
+    )
+    results: dict[int, dict[str, object]] = {
+        1: {**figures, "round_p50_ns": [10]},
+        2: {**figures, "round_p50_ns": []},
+    }
+    with pytest.raises(CommandError, match=r"depth 2.*busy"):
+        row("block", 2, results)

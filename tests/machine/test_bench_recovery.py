@@ -25,8 +25,8 @@ def test_every_replacement_is_seen_from_the_kill_to_the_first_completion(
     assert len(replacements) == KILLS
     for one in replacements:
         assert all(duration >= 0 for duration in one.phases_ns.values()), one
-        if mode.serves and mode.how != "service":  # which goes on serving for a while
-            assert one.outage_ns >= one.completed_ns - one.exited_ns > 0, "the guest was served by nobody"
+        # Not since it exited: what the old one had answered by then, the guest may take at any time.
+        assert one.outage_ns >= one.completed_ns - one.restored_ns > 0, "somebody served the guest"
     if not mode.serves:
         away = [one.serving_ns - one.exited_ns for one in replacements]
         assert min(one.outage_ns for one in replacements) < max(away), "the guest was served all the time"

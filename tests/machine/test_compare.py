@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from runtime.config.model import load
+from runtime.config.loading import load
 from runtime.machine.events import Event
 from runtime.machine.launch import run_in_foreground
 from tests.machine.conftest import PARTVISOR, PATIENCE_S, until

@@ -18,6 +18,7 @@ from runtime.chaos.running_machine import PATIENCE_S
 from runtime.chaos.verdict import summary
 from runtime.exits import CommandError
 from tests.machine.conftest import PATIENT
+from tests.machine.under_load import machines_under_load
 
 pytestmark = pytest.mark.machine
 
@@ -26,22 +27,13 @@ Start = Callable[..., LoadedMachine]
 
 @pytest.fixture
 def start(tmp_path: Path, runtime_dir: Path) -> Iterator[Start]:
-    machines: list[LoadedMachine] = []
+    with machines_under_load(tmp_path, runtime_dir) as begin:
 
-    def begin(architecture: str, **load: Any) -> LoadedMachine:
-        load = {"seconds": 60.0, "depth": 8, **load}
-        machine = LoadedMachine(
-            tmp_path / "boot", Load(settings={"architecture": architecture, **PATIENT}, **load), runtime_dir
-        )
-        machines.append(machine)
-        machine.wait_for("guest.verified_progress")
-        return machine
+        def of_architecture(architecture: str, **load: Any) -> LoadedMachine:
+            settings: dict[str, int | str] = {"architecture": architecture, **PATIENT}
+            return begin(Load(**{"seconds": 60.0, "depth": 8, **load}, settings=settings))
 
-    yield begin
-    for machine in machines:
-        machine.close()
-    for machine in machines:
-        assert machine.left_behind() == []
+        yield of_architecture
 
 
 def inject(

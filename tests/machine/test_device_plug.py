@@ -18,6 +18,7 @@ from partitions.storage.errors import DiskClosedError
 def plugged(partition):
     """Writes to a disk that comes, until it goes; again and again."""
     assert not partition.has_device("extra")
+    partition.report("waits")
     while True:
         partition.wait_for_device("extra", 600)
         count = 0
@@ -69,6 +70,7 @@ def test_a_disk_comes_and_goes_and_no_root_forgets_it(
     )
     machine, image = boot(toml), tmp_path / "extra.img"
     machine.wait_for("machine.ready")
+    machine.wait_for("guest.waits")  # who looks only now whether it is there would find it
     words = ["extra", "kind=disk", "backend=file", f"path={image}", "size=1MiB"]
     for wrong, why in (
         (["add", "one", "extra"], "say what it is"),

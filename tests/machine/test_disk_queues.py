@@ -14,6 +14,7 @@ from runtime.chaos.checker import check
 from runtime.chaos.loaded_machine import BOUND_S, Load, LoadedMachine, signal_process
 from runtime.chaos.verdict import summary
 from tests.machine.conftest import PATIENT, Boot, machine_toml
+from tests.machine.under_load import judge, machines_under_load
 
 pytestmark = pytest.mark.machine
 
@@ -33,27 +34,19 @@ def test_two_queues_are_one_disk_whatever_happens_to_the_root(
     """Every byte that either thread reads, flushes included, is checked against the histories of both."""
     rng = random.Random(kills)
     load = Load(queues=2, seconds=60.0, blocks=BLOCKS, depth=16, settings=PATIENT)
-    machine = LoadedMachine(tmp_path / "boot", load, runtime_dir)
-    try:
-        machine.wait_for("guest.verified_progress")
+    with machines_under_load(tmp_path, runtime_dir) as begin:
+        machine = begin(load)
         relids = {event["fields"]["relid"] for event in machine.all_of("vmbus.channel_opened")}
         assert len(relids) == 2, "a primary and its sub-channel"
         for exits in range(kills):
             time.sleep(rng.uniform(0.1, 0.3))
             machine.kill_root()
             assert machine.wait_until(partial(_has_come_back, machine, exits)), machine.events[-20:]
-        machine.finish()
-        judged = machine.judge()
-    finally:
-        machine.close()
-    assert judged.verdict.passed, summary(judged.verdict)
-    assert judged.exit_code == 0, judged.errors
-    assert judged.verdict.unfinished == judged.verdict.failed == 0
+        judge(machine)
     assert machine.takeovers == kills
     done = [event["fields"]["operations"] for event in machine.all_of("guest.queue_verified")]
     assert len(done) == 2
     assert min(done) > 0, "one of the queues did nothing"
-    assert machine.left_behind() == []
 
 
 @pytest.mark.soak
@@ -61,9 +54,8 @@ def test_so_they_are_when_their_driver_dies_or_its_root(tmp_path: Path, runtime_
     rng = random.Random(3)
     settings: dict[str, int | str] = {"architecture": "disaggregated", **PATIENT}
     load = Load(queues=2, seconds=60.0, blocks=BLOCKS, depth=16, settings=settings)
-    machine = LoadedMachine(tmp_path / "boot", load, runtime_dir)
-    try:
-        machine.wait_for("guest.verified_progress")
+    with machines_under_load(tmp_path, runtime_dir) as begin:
+        machine = begin(load)
         for turn in range(KILLS_BY_SOAK):
             time.sleep(rng.uniform(0.1, 0.3))
             exits, deaths = len(machine.all_of("root.exited")), machine.driver_deaths
@@ -75,13 +67,7 @@ def test_so_they_are_when_their_driver_dies_or_its_root(tmp_path: Path, runtime_
                 assert machine.wait_until(partial(_driver_has_come_back, machine, deaths)), machine.events[
                     -20:
                 ]
-        machine.finish()
-        judged = machine.judge()
-    finally:
-        machine.close()
-    assert judged.verdict.passed, summary(judged.verdict)
-    assert judged.exit_code == 0, judged.errors
-    assert judged.verdict.unfinished == judged.verdict.failed == 0
+        judge(machine)
 
 
 def _driver_has_come_back(machine: LoadedMachine, deaths: int) -> bool:
@@ -95,9 +81,8 @@ def test_a_guest_that_dies_with_its_queues_open_hurts_nobody(
 ) -> None:
     """Another one has the same blocks, by two queues of its own."""
     load = Load(queues=2, guests=2, seconds=60.0, blocks=BLOCKS, depth=8, settings=PATIENT)
-    machine = LoadedMachine(tmp_path / "boot", load, runtime_dir)
-    try:
-        machine.wait_for("guest.verified_progress")
+    with machines_under_load(tmp_path, runtime_dir) as begin:
+        machine = begin(load)
         (first, _) = [event["fields"]["pid"] for event in machine.all_of("partition.started")]
         signal_process(first, signal.SIGKILL)
         if with_root:
@@ -105,8 +90,6 @@ def test_a_guest_that_dies_with_its_queues_open_hurts_nobody(
             assert machine.wait_until(partial(_has_come_back, machine, 0)), machine.events[-20:]
         machine.finish()
         judged = machine.judge()
-    finally:
-        machine.close()
     with machine.image.open("rb") as image:
         found = dict(enumerate(image_values(image.fileno(), 0, BLOCKS)))
     killed = set(load.seeds[: load.queues])

@@ -6,8 +6,9 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import pytest
@@ -16,10 +17,11 @@ from bus.seam import Step
 from partitions.stack.back_off import DRIVER_FAILURES_MAX
 from runtime.chaos.history import Ending
 from runtime.chaos.liveness import gaps_around
-from runtime.chaos.loaded_machine import DRIVER, Judged, Load, LoadedMachine, signal_process
+from runtime.chaos.loaded_machine import DRIVER, Load, LoadedMachine, signal_process
 from runtime.chaos.register_conflicts import Kind
 from runtime.chaos.verdict import summary
 from tests.machine.conftest import PATIENT, until
+from tests.machine.under_load import judge, machines_under_load
 
 pytestmark = pytest.mark.machine
 
@@ -32,36 +34,15 @@ Start = Callable[..., LoadedMachine]
 @pytest.fixture
 def start(tmp_path: Path, runtime_dir: Path) -> Iterator[Start]:
     """start(**load) -> a machine with a driver partition, under load. Each is ended, and must have left nothing."""
-    machines: list[LoadedMachine] = []
+    with machines_under_load(tmp_path, runtime_dir) as begin:
 
-    def begin(settings: dict[str, int | str] | None = None, **load: Any) -> LoadedMachine:
-        machine = LoadedMachine(
-            tmp_path / f"boot{len(machines)}",
-            Load(
-                **{"seconds": LOAD_S, "seed": 1 + 10 * len(machines), **load},
-                settings={"architecture": "disaggregated", **PATIENT, **(settings or {})},
-            ),
-            runtime_dir.with_name(f"run{len(machines)}"),
-        )
-        machines.append(machine)
-        machine.wait_for("guest.verified_progress")
-        return machine
+        def disaggregated(
+            settings: Mapping[str, int | str] = MappingProxyType({}), **load: Any
+        ) -> LoadedMachine:
+            whole = {"architecture": "disaggregated", **PATIENT, **settings}
+            return begin(Load(**{"seconds": LOAD_S, **load}, settings=whole))
 
-    yield begin
-    for machine in machines:
-        machine.close()
-    for machine in machines:
-        assert machine.left_behind() == []
-
-
-def judge(machine: LoadedMachine) -> Judged:
-    """End the load, and look at what the guests saw."""
-    machine.finish()
-    judged = machine.judge()
-    assert judged.verdict.passed, summary(judged.verdict)
-    assert judged.exit_code == 0, judged.errors
-    assert judged.verdict.unfinished == judged.verdict.failed == 0
-    return judged
+        yield disaggregated
 
 
 def settles(machine: LoadedMachine, deaths: int, exits: int = 0) -> None:

@@ -1,7 +1,6 @@
 """Guests without enlightenments on whole machines, and what becomes of their accesses when roots die."""
 
 import contextlib
-import importlib.util
 import os
 import random
 import re
@@ -15,52 +14,13 @@ from typing import Final
 
 import pytest
 
-from tests.machine.conftest import PATIENCE_S, Boot, RunningMachine, machine_toml, until
+from tests.machine.conftest import PATIENCE_S, Boot, RunningMachine, until
+from tests.machine.pc_machine import needs_unicorn, pc_machine
 
 pytestmark = pytest.mark.machine
 
 REPOSITORY: Final = Path(__file__).parents[2]
 KILLS: Final = 4
-
-needs_unicorn = pytest.mark.skipif(
-    importlib.util.find_spec("unicorn") is None,
-    reason="unicorn is not installed: the extra `emulation` has it",
-)
-DISK: Final = (
-    '[[root.device]]\nname = "disk0"\nkind = "disk"\nbackend = "file"\npath = "{path}"\nsize = "1MiB"\n'
-)
-PC: Final = """
-[[partition]]
-name = "pc"
-program = "{program}"
-memory = "16MiB"
-intercepts = "{intercepts}"
-args = {{ {args} }}
-{file}
-[[partition.emulated]]
-kind = "uart"
-{uart}
-[[partition.emulated]]
-kind = "keyboard"
-[[partition.emulated]]
-kind = "rtc"
-[[partition.emulated]]
-kind = "ide"
-device = "disk0"
-"""
-
-
-def pc_machine(
-    tmp_path: Path,
-    program: str,
-    args: str = "",
-    file: str = "",
-    uart: str = "",
-    intercepts: str = "hypervisor",
-    **settings: str,
-) -> str:
-    pc = PC.format(program=program, args=args, file=file, uart=uart, intercepts=intercepts)
-    return machine_toml(pc, devices=DISK.format(path=tmp_path / "disk.img"), **settings)
 
 
 def lines_of(machine: RunningMachine, partition: str = "pc") -> list[str]:
@@ -79,7 +39,7 @@ def test_a_python_guest_drives_a_pc_by_its_ports(boot: Boot, tmp_path: Path, int
     uart = r'input = "good day\n"'
     machine = boot(
         pc_machine(
-            tmp_path, "partitions.guests.legacy:main", "listen = true", uart=uart, intercepts=intercepts
+            tmp_path, "partitions.guests.legacy:main", args="listen = true", uart=uart, intercepts=intercepts
         )
     )
     found = machine.wait_for("guest.legacy", "pc")["fields"]

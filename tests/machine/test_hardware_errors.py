@@ -3,13 +3,12 @@
 import json
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.machine.conftest import PATIENCE_S, Boot, RunningMachine, machine_toml
+from tests.machine.conftest import Boot, RunningMachine, machine_toml, until
 from tests.machine.test_networks import in_a_network_of_its_own
 
 pytestmark = pytest.mark.machine
@@ -55,13 +54,6 @@ def main(partition):
 POLICIES = ("report", "retry", "degrade", "remove")
 
 
-def until(condition: Callable[[], bool], why: Callable[[], object] = lambda: "") -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, why()
-        time.sleep(0.01)
-
-
 def luck(machine: RunningMachine, disk: str) -> list[str]:
     return [
         event["fields"]["now"]
@@ -75,6 +67,17 @@ def records(machine: RunningMachine, device: str) -> list[dict[str, object]]:
     assert listed.returncode == 0, listed.stderr
     rows: list[dict[str, object]] = json.loads(listed.stdout)["errors"]
     return rows
+
+
+def all_records(machine: RunningMachine) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(machine.command("errors", "--json").stdout)["errors"]
+    return rows
+
+
+def states(machine: RunningMachine) -> dict[str, str]:
+    """Of the guest's devices."""
+    shown = json.loads(machine.command("show", "guest", "--json").stdout)["devices"]
+    return {one["device"]: one["state"] for one in shown}
 
 
 @pytest.mark.parametrize(
@@ -92,7 +95,10 @@ def test_a_disk_that_fails_is_dealt_with_as_its_policy_says(
     attached = "".join(f'[[partition.device]]\nname = "{name}"\n' for name in POLICIES)
     guest = '[[partition]]\nname = "guest"\nprogram = "unlucky:main"\nmemory = "16MiB"\n'
     machine = boot(machine_toml(guest + attached, devices=devices, architecture=architecture))
-    until(lambda: sum(event["kind"] == "guest.opened" for event in machine.events) == len(POLICIES))
+    until(
+        lambda: sum(event["kind"] == "guest.opened" for event in machine.events) == len(POLICIES),
+        lambda: [machine.process.poll(), machine.errors, *machine.events],
+    )
     for name in POLICIES:
         times = "2" if name == "retry" else "5"
         injected = machine.command("inject", name, "storage-error", "which=write", "--times", times)
@@ -110,14 +116,14 @@ def test_a_disk_that_fails_is_dealt_with_as_its_policy_says(
     assert "closed" not in said
     assert "read fails" not in said[-1]  # for reading it is as good as ever
     assert said[-1] != "well"
+    # What a guest saw is written down after it saw it, by each driver for itself.
+    until(lambda: [row["count"] for row in records(machine, "report")] == [5])
     (row,) = records(machine, "report")
-    assert (row["count"], row["operation"], row["errno"], row["source"]) == (5, "write", 5, "storage")
-    rows = json.loads(machine.command("errors", "--json").stdout)["errors"]
-    assert {one["device"] for one in rows} == set(POLICIES)
-    assert all(one["first_ns"] <= one["last_ns"] for one in rows)
-    shown = json.loads(machine.command("show", "guest", "--json").stdout)["devices"]
-    assert {one["device"]: one["state"] for one in shown}["remove"] == "failed"
-    assert sum(event["kind"] == "hardware.error" for event in machine.events) >= len(POLICIES)
+    assert (row["operation"], row["errno"], row["source"]) == ("write", 5, "storage")
+    until(lambda: {one["device"] for one in all_records(machine)} == set(POLICIES))
+    assert all(one["first_ns"] <= one["last_ns"] for one in all_records(machine))
+    until(lambda: states(machine)["remove"] == "failed")
+    until(lambda: sum(event["kind"] == "hardware.error" for event in machine.events) >= len(POLICIES))
 
 
 NETWORKS = """
@@ -185,9 +191,7 @@ def test_an_interface_that_vanishes_is_dealt_with_as_its_policy_says(
                 "fatal",
                 conditions[name],
             )
-        shown = json.loads(machine.command("show", "guest", "--json").stdout)["devices"]
-        states = {one["device"]: one["state"] for one in shown}
-        assert states == {"report": "open", "retry": "open", "degrade": "open", "remove": "failed"}
+        assert states(machine) == {"report": "open", "retry": "open", "degrade": "open", "remove": "failed"}
         machine.process.send_signal(signal.SIGTERM)
         machine.wait()
 

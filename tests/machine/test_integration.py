@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.config.model import ConfigError, load
+from runtime.config.document import ConfigError
+from runtime.config.loading import load
 from runtime.machine.backup import BackupFailed, back_up
 from runtime.machine.console_client import connect
 from runtime.machine.management_client import ManagementClient, RequestRefused

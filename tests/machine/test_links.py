@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.config.model import ConfigError, load
+from runtime.config.document import ConfigError
+from runtime.config.loading import load
 from runtime.measure.bench_claim import EXIT_NOT_MEASURED, run
 from runtime.measure.claim_decision import Peers
 from runtime.measure.claim_ways import GUEST_WAYS, PROCESS_WAYS

@@ -17,7 +17,8 @@ from typing import Any, Final
 import pytest
 
 from runtime.config.architecture import Architecture
-from runtime.config.model import ConfigError, load
+from runtime.config.document import ConfigError
+from runtime.config.loading import load
 from tests.machine.conftest import PATIENCE_S, Boot, RunningMachine, idle_partition, machine_toml
 
 pytestmark = pytest.mark.machine

@@ -6,14 +6,15 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
 from bus.seam import Step
-from runtime.chaos.loaded_machine import Judged, Load, LoadedMachine, signal_process
+from runtime.chaos.loaded_machine import Load, LoadedMachine, signal_process
 from runtime.chaos.verdict import summary
 from tests.machine.conftest import PATIENT, Boot, idle_partition, machine_toml
+from tests.machine.under_load import judge, machines_under_load
 
 pytestmark = pytest.mark.machine
 
@@ -26,33 +27,8 @@ Start = Callable[..., LoadedMachine]
 @pytest.fixture
 def start(tmp_path: Path, runtime_dir: Path) -> Iterator[Start]:
     """start(**load) -> a machine under load, which runs already. Each is ended, and must have left nothing."""
-    machines: list[LoadedMachine] = []
-
-    def begin(**load: Any) -> LoadedMachine:
-        machine = LoadedMachine(
-            tmp_path / f"boot{len(machines)}",
-            Load(**{"seconds": LOAD_S, "seed": 1 + 10 * len(machines), "settings": PATIENT, **load}),
-            runtime_dir.with_name(f"run{len(machines)}"),
-        )
-        machines.append(machine)
-        machine.wait_for("guest.verified_progress")
-        return machine
-
-    yield begin
-    for machine in machines:
-        machine.close()
-    for machine in machines:
-        assert machine.left_behind() == []
-
-
-def judge(machine: LoadedMachine) -> Judged:
-    """End the load, and look at what the guests saw."""
-    machine.finish()
-    judged = machine.judge()
-    assert judged.verdict.passed, summary(judged.verdict)
-    assert judged.exit_code == 0, judged.errors
-    assert judged.verdict.unfinished == judged.verdict.failed == 0
-    return judged
+    with machines_under_load(tmp_path, runtime_dir) as begin:
+        yield lambda **load: begin(Load(**{"seconds": LOAD_S, "settings": PATIENT, **load}))
 
 
 def come_back(machine: LoadedMachine, exits: int) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.config.model import load
+from runtime.config.loading import load
 from runtime.machine.saved_file import load as load_saved
 from runtime.machine.saved_partition import SavedPartitionError
-from runtime.machine.saving import image_for
+from runtime.machine.saving_checks import image_for
 from tests.machine.conftest import PATIENCE_S, Boot, RunningMachine, idle_partition, machine_toml
 
 pytestmark = [pytest.mark.machine, pytest.mark.soak]

@@ -1,6 +1,5 @@
 """A guest of machine code that is saved in the middle of its work, and goes on in another machine."""
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any, Final
@@ -9,15 +8,10 @@ import msgspec
 import pytest
 
 from runtime.machine.saved_partition import SavedDevice, SavedReader, SavedWriter
-from tests.machine.conftest import Boot, RunningMachine, idle_partition, machine_toml, until
+from tests.machine.conftest import Boot, RunningMachine, idle_partition, until
+from tests.machine.pc_machine import needs_unicorn, pc_machine
 
-pytestmark = [
-    pytest.mark.machine,
-    pytest.mark.skipif(
-        importlib.util.find_spec("unicorn") is None,
-        reason="unicorn is not installed: the extra `emulation` has it",
-    ),
-]
+pytestmark = [pytest.mark.machine, needs_unicorn]
 
 # Counts in memory, and says each number on its serial line, as four hexadecimal digits.
 COUNTING: Final = bytes.fromhex(
@@ -30,29 +24,19 @@ COUNTING: Final = bytes.fromhex(
 )
 SECTOR: Final = COUNTING.ljust(510, b"\0") + b"\x55\xaa"
 FEW: Final = 12  # numbers that are waited for
-PC: Final = """
-[[partition]]
-name = "pc"
-program = "partitions.guests.boot_sector:main"
-memory = "16MiB"
-integration = true
-intercepts = "{intercepts}"
-[[partition.file]]
-name = "boot"
-path = "{boot}"
-[[partition.emulated]]
-kind = "uart"
-[[partition.emulated]]
-kind = "keyboard"
-[[partition.emulated]]
-kind = "rtc"
-[[partition.emulated]]
-kind = "ide"
-device = "disk0"
-"""
-DISK: Final = (
-    '[[root.device]]\nname = "disk0"\nkind = "disk"\nbackend = "file"\npath = "{path}"\nsize = "1MiB"\n'
-)
+
+
+def counting(tmp_path: Path, intercepts: str, *others: str) -> str:
+    boot = tmp_path / "boot.bin"
+    boot.write_bytes(SECTOR)
+    return pc_machine(
+        tmp_path,
+        "partitions.guests.boot_sector:main",
+        *others,
+        file=f'[[partition.file]]\nname = "boot"\npath = "{boot}"',
+        intercepts=intercepts,
+        integration=True,
+    )
 
 
 def numbers(machine: RunningMachine) -> list[int]:
@@ -74,10 +58,8 @@ def said(machine: RunningMachine, *arguments: str) -> dict[str, Any]:
 def test_a_count_goes_on_in_another_machine_and_none_is_missing_or_twice(
     boot: Boot, tmp_path: Path, intercepts: str
 ) -> None:
-    (tmp_path / "boot.bin").write_bytes(SECTOR)
     file = tmp_path / "pc.saved"
-    pc = PC.format(intercepts=intercepts, boot=tmp_path / "boot.bin")
-    toml = machine_toml(pc, devices=DISK.format(path=tmp_path / "disk.img"))
+    toml = counting(tmp_path, intercepts)
     one = boot(toml)
     until(lambda: len(numbers(one)) >= FEW)
     assert "runs" in one.command("restore", "pc", str(file)).stderr
@@ -102,10 +84,8 @@ def test_a_file_that_is_no_device_of_its_leaves_nothing_behind_and_a_good_one_go
     boot: Boot, tmp_path: Path
 ) -> None:
     """All checksums are right: it is the device that refuses what it finds there."""
-    (tmp_path / "boot.bin").write_bytes(SECTOR)
     good, bad = tmp_path / "good.saved", tmp_path / "bad.saved"
-    pc = PC.format(intercepts="direct", boot=tmp_path / "boot.bin")
-    machine = boot(machine_toml(pc, idle_partition("two"), devices=DISK.format(path=tmp_path / "disk.img")))
+    machine = boot(counting(tmp_path, "direct", idle_partition("two")))
     until(lambda: len(numbers(machine)) >= FEW)
     said(machine, "save", "pc", str(good))
     with good.open("rb") as file:

@@ -31,7 +31,7 @@ from partitions.storage.vsp import StorageVsp
 from runtime.chaos.blocks import BLOCK_BYTES
 from runtime.chaos.history import History, read_history
 from tests.partitions.mortal_storage import data_bytes, load
-from tests.partitions.storage_pair import FIRST_GPFN
+from tests.partitions.storage_pair import FIRST_GPFN, guest_end
 
 RING_BYTES: Final = 16 * PAGE_BYTES
 RINGS_BYTES: Final = 2 * (PAGE_BYTES + RING_BYTES)
@@ -54,17 +54,7 @@ class Line:
         os.close(self.to_guest)
 
     def guest_end(self, *, reset: bool = False) -> Channel:
-        return Channel(
-            self.memory,
-            outgoing_offset=0,
-            outgoing_bytes=RING_BYTES,
-            incoming_offset=PAGE_BYTES + RING_BYTES,
-            incoming_bytes=RING_BYTES,
-            signal_fd=self.to_host,
-            wait_fd=self.to_guest,
-            waiting=Waiting("block"),
-            reset=reset,
-        )
+        return guest_end(self.memory, RING_BYTES, self.to_host, self.to_guest, "block", reset=reset)
 
     def host_end(self, record: memoryview, seam: Seam) -> Channel:
         return Channel(
@@ -79,6 +69,19 @@ class Line:
             journal=record,
             seam=seam.memory,
         )
+
+
+def forked(life: Callable[[], None]) -> int:
+    """Its process, which ends with 1 if the life raised."""
+    child = os.fork()
+    if child == 0:
+        try:
+            life()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return child
 
 
 class DyingRoot:
@@ -104,17 +107,6 @@ class DyingRoot:
         return self._saved[number * RECORD_BYTES : (number + 1) * RECORD_BYTES]
 
     # -- processes
-
-    def _fork(self, life: Callable[[], None]) -> int:
-        child = os.fork()
-        if child == 0:
-            try:
-                life()
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-            os._exit(0)
-        return child
 
     def _be_guest(self, number: int) -> None:
         line, plan = self._lines[number], self._plans[number]
@@ -158,14 +150,14 @@ class DyingRoot:
         for line in self._lines:
             line.guest_end(reset=True).close()
         numbers = range(len(self._lines))
-        guests = {self._fork(partial(self._be_guest, number)): number for number in numbers}
+        guests = {forked(partial(self._be_guest, number)): number for number in numbers}
         root = 0
         ends = time.monotonic() + PATIENCE_S
         try:
             while guests:
                 dying = time.monotonic() < until
                 how = self._arm() if dying else ""
-                root = self._fork(self._be_root)
+                root = forked(self._be_root)
                 if how == "from outside":
                     time.sleep(self._random.uniform(0, 0.01))
                     os.kill(root, signal.SIGKILL)

@@ -16,7 +16,6 @@ import signal
 import socket
 import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -47,6 +46,7 @@ from tests.partitions.dying_root import (
     RINGS_BYTES,
     SEAM_AT,
     Line,
+    forked,
 )
 from tests.partitions.mortal_storage import data_bytes, load
 from tests.partitions.storage_pair import FIRST_GPFN
@@ -120,17 +120,6 @@ class DyingServers:
 
     # -- processes
 
-    def _fork(self, life: Callable[[], None]) -> int:
-        child = os.fork()
-        if child == 0:
-            try:
-                life()
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-            os._exit(0)
-        return child
-
     def _be_guest(self, number: int) -> None:
         plan, line = self._plans[number], self._lines[number]
         if self._has_monitors:
@@ -191,18 +180,18 @@ class DyingServers:
         if self._has_monitors:
             for number, memory in enumerate(self._monitors):
                 mortal[f"monitor {number}"] = partial(self._be_monitor, number), memory, DATA_STEPS
-        pids = {name: self._fork(life) for name, (life, _, _) in mortal.items()}
-        guests = {self._fork(partial(self._be_guest, number)): number for number in range(len(self._plans))}
+        pids = {name: forked(life) for name, (life, _, _) in mortal.items()}
+        guests = {forked(partial(self._be_guest, number)): number for number in range(len(self._plans))}
         armed: dict[str, str] = {}
         ends = time.monotonic() + PATIENCE_S
         try:
             while guests:
                 assert time.monotonic() < ends, "the guests do not come to an end"
-                if time.monotonic() < until:
+                if time.monotonic() < until or not (armed or self.deaths):  # once, however busy the host is
                     self._strike(pids, mortal, armed)
                 for name, how in self._reap(pids, guests, armed):
                     self.deaths[name.split()[0], how] += 1
-                    pids[name] = self._fork(mortal[name][0])
+                    pids[name] = forked(mortal[name][0])
                 time.sleep(self._random.uniform(0, PAUSE_S_MAX))
         finally:
             for pid in (*pids.values(), *guests):

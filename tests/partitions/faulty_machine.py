@@ -119,6 +119,6 @@ def faulty_machine(
     finally:
         machine.site.heal(None)
         guest.close()
-        assert served.stop()
+        assert served.stop(PATIENCE_S)
         served.release()
         device.close()

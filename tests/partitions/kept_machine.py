@@ -24,12 +24,13 @@ from bus.memory import PAGE_BYTES, MemorySlot
 from bus.packets import GpaRange
 from bus.synic import MESSAGE_CONNECTION
 from partitions.machine_plan import AttachmentPlan
-from partitions.stack.guest_bus import GuestBus, RootResources
+from partitions.stack.guest_bus import GuestBus
 from partitions.stack.offered_device import OfferedDevice
 from partitions.stack.offers import Devices
 from partitions.stack.received_messages import ReceivedMessages
 from partitions.stack.saved_state import SLOT_PAGES, SavedState
 from partitions.stack.served_channel import stop_all
+from partitions.stack.stack_resources import RootResources
 from partitions.stack.vmbus_ports import root_message_port
 from runtime.abi import PARTITION_SELF, HvStatus, HypercallCode, HypercallError, MapFlags, Route
 from runtime.hypercalls.caller import Doorbell, HypercallPort, MappedSlot

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bus.memory import PAGE_BYTES
-from bus.native import Channel, GpaMap, RingClosed, Waiting
+from bus.native import Channel, GpaMap, RingClosed
 from partitions.guests.verified import Plan, Result, VerifiedLoad
 from partitions.storage.backends import BlockBackend, MemoryBackend
 from partitions.storage.disk import Disk
 from partitions.storage.executor import Executor
 from runtime.chaos.blocks import BLOCK_BYTES, image_values
 from runtime.chaos.history import History, HistoryWriter, read_history
-from tests.partitions.storage_pair import FIRST_GPFN, host_end
+from tests.partitions.storage_pair import FIRST_GPFN, guest_end, host_end
 
 RING_BYTES = 16 * PAGE_BYTES
 POLL_NS = 20_000_000
@@ -75,22 +75,17 @@ def honest(host: Host) -> None:
 
 
 @contextmanager
-def served(backend: BlockBackend, servers: Sequence[Server], data_bytes: int) -> Iterator[Disk]:
-    """A disk that the servers serve, one after the other; behind the last one is nobody."""
+def served(
+    backend: BlockBackend, servers: Sequence[Server], data_bytes: int, depth: int | None = None
+) -> Iterator[Disk]:
+    """A disk that the servers serve, one after the other; behind the last one is nobody.
+
+    `depth`: of the load. Once so many requests wait for that nobody, the channel is closed.
+    """
     rings = 2 * (PAGE_BYTES + RING_BYTES)
     memory = mmap.mmap(-1, rings + data_bytes)
     to_host, to_guest = os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK)
-    guest = Channel(
-        memory,
-        outgoing_offset=0,
-        outgoing_bytes=RING_BYTES,
-        incoming_offset=PAGE_BYTES + RING_BYTES,
-        incoming_bytes=RING_BYTES,
-        signal_fd=to_host,
-        wait_fd=to_guest,
-        waiting=Waiting("block"),
-        reset=True,
-    )
+    guest = guest_end(memory, RING_BYTES, to_host, to_guest, "block")
     gpa_map = GpaMap()
     gpa_map.add(FIRST_GPFN, memory)
     stop = threading.Event()
@@ -105,11 +100,18 @@ def served(backend: BlockBackend, servers: Sequence[Server], data_bytes: int) ->
                 server(Host(channel, gpa_map, backend, executor, stop))
             except (Died, RingClosed):
                 saved = executor.session.snapshot()
+        while depth is not None and not stop.is_set():
+            if disks and disks[0].in_flight == depth and not guest.has_work:
+                guest.close()
+                return
+            stop.wait(0.001)
 
+    disks: list[Disk] = []
     thread = threading.Thread(target=serve_all, daemon=True)
     thread.start()
     try:
         with Disk(guest, memoryview(memory)[rings:], FIRST_GPFN + rings // PAGE_BYTES) as disk:
+            disks.append(disk)
             yield disk
     finally:
         stop.set()

@@ -17,7 +17,7 @@ from partitions.net.server_session import Adapter
 from partitions.net.switch import LearningSwitch
 from partitions.net.vsp import NetVsp
 from partitions.stack.channel_client import ChannelClient
-from tests.partitions.storage_pair import FIRST_GPFN, JOIN_S, host_end
+from tests.partitions.storage_pair import FIRST_GPFN, JOIN_S, guest_end, host_end
 from tests.patience import WAIT_S
 
 RECEIVE_GPADL, SEND_GPADL = 0xE1E11, 0xE1E12
@@ -122,16 +122,7 @@ def net_pair(
     view = memoryview(memory)
     bells = os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK)
     to_host, to_guest = bells
-    guest = Channel(
-        memory,
-        outgoing_offset=0,
-        outgoing_bytes=ring_bytes,
-        incoming_offset=PAGE_BYTES + ring_bytes,
-        incoming_bytes=ring_bytes,
-        signal_fd=to_host,
-        wait_fd=to_guest,
-        reset=True,
-    )
+    guest = guest_end(memory, ring_bytes, to_host, to_guest)
     gpa_map = GpaMap(4096)
     first = FIRST_GPFN + rings // PAGE_BYTES
     if scattered:  # each page by itself, so no two of them come as one view

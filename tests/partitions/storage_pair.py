@@ -77,6 +77,28 @@ def host_end(
     )
 
 
+def guest_end(
+    memory: mmap.mmap,
+    ring_bytes: int,
+    to_host: int,
+    to_guest: int,
+    waiting: str | None = None,
+    *,
+    reset: bool = True,
+) -> Channel:
+    return Channel(
+        memory,
+        outgoing_offset=0,
+        outgoing_bytes=ring_bytes,
+        incoming_offset=PAGE_BYTES + ring_bytes,
+        incoming_bytes=ring_bytes,
+        signal_fd=to_host,
+        wait_fd=to_guest,
+        waiting=None if waiting is None else Waiting(waiting),
+        reset=reset,
+    )
+
+
 @contextmanager
 def connected(
     backend: BlockBackend,
@@ -98,17 +120,7 @@ def connected(
     rings = 2 * (PAGE_BYTES + ring_bytes)
     memory = mmap.mmap(-1, rings + data_pages * PAGE_BYTES)
     to_host, to_guest = os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK)
-    guest = Channel(
-        memory,
-        outgoing_offset=0,
-        outgoing_bytes=ring_bytes,
-        incoming_bytes=ring_bytes,
-        incoming_offset=PAGE_BYTES + ring_bytes,
-        signal_fd=to_host,
-        wait_fd=to_guest,
-        waiting=Waiting(waiting),
-        reset=True,
-    )
+    guest = guest_end(memory, ring_bytes, to_host, to_guest, waiting)
     host = host_end(memory, ring_bytes, to_host, to_guest, waiting, record)
     gpa_map = GpaMap()
     gpa_map.add(FIRST_GPFN, memory)

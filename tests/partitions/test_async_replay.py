@@ -8,11 +8,11 @@ import pytest
 import trio
 
 from bus.memory import PAGE_BYTES
-from bus.native import Channel, RingClosed
+from bus.native import RingClosed
 from partitions.sdk.own_loop import OwnLoop
 from partitions.sdk.pump import AsyncPump, RawPacket, Reply
 from partitions.storage.backends import BackendError
-from tests.partitions.storage_pair import host_end
+from tests.partitions.storage_pair import guest_end, host_end
 
 RING_BYTES = 4 * PAGE_BYTES
 REQUESTS = 5
@@ -24,16 +24,7 @@ class Replayed:
     def __init__(self) -> None:
         memory = mmap.mmap(-1, 2 * (PAGE_BYTES + RING_BYTES))
         self._bells = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2)]
-        self.guest = Channel(
-            memory,
-            outgoing_offset=0,
-            outgoing_bytes=RING_BYTES,
-            incoming_offset=PAGE_BYTES + RING_BYTES,
-            incoming_bytes=RING_BYTES,
-            signal_fd=self._bells[0],
-            wait_fd=self._bells[1],
-            reset=True,
-        )
+        self.guest = guest_end(memory, RING_BYTES, self._bells[0], self._bells[1])
         self.host = host_end(memory, RING_BYTES, self._bells[0], self._bells[1], "block")
         self.held = 0
         for number in range(REQUESTS):

@@ -21,9 +21,11 @@ from partitions.sdk import AsyncCustomDriver, BackendError, CustomDriver
 from runtime.measure.exchanges import Client
 from tests.bus.ring_pair import COMPLETION, GPA_DIRECT, IN_BAND
 from tests.partitions.custom_pair import CONTEXT, DATA_GPFN, DATA_PAGES, CustomPair, answering, custom_pair
+from tests.patience import WAIT_S
 
 PATIENCE_NS = 20_000_000_000
 FLAG_COMPLETION = 1
+FEW = 10
 
 
 class Batches(CustomDriver):
@@ -52,6 +54,24 @@ class Waits(AsyncCustomDriver):
             await trio.sleep(request[0] / 1000)
         self.under_way -= 1
         return request[::-1]
+
+
+class Gathers(Waits):
+    """Begins to wait when more than FEW are under way, however slowly they come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._are_many = trio.Event()
+
+    async def serve(self, request: bytes) -> bytes:
+        if self.under_way >= FEW:
+            self._are_many.set()
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        with trio.fail_after(WAIT_S):
+            await self._are_many.wait()
+        self.under_way -= 1
+        return await super().serve(request)
 
 
 def reversing() -> CustomDriver:
@@ -173,11 +193,11 @@ def test_what_waits_in_the_ring_comes_as_one_batch() -> None:
 
 def test_of_an_asynchronous_driver_many_are_under_way_and_replies_keep_their_order() -> None:
     """Those that wait longest come first."""
-    driver = Waits()
+    driver = Gathers()
     requests = [bytes([30 - number, number]) for number in range(30)]
     with custom_pair(driver) as pair:
         assert pair.device.exchange_batch(requests) == [request[::-1] for request in requests]
-    assert driver.most > 10
+    assert driver.most > FEW
 
 
 def refuse(request: bytes) -> bytes:

@@ -41,7 +41,7 @@ from partitions.display.video_wire import (
 )
 from partitions.display.vsp import DisplayVsp, KeyboardVsp, MouseVsp, VideoVsp
 from partitions.emulated.scan_codes import KEYS
-from tests.partitions.storage_pair import FIRST_GPFN, JOIN_S, host_end
+from tests.partitions.storage_pair import FIRST_GPFN, JOIN_S, guest_end, host_end
 from tests.patience import WAIT_S, until
 
 RING_BYTES = 4 * PAGE_BYTES
@@ -103,16 +103,7 @@ def pair(make: Callable[[Pair, Channel], DisplayVsp] | None) -> Iterator[Pair]:
     """None: nobody serves."""
     memory = mmap.mmap(-1, RINGS + VRAM_PAGES * PAGE_BYTES)
     bells = os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK)
-    guest = Channel(
-        memory,
-        outgoing_offset=0,
-        outgoing_bytes=RING_BYTES,
-        incoming_offset=PAGE_BYTES + RING_BYTES,
-        incoming_bytes=RING_BYTES,
-        signal_fd=bells[0],
-        wait_fd=bells[1],
-        reset=True,
-    )
+    guest = guest_end(memory, RING_BYTES, *bells)
     both = Pair(guest, memory, bells, make or keyboard)
     both.gpa_map.add(FIRST_GPFN, memory)
     if make is not None:
@@ -210,16 +201,18 @@ def test_a_screen_shows_the_guests_own_pages_and_its_successor_does() -> None:
 
 
 def test_vram_that_is_not_the_guests_to_show_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversation, "ANSWER_S_MAX", 0.05)
     with pair(video) as both:
         guest = Video(both.guest, both.vram, VRAM_GPFN, 64, 48)
         beyond = FIRST_GPFN + (RINGS // PAGE_BYTES) + VRAM_PAGES - 1
-        for gpa in (0, beyond * PAGE_BYTES, 2**64 - 1, (1 << 52) - 4096):
+        for number, gpa in enumerate((0, beyond * PAGE_BYTES, 2**64 - 1, (1 << 52) - 4096), 1):
             guest._conversation.send(VramLocation(9, gpa).encode())
             guest._conversation.wait_for(VramLocationAck)
             guest._conversation.send(Situation(7, (Output(True, 0, 32, 64, 48, 256),)).encode())
-            with pytest.raises(DisplayClosedError):
-                guest._conversation.wait_for(SituationAck)
+            until(lambda number=number: both.vsp.statistics()["refused"] == number)  # type: ignore[misc]
+            with monkeypatch.context() as patch:
+                patch.setattr(conversation, "ANSWER_S_MAX", 0.05)
+                with pytest.raises(DisplayClosedError):
+                    guest._conversation.wait_for(SituationAck)
             assert both.framebuffer.picture.pixels is None
         assert both.vsp.statistics()["refused"] == 4
         guest._tell_location()

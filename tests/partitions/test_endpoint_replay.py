@@ -51,8 +51,10 @@ def test_a_request_that_was_executed_after_all_gives_the_device_back(failures: i
             with server.lock:
                 entered.set()
 
-        threading.Thread(target=neighbour, daemon=True).start()
-        assert entered.wait(PATIENCE_S / 10), "the device is held for ever"
+        waiting = threading.Thread(target=neighbour, daemon=True)
+        waiting.start()
+        assert entered.wait(PATIENCE_S), "the device is held for ever"
+        waiting.join(PATIENCE_S)
         assert left == 0
 
 

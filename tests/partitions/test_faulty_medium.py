@@ -188,7 +188,7 @@ def test_a_stuck_request_comes_back_when_it_is_healed() -> None:
             thread.join(0.001)
         assert thread.is_alive()
         disk.heal(1)
-        thread.join(10)
+        thread.join(20)
         assert not thread.is_alive()
 
 

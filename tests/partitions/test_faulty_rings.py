@@ -4,6 +4,7 @@ import contextlib
 import mmap
 import os
 import threading
+from functools import partial
 
 import pytest
 
@@ -106,17 +107,25 @@ def test_a_broken_ring_ends_its_channel_and_nothing_else(finder: str) -> None:
     for kind, parameters in FATAL[finder]:
         with faulty_machine() as machine, machine.disk() as disk:
             machine.inject(kind, **parameters)  # type: ignore[arg-type]
-            disk.timeout_s = 0.2
-            with pytest.raises(DiskError):  # noqa: PT012
-                for _ in range(400):  # an index of free room is looked at once in a while
-                    disk.read(0, 512)
+            disk.timeout_s = 0.05
+            assert comes_true(partial(is_found, machine, disk, finder)), kind
             assert machine.fired > 0, kind
+            with pytest.raises(DiskError):
+                disk.read(0, 512)
             if finder == "server":
-                assert comes_true(lambda ends=machine.ends: bool(ends)), kind  # type: ignore[misc]
                 assert not machine.ends[0].failed, f"{kind}: to the server it is the guest's doing"
-            else:
-                with pytest.raises(DiskClosedError):
-                    disk.read(0, 512)
+
+
+def is_found(machine: FaultyMachine, disk: Disk, finder: str) -> bool:
+    """By whoever is to find it. A request that was not answered in time says nothing: the server may be slow."""
+    try:
+        for _ in range(50):  # an index of free room is looked at once in a while
+            disk.read(0, 512)
+    except DiskTimeoutError:
+        pass
+    except DiskClosedError:
+        return finder == "guest"
+    return finder == "server" and bool(machine.ends)
 
 
 @pytest.mark.parametrize("value", INDEX_VALUES)
@@ -154,7 +163,7 @@ def test_what_is_spoilt_is_refused_or_answered_but_breaks_no_server(kind: str) -
         for number in range(16):
             with contextlib.suppress(DiskError):
                 disk.write(number * 512, BLOCK)
-        assert machine.fired > 0
+        assert comes_true(lambda: machine.fired > 0)  # what was not answered in time is in the ring still
         assert not any(end.failed for end in machine.ends), machine.ends
 
 
@@ -165,8 +174,8 @@ def test_a_length_that_changes_while_it_is_read_is_read_once() -> None:
         try:
             for _ in range(50):
                 disk.read(0, 512)
-        except DiskError:
-            assert comes_true(lambda: bool(machine.ends))
+        except DiskError:  # its server has ended, or was only slow
+            assert comes_true(lambda: bool(machine.ends) or bool(disk.poll()))
         assert machine.fired > 0
         assert all(not end.failed for end in machine.ends)
 

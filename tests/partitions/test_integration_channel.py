@@ -35,7 +35,7 @@ from partitions.integration.wire import (
     MESSAGE_BYTES_MAX,
     answer_to,
 )
-from tests.partitions.storage_pair import JOIN_S, host_end
+from tests.partitions.storage_pair import JOIN_S, guest_end, host_end
 from tests.patience import WAIT_S, until
 
 RING_BYTES = 4 * PAGE_BYTES
@@ -46,16 +46,7 @@ def served(service: IcService) -> Iterator[tuple[Channel, IcVsp, Callable[[], Ic
     """The guest's end, the server, how to let a successor take over, and what became of servers."""
     memory = mmap.mmap(-1, 2 * (PAGE_BYTES + RING_BYTES))
     bells = os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK)
-    guest = Channel(
-        memory,
-        outgoing_offset=0,
-        outgoing_bytes=RING_BYTES,
-        incoming_offset=PAGE_BYTES + RING_BYTES,
-        incoming_bytes=RING_BYTES,
-        signal_fd=bells[0],
-        wait_fd=bells[1],
-        reset=True,
-    )
+    guest = guest_end(memory, RING_BYTES, *bells)
     running: list[tuple[Channel, threading.Thread]] = []
     failures: list[BaseException] = []
 
@@ -114,11 +105,14 @@ def test_heartbeats_begin_by_themselves_and_a_guest_that_stops_answering_is_lost
     with served(HEARTBEAT) as (guest, vsp, _, failures):
         assert vsp.heartbeat == "no contact"
         session = GuestSession(HEARTBEAT)
-        for _ in range(3):
+
+        def is_answered() -> bool:
             request = take(guest, session)
             beat = Heartbeat.decode(request.message.body)
             guest.send(answer_to(request.message, Heartbeat(beat.sequence + 1, 1).encode()).encode())
-        until(lambda: vsp.heartbeat == "healthy")
+            return vsp.heartbeat == "healthy"  # for as long as a few beats: it has to go on meanwhile
+
+        until(is_answered)
         until(lambda: vsp.missed > BEATS_MISSED_MAX)
         assert vsp.heartbeat == "lost"
         assert not failures
@@ -199,8 +193,10 @@ def test_whoever_waits_is_told_when_the_channel_closes_and_a_guest_that_does_not
 ):
     with served(KEY_VALUE) as (guest, vsp, start, _):
         session, answers = GuestSession(KEY_VALUE), list[Answer | None]()
-        threading.Thread(target=ask_when_ready, args=(vsp, b"x", answers), daemon=True).start()
+        asking = threading.Thread(target=ask_when_ready, args=(vsp, b"x", answers), daemon=True)
+        asking.start()
         take(guest, session)
+        asking.join(WAIT_S)
         vsp = start()
         until(lambda: answers == [None])
         reply = session.receive(next_message(guest))

@@ -259,9 +259,10 @@ def test_what_fails_in_c_is_asked_again_in_python_with_the_device_in_between() -
             sock = socket.socket(fileno=twin.connect())
             sock.settimeout(PATIENCE_S)
             sock.send(Message(Ask(0x2A)).encode())
-            results.append((sock.recv(MESSAGE_BYTES_MAX), bytes(twin.record), twin.service.statistics()))
+            reply = sock.recv(MESSAGE_BYTES_MAX)
             sock.close()
-            twin.join()
+            twin.join()  # that it has replied is marked when the reply is out
+            results.append((reply, bytes(twin.record), twin.service.statistics()))
             with twin.lock:
                 pass
         assert results[0] == results[1]

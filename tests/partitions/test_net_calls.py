@@ -83,6 +83,7 @@ class World:
         """Another process of the server's: it has heard of nobody."""
         for endpoint in self.endpoints:
             endpoint.end()
+        self.device.close()  # its thread looks at the driver, too
         self.device = NetDevice("net", MTU, self.driver)
         for endpoint in self.endpoints:
             endpoint.start()
@@ -165,12 +166,18 @@ def test_a_reader_is_waited_for_and_loses_nothing() -> None:
         frames = [frame(two.mac, one.mac, number, 1500) for number in range(500)]
         sender = threading.Thread(target=one.send, args=(frames, WAIT_S))
         sender.start()
-        got = drain(two, 1)
-        while (more := two.receive(64, 0.1)) and len(got) < len(frames):
-            got += more
+        got: list[bytes] = []
+
+        def is_through() -> bool:
+            got.extend(two.receive(64, 0.1))
+            return len(got) + world.device._message_ports[2].dropped >= len(frames)
+
+        until(is_through)
         sender.join(WAIT_S)
+        assert not sender.is_alive()
         numbers = [int.from_bytes(one[14:18], "big") for one in got]
         assert numbers == sorted(set(numbers))
+        assert two.receive(1, 0) == []
         assert len(got) + world.device._message_ports[2].dropped == len(frames)
 
 
@@ -237,17 +244,19 @@ def test_a_monitors_wire_is_one_port_at_the_hosts_switch_as_long_as_its_guest_is
             with a_nic(world.client(1)) as nic:
                 there, here = way.opened.mac, nic.mac
                 assert not world.device._message_ports[9].accepts(there)
-                for _ in range(2):  # the guest may leave, and be back
+                for first in (10, 20):  # the guest may leave, and be back
                     way.join(port)  # type: ignore[arg-type]
                     sent = [frame(here, there, number, 1514) for number in range(300)]
                     way.forward(port, [memoryview(one) for one in sent])  # type: ignore[arg-type]
                     assert drain(nic, 300) == sent
-                    nic.send([frame(there, here, 1), frame(b"\xff" * 6, here, 2)], WAIT_S)
-                    until(lambda: len(port.got) == 1)
+                    sent_to_it = [frame(b"\xff" * 6, here, first), frame(there, here, first + 1)]
+                    nic.send(sent_to_it, WAIT_S)
+                    until(lambda: sent_to_it[1] in port.got)  # noqa: B023
                     port.packet_filter = EVERYTHING
                     way.join(port)  # type: ignore[arg-type]
-                    nic.send([frame(b"\xff" * 6, here, 3)], WAIT_S)
-                    until(lambda: len(port.got) == 2)
+                    nic.send([frame(b"\xff" * 6, here, first + 2)], WAIT_S)
+                    until(lambda: len(port.got) >= 2)
+                    assert port.got == [sent_to_it[1], frame(b"\xff" * 6, here, first + 2)]
                     world.restart()
                     way.forward(port, [memoryview(sent[0])])  # type: ignore[arg-type]  # lost: it was another's
                     port.packet_filter = int(PacketFilter.DIRECTED)
@@ -255,7 +264,8 @@ def test_a_monitors_wire_is_one_port_at_the_hosts_switch_as_long_as_its_guest_is
                     way.leave(port)  # type: ignore[arg-type]
                     until(lambda: not world.device._message_ports[9].is_open)
                     assert nic.receive(1, 0.01) in ([], sent[:1])
-                    nic.send([frame(there, here, 4)], WAIT_S)  # the new server knows it from here on
+                    nic.send([frame(there, here, first + 3)], WAIT_S)  # the new server knows it from here on
+                    nic.flush(WAIT_S)
         finally:
             way.close()
 

@@ -120,8 +120,12 @@ def test_each_mistake_has_its_status(message: bytes, status: nvsp.Status) -> Non
         nic = pair.nic()
         pair.send[: 60 * 104] = (packet_header(60) + frame(b"\xff" * 6, nic.mac, 0, 42)) * 60
         pair.guest.send(message, 1 << 50, True)
-        (answer,) = pair.guest.receive_batch(1, int(WAIT_S * 1e9))
-        assert (answer[0], answer[2]) == (PacketType.COMPLETION, 1 << 50)
+        while True:
+            (answer,) = pair.guest.receive_batch(1, int(WAIT_S * 1e9))
+            pair.guest.release()  # who sleeps behind what it has not released is not woken
+            if answer[2] == 1 << 50:
+                break  # before it may come what completes the adapter's last request: that was answered by a message
+        assert answer[0] == PacketType.COMPLETION
         assert struct.unpack_from("<II", answer[4]) == (nvsp.Type.RNDIS_PACKET_COMPLETE, status)
         assert not pair.failures
 

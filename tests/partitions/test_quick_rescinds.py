@@ -16,7 +16,8 @@ from bus.guids import SCSI
 from bus.memory import PAGE_BYTES, REQUIRED_SEALS
 from bus.synic import CHANNEL_MESSAGE
 from partitions.vp.processor import VirtualProcessor
-from partitions.vsc.vmbus import VmbusError, VmbusGuest
+from partitions.vsc.conversation import VmbusError
+from partitions.vsc.vmbus import VmbusGuest
 from runtime.hypercalls.caller import HypercallPort
 
 RELID = 1

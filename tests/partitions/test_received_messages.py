@@ -1,5 +1,6 @@
 """Each message of a guest is dealt with once, whenever roots die, and however many equal ones there are."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 
 from bus.memory import MemorySlot
 from bus.synic import CHANNEL_MESSAGE, VMBUS_SINT
-from partitions.stack.guest_bus import GuestBus, RootResources
+from partitions.stack.guest_bus import GuestBus
 from partitions.stack.received_messages import ReceivedMessages
+from partitions.stack.stack_resources import RootResources
 from partitions.stack.virtualization_stack import VirtualizationStack
 from partitions.stack.vmbus_ports import root_message_port
 from partitions.vp.processor import VirtualProcessor
@@ -136,9 +138,10 @@ def live(host: _Host, saved: _Saved, dies_at: int | None = None) -> int | None:
             saved.received = stack.received.to_state()
             calls.pass_by()
 
-        return cast(GuestBus, SimpleNamespace(receive=receive))
+        return cast(GuestBus, SimpleNamespace(receive=receive, partition=host.guests[guest]))
 
-    nobody = cast(RootResources, SimpleNamespace(hypercalls=calls, listeners={}))
+    uncounted = SimpleNamespace(of=lambda guest: contextlib.nullcontext())
+    nobody = cast(RootResources, SimpleNamespace(hypercalls=calls, listeners={}, work=uncounted))
     stack = VirtualizationStack(nobody, vp)
     stack.guests.update({partition: listener(guest) for guest, partition in enumerate(host.guests)})
     stack.received.adopt(saved.received)

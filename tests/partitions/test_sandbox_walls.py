@@ -14,6 +14,8 @@ from partitions.sandbox import apply, cost, limits, syscalls
 from partitions.sandbox.profiles import Profile
 from partitions.sandbox.readable import Readable
 from runtime.config.sandbox import SandboxMode, SandboxOrders
+from runtime.config.tap_order import TapOrder
+from runtime.hypervisor.zygote import confines_somebody
 
 pytestmark = pytest.mark.skipif(not syscalls.are_known_here(), reason="the filter is for x86-64")
 
@@ -31,8 +33,10 @@ def in_a_child(act: Callable[[], object]) -> object:
             except BaseException as error:
                 said = repr(error)
             finally:
-                theirs.send(json.dumps(said).encode())
-                os._exit(0)
+                try:
+                    theirs.send(json.dumps(said).encode())
+                finally:  # also where there is no memory for that any more: two processes must not go on with the tests
+                    os._exit(0)
         theirs.close()
         said = json.loads(ours.recv(1 << 16))
         os.waitpid(pid, 0)
@@ -114,6 +118,18 @@ def test_orders_are_read_as_they_were_written() -> None:
     for nonsense in ("", "maybe", "on,a", "on,a=b"):
         with pytest.raises(ValueError, match="not a valid SandboxMode"):
             SandboxOrders.parse(nonsense)
+
+
+@pytest.mark.parametrize("machine", list(SandboxMode))
+@pytest.mark.parametrize("own", [None, *SandboxMode])
+def test_who_only_passes_orders_on_sees_whether_anybody_is_sandboxed(
+    machine: SandboxMode, own: SandboxMode | None
+) -> None:
+    """Then the zygote is executed so that one of them can be strict, whatever the others are."""
+    tap = TapOrder("net0", 1500, "10.0.0.2/24", None)
+    orders = SandboxOrders(machine, {} if own is None else {"outer/inner": own}, {"guest": tap})
+    wanted = machine is not SandboxMode.OFF or own in (SandboxMode.ON, SandboxMode.STRICT)
+    assert orders.confine_somebody == confines_somebody(str(orders)) == wanted
 
 
 def test_what_the_walls_cost_is_a_difference_of_pairs() -> None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bus.byte_pipe import decode_piece, encode_piece, ring_bytes_of
 from bus.channel_messages import OfferFlags
 from bus.memory import PAGE_BYTES
 from bus.native import Channel, RingError, ServiceBudget
@@ -23,15 +24,9 @@ from partitions.sdk.context import DriverContext
 from partitions.sdk.serial import SerialDriver
 from partitions.serial.port import SerialLine
 from partitions.serial.vsp import SerialVsp
-from partitions.serial.wire import (
-    SERIAL_INTERFACE,
-    decode_piece,
-    encode_piece,
-    framing_of,
-    ring_bytes_of,
-)
+from partitions.serial.wire import SERIAL_INTERFACE, framing_of
 from partitions.storage.backends import BackendError
-from tests.partitions.storage_pair import JOIN_S, host_end
+from tests.partitions.storage_pair import JOIN_S, guest_end, host_end
 from tests.patience import WAIT_S, until
 
 RING_BYTES = 4 * PAGE_BYTES
@@ -118,16 +113,7 @@ class Line:
 def a_line(*, serves: bool = True, ring_bytes: int = RING_BYTES) -> Iterator[Line]:
     memory = mmap.mmap(-1, 2 * (PAGE_BYTES + ring_bytes))
     bells = os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK)
-    guest = Channel(
-        memory,
-        outgoing_offset=0,
-        outgoing_bytes=ring_bytes,
-        incoming_offset=PAGE_BYTES + ring_bytes,
-        incoming_bytes=ring_bytes,
-        signal_fd=bells[0],
-        wait_fd=bells[1],
-        reset=True,
-    )
+    guest = guest_end(memory, ring_bytes, *bells)
     line = Line(guest, SerialLine(guest, ring_bytes), Backend(), memory, bells, ring_bytes)
     if serves:
         line.start()

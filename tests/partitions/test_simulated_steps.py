@@ -21,7 +21,7 @@ from partitions.storage.identity import Capacity
 from partitions.storage.protocol import ProtocolVersion
 from partitions.storage.vsp import StorageVsp
 from tests.partitions.dying_root import DATA_STEPS, RECORD_BYTES
-from tests.partitions.storage_pair import FIRST_GPFN, host_end
+from tests.partitions.storage_pair import FIRST_GPFN, guest_end, host_end
 
 RING_BYTES = 2 * PAGE_BYTES
 RINGS_BYTES = 2 * (PAGE_BYTES + RING_BYTES)
@@ -42,16 +42,7 @@ class Bench:
             os.eventfd(0, os.EFD_NONBLOCK),
         )  # to the host, to the guest
         self.backend = MemoryBackend(DISK_BYTES)
-        guest = Channel(
-            self.memory,
-            outgoing_offset=0,
-            outgoing_bytes=RING_BYTES,
-            incoming_offset=PAGE_BYTES + RING_BYTES,
-            incoming_bytes=RING_BYTES,
-            signal_fd=self.bells[0],
-            wait_fd=self.bells[1],
-            reset=True,
-        )
+        guest = guest_end(self.memory, RING_BYTES, *self.bells)
         capacity = Capacity(DISK_BYTES // 512, 512, can_discard=True)
         data = memoryview(self.memory)[RINGS_BYTES:]
         description = DiskDescription(capacity, DATA_BYTES, False, "bench", int(ProtocolVersion.BLUE))

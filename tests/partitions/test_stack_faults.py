@@ -4,7 +4,7 @@ Each strikes, has the effect that it is there for, and the bus goes on once it i
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 from uuid import UUID
 
@@ -12,7 +12,6 @@ import pytest
 import trio
 
 from bus import channel_events as events
-from bus.channel_client import ChannelClient
 from bus.channel_message_codec import ChannelMessageType
 from bus.channel_messages import STATUS_SUCCESS
 from bus.memory import PAGE_BYTES
@@ -21,9 +20,10 @@ from bus.protocol_errors import RemoteProtocolError
 from partitions.faults.stack_agent import StackAgent
 from partitions.machine_plan import AttachmentPlan
 from partitions.stack.complaints import COMPLAINTS_PER_SECOND
-from partitions.stack.guest_bus import GuestBus, RootResources
+from partitions.stack.guest_bus import GuestBus
 from partitions.stack.saved_state import SavedState
 from partitions.stack.served_channel import stop_all
+from partitions.stack.stack_resources import RootResources
 from runtime.abi import Route
 from runtime.chaos.faults.catalogue import FAULTS
 from runtime.chaos.faults.knobs import Knobs
@@ -36,6 +36,7 @@ from tests.partitions.kept_machine import (
     RINGS_PAGES,
     ROOT,
     SLOT_GPFN,
+    Guest,
     Hypercalls,
     Kept,
 )
@@ -53,16 +54,13 @@ BOOT: Final = [
 ]
 
 
-class StayingGuest:
+class StayingGuest(Guest):
     """Opens its disk whenever it is offered, and lets go of it when it is taken away. Nonsense it drops."""
 
     def __init__(self, kept: Kept) -> None:
-        self._kept, self._client = kept, ChannelClient()
-        self.heard: list[object] = []
         self.posted: list[ChannelMessageType] = []  # to it
         self.nonsense = 0
-        self._relid = 0
-        self._send(self._client.start())
+        super().__init__(kept)
 
     @property
     def opened(self) -> int:
@@ -79,14 +77,6 @@ class StayingGuest:
                 self._send(self._client.receive(payload))
             except RemoteProtocolError:
                 self.nonsense += 1
-
-    def _send(self, outputs: Sequence[events.Output]) -> None:
-        for output in outputs:
-            if isinstance(output, events.SendMessage):
-                self._kept.send(output.payload)
-                continue
-            self.heard.append(output)
-            self._go_on(output)
 
     def _go_on(self, output: events.Output) -> None:
         client = self._client
@@ -282,8 +272,7 @@ def test_healing_gives_a_device_back_at_once() -> None:
     async def script(one: Stay) -> None:
         await one.opened()
         number = one.arm("rescind", device="disk0", for_ms=60_000)
-        await one.quiet()
-        assert one.bus.devices()[0]["state"] == "withheld"
+        await one.until(lambda: one.bus.devices()[0]["state"] == "withheld")
         one.agent.heal(number)
         await one.opened(2)
 

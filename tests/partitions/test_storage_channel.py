@@ -1,6 +1,7 @@
 """Client and server over a real ring, the server in C and in Python, with a model, with liars, with sudden ends."""
 
 import errno
+import itertools
 import os
 import random
 import threading
@@ -186,18 +187,21 @@ def test_closing_the_channel_ends_what_waits_for_a_server_that_is_gone(through_q
         disk = open_disk(pair)
         disk.timeout_s = None
         pair.end()
-        threading.Timer(0.05, pair.guest.close).start()
+        closer = threading.Timer(0.05, pair.guest.close)
         if through_queue:
             queue = disk.open_queue(2, 4096)
             queue.submit_reads([0, 1], [0, 0])
+            closer.start()
             with pytest.raises(DiskClosedError):
                 queue.reap()
             with pytest.raises(DiskClosedError):
                 queue.read(0)
             queue.close()
         else:
+            closer.start()
             with pytest.raises(DiskClosedError):
                 disk.read(0, SIZE)
+        closer.join()
         with pytest.raises(DiskClosedError):
             disk.flush()
         assert disk.in_flight == 0
@@ -234,15 +238,16 @@ def test_a_server_stops_when_told_even_if_nobody_closes_the_channel(fast: bool) 
 
 def test_nobody_changes_the_pages_or_takes_the_channel_of_a_running_server() -> None:
     with MemoryBackend(SIZE) as backend, connected(backend) as pair:
-        disk = open_disk(pair)
+        disk, page, fresh = open_disk(pair), bytes(PAGE_BYTES), itertools.count(0x9000)
         assert disk.read(0, 512) == bytes(512)  # now it is in C
-        assert until_refused(pair.gpa_map.clear)
+        assert until_refused(lambda: pair.gpa_map.add(next(fresh), page, writable=False))
         assert until_refused(lambda: pair.host.receive_batch(1, 0))
         assert disk.read(0, 512) == bytes(512)
+        assert until_refused(pair.gpa_map.clear)
 
 
 def until_refused(change: Callable[[], object], seconds: float = 20) -> bool:
-    """The server looks at `stop` now and then: a call may slip in between, and finds nothing to take."""
+    """The server looks at `stop` now and then: a call may slip in between, so it must be one that does no harm then."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:

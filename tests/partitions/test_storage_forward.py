@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from bus.memory import PAGE_BYTES
 from partitions.storage import message_channel as client_side
 from partitions.storage.backends import MemoryBackend
 from partitions.storage.disk import Disk
@@ -33,12 +32,8 @@ from tests.partitions.storage_guest import FailingBackend
 from tests.partitions.storage_pair import Pair, connected
 from tests.partitions.test_storage_relay import TIMEOUT_S, disk_of, play_on
 from tests.partitions.test_storage_twins import (
-    BLOCKS,
-    DATA_PAGES,
     EVERY_CHANGE,
     OPCODES,
-    READ_ONLY_GPFN,
-    TRANSFER_MAX,
     Ask,
     Twins,
 )
@@ -75,19 +70,11 @@ def monitor(passing: VscBackend, **shape: Any) -> Any:
 class ForwardedTwins(Twins):
     """One server in front of a message server of a memory disk, and one in Python on a memory disk."""
 
-    def __init__(self, stack: ExitStack) -> None:
-        self.disks = [stack.enter_context(MemoryBackend(BLOCKS * 512)) for _ in range(2)]
+    def first(self, stack: ExitStack, **shape: Any) -> Pair:
         host = stack.enter_context(host_of(self.disks[0]))
         passing, self.channel = stack.enter_context(passed_on(host.connect))
-        more = {READ_ONLY_GPFN: bytes(PAGE_BYTES)}
-        shape: dict[str, Any] = {"data_pages": DATA_PAGES, "max_transfer_bytes": TRANSFER_MAX, "more": more}
-        self.pairs = [
-            stack.enter_context(monitor(passing, **shape)),
-            stack.enter_context(connected(self.disks[1], fast=False, **shape)),
-        ]
-        for pair, disk in zip(self.pairs, self.disks, strict=True):
-            disk_of(pair)
-            disk.writev([memoryview(random.Random(3).randbytes(BLOCKS * 512))], 0)
+        found: Pair = stack.enter_context(monitor(passing, **shape))
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -212,8 +199,9 @@ def test_a_host_that_lies_is_left_and_touches_no_byte_that_was_not_asked_for(
 
         def serve(sock: socket.socket) -> None:
             with sock:
-                while not lying.is_set() and service.serve_one(sock):
-                    pass
+                while sock.recv(1, socket.MSG_PEEK) and not lying.is_set():  # looks when the request is there
+                    if not service.serve_one(sock):
+                        return
                 while request := sock.recv(MESSAGE_BYTES_MAX):
                     head = MessageHead.decode(request[:HEAD_BYTES], len(request))
                     reply = _lie(lie, head)
@@ -224,15 +212,18 @@ def test_a_host_that_lies_is_left_and_touches_no_byte_that_was_not_asked_for(
                     except OSError:
                         return
 
+        serving: list[threading.Thread] = []
+
         def connect() -> int:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            threading.Thread(target=serve, args=(theirs,), daemon=True).start()
+            serving.append(threading.Thread(target=serve, args=(theirs,), daemon=True))
+            serving[-1].start()
             return ours.detach()
 
         with passed_on(connect) as (passing, _), monitor(passing) as below:
             client = disk_of(below)
-            lying.set()
             client.flush()  # the last honest one
+            lying.set()
             below.data[:] = b"\x55" * len(below.data)
             buffer = client.allocate(4096)
             below.data[:] = b"\x55" * len(below.data)
@@ -241,6 +232,14 @@ def test_a_host_that_lies_is_left_and_touches_no_byte_that_was_not_asked_for(
             assert caught.value.errno == errno.EIO
             buffer.view[:] = b"\x55" * 4096
             assert below.data == b"\x55" * len(below.data)
+        _join(serving)
+
+
+def _join(serving: list[threading.Thread]) -> None:
+    """Their client has gone away."""
+    for one in serving:
+        one.join(WAIT_S)
+        assert not one.is_alive()
 
 
 def _lie(what: str, head: MessageHead) -> bytes | None:
@@ -292,9 +291,7 @@ def test_a_monitors_successor_sends_the_same_request_by_the_same_number() -> Non
             for _ in range(300):  # several laps
                 client.write(0, bytes(512))
             client.write(0, bytes(512), durable=True)  # two steps
-        for one in serving:  # the answer goes out before its request is noted
-            one.join(WAIT_S)
-            assert not one.is_alive()
+        _join(serving)  # the answer goes out before its request is noted
     ids = [identity for identity, _ in seen]
     assert len(set(ids)) == len(ids) == 302
     assert is_not_after(ids[-2], ids[-1])

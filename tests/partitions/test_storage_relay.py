@@ -23,18 +23,15 @@ from partitions.storage.requests import Ticket
 from tests.partitions.storage_guest import FailingBackend
 from tests.partitions.storage_pair import Pair, connected
 from tests.partitions.test_storage_twins import (
-    BLOCKS,
-    DATA_PAGES,
     EVERY_CHANGE,
     OPCODES,
-    READ_ONLY_GPFN,
-    TRANSFER_MAX,
     Ask,
     Twins,
 )
 
 PASSING_PAGES = DATA_BYTES // PAGE_BYTES
 TIMEOUT_S = 20
+PATIENCE_NS = 20_000_000_000
 
 
 def passed_on(pair: Pair) -> VscBackend:
@@ -51,23 +48,9 @@ def disk_of(pair: Pair) -> Disk:
 class RelayedTwins(Twins):
     """One server on a relay to the server of a memory disk, and one in Python on a memory disk."""
 
-    def __init__(self, stack: ExitStack) -> None:
-        self.disks = [stack.enter_context(MemoryBackend(BLOCKS * 512)) for _ in range(2)]
-        above = stack.enter_context(connected(self.disks[0], data_pages=PASSING_PAGES))
-        passing = passed_on(above)
-        more = {READ_ONLY_GPFN: bytes(PAGE_BYTES)}
-        shape: dict[str, Any] = {
-            "data_pages": DATA_PAGES,
-            "max_transfer_bytes": TRANSFER_MAX,
-            "more": more,
-        }
-        self.pairs = [
-            stack.enter_context(connected(passing, relay=passing.relay, **shape)),
-            stack.enter_context(connected(self.disks[1], fast=False, **shape)),
-        ]
-        for pair, disk in zip(self.pairs, self.disks, strict=True):
-            disk_of(pair)
-            disk.writev([memoryview(random.Random(3).randbytes(BLOCKS * 512))], 0)
+    def first(self, stack: ExitStack, **shape: Any) -> Pair:
+        passing = passed_on(stack.enter_context(connected(self.disks[0], data_pages=PASSING_PAGES)))
+        return stack.enter_context(connected(passing, relay=passing.relay, **shape))
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +249,7 @@ def test_a_server_above_that_lies_is_not_believed() -> None:
         with connected(passing, relay=passing.relay) as below:
             client = disk_of(below)
             ticket = client.submit_read(0, client.allocate(4096))
-            ((_, _, identity, _, payload),) = host.receive_batch(1, 5_000_000_000)
+            ((_, _, identity, _, payload),) = host.receive_batch(1, PATIENCE_NS)
             request = ScsiRequest.parse(Packet.parse(payload).body)
             for wrong in (identity + 1, 0xFFFF, identity | 1 << 40, 7):
                 host.send_completion(answer(request), wrong)
@@ -280,12 +263,12 @@ def test_a_server_above_that_lies_is_not_believed() -> None:
             assert client.statistics()["unknown_ids"] == 0
 
             below.guest.send_raw(9, 1, *replace(Ask(0x28), gpfn=below.data_gpfn, sense_length=18).packet(), 5)
-            ((_, _, identity, _, payload),) = host.receive_batch(1, 5_000_000_000)
+            ((_, _, identity, _, payload),) = host.receive_batch(1, PATIENCE_NS)
             liar = bytearray(answer(request, srb_status=0x84, scsi_status=2))
             liar[21] = 255  # the sense's length
             host.send_completion(bytes(liar), identity)
             host.release()
-            ((_, _, _, _, payload),) = below.guest.receive_batch(1, 5_000_000_000)
+            ((_, _, _, _, payload),) = below.guest.receive_batch(1, PATIENCE_NS)
             assert Packet.parse(payload).body[9] == 18  # the sense's length: as much as was asked for
         host.close()
 

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from partitions.storage.backends import MemoryBackend
 from partitions.storage.disk import Disk
 from partitions.storage.protocol import Direction, Operation, Packet, ScsiRequest
 from tests.partitions.storage_guest import gpa_range
-from tests.partitions.storage_pair import FIRST_GPFN, connected
+from tests.partitions.storage_pair import FIRST_GPFN, Pair, connected
 
 BLOCKS = 256
 TRANSFER_MAX = 64 * 1024
@@ -89,23 +90,20 @@ class Twins:
 
     def __init__(self, stack: ExitStack) -> None:
         self.disks = [stack.enter_context(MemoryBackend(BLOCKS * 512)) for _ in range(2)]
-        self.guarded = [bytearray(PAGE_BYTES) for _ in range(2)]
+        more = {READ_ONLY_GPFN: bytes(PAGE_BYTES)}
+        shape: dict[str, Any] = {"data_pages": DATA_PAGES, "max_transfer_bytes": TRANSFER_MAX, "more": more}
         self.pairs = [
-            stack.enter_context(
-                connected(
-                    disk,
-                    fast=fast,
-                    data_pages=DATA_PAGES,
-                    max_transfer_bytes=TRANSFER_MAX,
-                    more={READ_ONLY_GPFN: bytes(page)},
-                )
-            )
-            for disk, fast, page in zip(self.disks, (True, False), self.guarded, strict=True)
+            self.first(stack, **shape),
+            stack.enter_context(connected(self.disks[1], fast=False, **shape)),
         ]
         for pair, disk in zip(self.pairs, self.disks, strict=True):
             assert pair.data_gpfn == DATA_GPFN
             Disk(pair.guest, pair.data, pair.data_gpfn, timeout_s=20)
             disk.writev([memoryview(random.Random(3).randbytes(BLOCKS * 512))], 0)
+
+    def first(self, stack: ExitStack, **shape: Any) -> Pair:
+        """The one in C, on the first disk."""
+        return stack.enter_context(connected(self.disks[0], **shape))
 
     def ask(self, ask: Ask) -> list[tuple[bytes, bytes, bytes]]:
         """Each twin's (answer, pages afterwards, disk afterwards)."""

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bus.byte_pipe import decode_piece
 from bus.channel_messages import OfferFlags
 from bus.guids import vsock_service
 from bus.memory import PAGE_BYTES
@@ -21,8 +22,8 @@ from bus.native import Channel, RingCorrupt, RingError
 from bus.packets import MAX_PIPE_BYTES, PacketError, PipeType, encode_pipe
 from partitions.streams.guest import Stream, StreamReset, StreamTimeout
 from partitions.streams.relay import StreamEnd, StreamRelay, pair
-from partitions.streams.wire import END, decode_piece, name_of, offer_of, parse_service
-from tests.partitions.storage_pair import JOIN_S, host_end
+from partitions.streams.wire import END, name_of, offer_of, parse_service
+from tests.partitions.storage_pair import JOIN_S, guest_end, host_end
 
 WAIT_S = 30.0
 
@@ -54,16 +55,7 @@ def joined(ring_pages: int = 4, end: StreamEnd | None = None) -> Iterator[Joined
     ring_bytes = ring_pages * PAGE_BYTES
     memory = mmap.mmap(-1, 2 * (PAGE_BYTES + ring_bytes))
     bells = os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK)
-    guest = Channel(
-        memory,
-        outgoing_offset=0,
-        outgoing_bytes=ring_bytes,
-        incoming_offset=PAGE_BYTES + ring_bytes,
-        incoming_bytes=ring_bytes,
-        signal_fd=bells[0],
-        wait_fd=bells[1],
-        reset=True,
-    )
+    guest = guest_end(memory, ring_bytes, *bells)
     host = host_end(memory, ring_bytes, *bells, "block")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     theirs.settimeout(WAIT_S)

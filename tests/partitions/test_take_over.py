@@ -12,12 +12,12 @@ import pytest
 from bus import channel_events as events
 from bus.channel_message_codec import Version
 from bus.channel_server import ChannelServer
-from bus.native import PAGE_BYTES, Channel
+from bus.native import PAGE_BYTES
 from partitions.stack.saved_state import SLOT_PAGES, SavedState
 from partitions.storage.protocol import ChannelProperties, NtStatus, Operation, Packet, ProtocolVersion
 from partitions.storage.session import Session, SessionState, SnapshotError, load_session, save_session
 from tests.bus.channel_world import World
-from tests.bus.ring_pair import READ_INDEX, WRITE_INDEX, RingPair, ring_pair
+from tests.bus.ring_pair import READ_INDEX, WRITE_INDEX, ring_pair
 from tests.partitions.kept_machine import Guest, Kept, run
 
 # -- the control plane
@@ -127,26 +127,12 @@ def boot_passes() -> int:
 # -- the journal
 
 
-def attach(pair: RingPair, journal: bytearray) -> Channel:
-    size = pair.to_host.size_bytes
-    return Channel(
-        pair.memory,
-        outgoing_offset=PAGE_BYTES + size,
-        outgoing_bytes=size,
-        incoming_offset=0,
-        incoming_bytes=size,
-        signal_fd=pair.guest_doorbell,
-        wait_fd=pair.host_doorbell,
-        journal=journal,
-    )
-
-
 def test_after_each_store_of_an_answer_exactly_what_was_not_answered_is_left_all_around_the_ring() -> None:
     """The stores in their order: the commit word, the index that publishes, the index that releases."""
     rng, journal = random.Random(1), bytearray(64)
     ends: set[int] = set()
     with ring_pair() as pair:
-        host = attach(pair, journal)
+        host = pair.next_host(journal)
         for number in range(1, 400):
             for request in (2 * number, 2 * number + 1):
                 pair.guest.send(rng.randbytes(rng.randrange(150)), request, completion=True)
@@ -165,14 +151,14 @@ def test_after_each_store_of_an_answer_exactly_what_was_not_answered_is_left_all
                 journal[:] = word
                 pair.to_guest.set_field(WRITE_INDEX, cast(int, published))
                 pair.to_host.set_field(READ_INDEX, cast(int, released))
-                successor = attach(pair, journal)
+                successor = pair.next_host(journal)
                 left = [packet[2] for packet in successor.receive_batch(8, 0)]
                 answered = [2 * number] if stores >= 2 else []
                 assert left == [one for one in (2 * number, 2 * number + 1) if one not in answered]
                 if stores >= 2:
                     assert pair.to_host.field(READ_INDEX) == after[2]
                 successor.close()
-            host = attach(pair, journal)  # the last one, in whose time all three stand
+            host = pair.next_host(journal)  # the last one, in whose time all three stand
             ((_, _, identity, _, _),) = host.receive_batch(1, 0)
             host.send_completion(b"", identity)
             host.release()
@@ -189,7 +175,7 @@ def test_a_word_that_points_out_of_the_ring_releases_nothing() -> None:
             struct.pack_into(
                 "<Q", journal, 0, answered << 32
             )  # and the completion ring's index is 0, as it is
-            host = attach(pair, journal)
+            host = pair.next_host(journal)
             assert [packet[2] for packet in host.receive_batch(8, 0)] == [1]
             assert pair.to_host.field(READ_INDEX) == 0
             host.close()

@@ -8,8 +8,9 @@ import trio
 
 from bus import channel_events as events
 from bus.memory import PAGE_BYTES
-from partitions.stack.guest_bus import GuestBus, RootResources
+from partitions.stack.guest_bus import GuestBus
 from partitions.stack.saved_state import SLOT_PAGES, SavedState
+from partitions.stack.stack_resources import RootResources
 from tests.partitions.kept_machine import _PLAN, DEVICES, GUEST, ROOT, Guest, Hypercalls, Kept
 
 

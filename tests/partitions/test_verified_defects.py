@@ -306,14 +306,14 @@ def test_a_server_that_ignores_fua_is_caught_when_the_power_goes(tmp_path: Path,
         "blocks": BLOCKS,
         "depth": 16,
         "operations": 3000,
-        "patience_s": PATIENCE_S,
+        "patience_s": 20,
         "durable": 10,
         "mix": mix,
     }
     histories, cuts = [], []
     for seed in (1, 2):
         wanted = Plan.from_args({"seed": seed, **args})
-        with served(backend, [server], data_bytes(wanted)) as disk:
+        with served(backend, [server], data_bytes(wanted), wanted.depth) as disk:
             histories.append(load(disk, wanted, tmp_path / f"history{seed}")[1])
         backend.cut_power()
         cuts.append(Cut(time.monotonic_ns(), power=True))
@@ -331,8 +331,9 @@ def test_a_disk_that_lies_about_flushes_is_caught_when_the_power_goes(tmp_path: 
     backend = VolatileBackend(BLOCKS, lying=lying)
     histories, cuts = [], []
     for boot, servers in enumerate([[cut_off], [cut_off], [honest]]):
-        wanted = plan(seed=boot + 1, patience_s=PATIENCE_S if servers == [cut_off] else 20)
-        with served(backend, servers, data_bytes(wanted)) as disk:
+        wanted = plan(seed=boot + 1)
+        depth = wanted.depth if servers == [cut_off] else None
+        with served(backend, servers, data_bytes(wanted), depth) as disk:
             _, history = load(disk, wanted, tmp_path / f"history{boot}")
         histories.append(history)
         if servers == [cut_off]:

@@ -17,6 +17,7 @@ from runtime.chaos.register_conflicts import Kind
 from runtime.chaos.verdict import summary
 from tests.partitions.mortal_storage import honest, image_of, load, served
 from tests.partitions.storage_pair import connected
+from tests.patience import until
 
 BLOCKS = 64
 DATA_PAGES = 256
@@ -161,7 +162,12 @@ def test_a_load_by_time_ends(tmp_path: Path) -> None:
 def test_a_channel_that_closes_ends_the_load_with_everything_noted(tmp_path: Path) -> None:
     with backend() as disk_backend, connected(disk_backend, data_pages=DATA_PAGES, ring_pages=16) as pair:
         disk = Disk(pair.guest, pair.data, pair.data_gpfn)
-        closer = threading.Timer(0.2, pair.guest.close)
+
+        def close() -> None:
+            until(lambda: pair.vsp.statistics()["requests"] > 1000)
+            pair.guest.close()
+
+        closer = threading.Thread(target=close)
         closer.start()
         result, history = load(disk, Plan(seed=1, blocks=BLOCKS, operations=1_000_000), tmp_path / "history")
         closer.join()
@@ -179,7 +185,7 @@ def test_the_history_is_whole_while_the_load_still_runs(tmp_path: Path) -> None:
 
     def watch() -> None:
         while not done.wait(0.01):
-            if path.exists() and path.stat().st_size:
+            if path.exists() and any(path.read_bytes()[:8]):  # it has its size before it has its head
                 seen.append(len(read_history(path).operations))
 
     watcher = threading.Thread(target=watch)

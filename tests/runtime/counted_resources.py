@@ -7,12 +7,35 @@ from collections import Counter
 from dataclasses import replace
 
 from runtime.hypervisor.effects import (
+    CloseDoorbell,
+    CloseEndpoint,
+    CloseReferencePage,
+    CloseSlot,
+    CloseStatisticsPage,
+    CloseVp,
+    CloseWatch,
     HostProcessor,
     Page,
+    QuietRoute,
+    RemoveRoute,
     RouteSpec,
+    SetReferencePage,
 )
 from runtime.hypervisor.interrupt_counts import InterruptCounts
 from tests.runtime.plain_synic import PlainSynic
+
+Change = (
+    CloseSlot
+    | CloseVp
+    | CloseDoorbell
+    | RemoveRoute
+    | QuietRoute
+    | CloseReferencePage
+    | SetReferencePage
+    | CloseWatch
+    | CloseStatisticsPage
+    | CloseEndpoint
+)
 
 
 class CountedResources:
@@ -139,3 +162,36 @@ class CountedResources:
 
     def own_time_ns(self) -> int:
         return self.now_ns // 10
+
+    def change(self, effect: Change) -> None:
+        """What was made is set, or given back; nothing is that is not there, or that others still need."""
+        match effect:
+            case CloseSlot(slot):
+                del self.slots[slot]
+                self.slot_bytes.pop(slot, None)
+            case CloseVp(partition, vp):
+                del self.vps[partition, vp]
+                self.interrupt_pages.pop((partition, vp), None)
+                for spec in self.routes.values():
+                    assert (spec.partition, spec.vp) != (partition, vp)
+            case CloseDoorbell(partition, port):
+                self.live_doorbells.remove((partition, port))
+                for spec in self.routes.values():
+                    assert (spec.partition, spec.port) != (partition, port)
+            case RemoveRoute(route):
+                del self.routes[route]
+                self.quiet_routes.discard(route)
+            case QuietRoute(route, quiet):
+                assert route in self.routes
+                (self.quiet_routes.add if quiet else self.quiet_routes.discard)(route)
+            case CloseReferencePage(partition):
+                del self.reference_pages[partition]
+            case SetReferencePage(partition, created_ns):
+                assert partition in self.reference_pages
+                self.reference_pages[partition] = created_ns
+            case CloseWatch(partition):
+                del self.watches[partition]
+            case CloseStatisticsPage(page):
+                del self.statistics[page]
+            case CloseEndpoint(endpoint):
+                self.endpoints.remove(endpoint)

@@ -1,6 +1,9 @@
-"""Histories written by hand, for tests of the checker: one line for each request, times in any unit."""
+"""Histories written by hand, one line for each request, times in any unit; and what the checker says of them."""
 
+from runtime.chaos.checker import check
 from runtime.chaos.history import Ending, History, Operation, OperationKind, Outcome
+from runtime.chaos.register_conflicts import Kind
+from runtime.chaos.verdict import Verdict
 
 
 class Script:
@@ -55,3 +58,12 @@ class Script:
         ends = [operation.completed_ns or 0 for operation in self.operations]
         last = max([*starts, *ends, 0]) if last_ns is None else last_ns
         return History(self.seed, 0, 1 << 20, min(starts, default=0), self.operations, ending, last)
+
+
+def kinds(verdict: Verdict) -> set[Kind]:
+    assert {violation.kind for violation in verdict.violations} == {k for k, n in verdict.counts.items() if n}
+    return {kind for kind, count in verdict.counts.items() if count}
+
+
+def judge(script: Script, **rules: object) -> set[Kind]:
+    return kinds(check([script.history()], **rules))  # type: ignore[arg-type]

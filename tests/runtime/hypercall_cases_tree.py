@@ -13,7 +13,7 @@ from runtime.abi import (
     MapFlags,
     PartitionProperty,
 )
-from runtime.hypervisor.partitions import Partition
+from runtime.hypervisor.partition import Partition
 from tests.runtime.hypercall_scene import NEW, READ_WRITE, Cases, Scene
 
 _C, _S, _P = HypercallCode, HvStatus, PartitionProperty

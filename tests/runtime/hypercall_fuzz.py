@@ -24,8 +24,8 @@ from runtime.abi import (
     RegisterName,
 )
 from runtime.hypercalls.arguments import ARGUMENTS, Argument, Kind
-from runtime.hypervisor.partitions import Partition
-from runtime.hypervisor.programs import Process
+from runtime.hypervisor.partition import Partition
+from runtime.hypervisor.program import Process
 from tests.runtime.hypervisor_world import World
 
 _C = HypercallCode

@@ -24,13 +24,6 @@ from runtime.hypervisor.effects import (
     Announce,
     ArmTimers,
     CheckHeartbeat,
-    CloseDoorbell,
-    CloseEndpoint,
-    CloseReferencePage,
-    CloseSlot,
-    CloseStatisticsPage,
-    CloseVp,
-    CloseWatch,
     CompleteCall,
     DropFiles,
     Effect,
@@ -38,15 +31,12 @@ from runtime.hypervisor.effects import (
     KeepFiles,
     KillPartition,
     LoadDriver,
-    QuietRoute,
     RaiseLine,
     RaiseWatch,
     RefreshStatistics,
-    RemoveRoute,
     ReplaceRoot,
     RingDoorbell,
     RouteSpec,
-    SetReferencePage,
     SpawnPartition,
     SuspendPartition,
 )
@@ -108,37 +98,8 @@ class World(CountedResources):
 
     def _carry_out(self, effect: Effect, files: int) -> None:
         match effect:
-            case CloseSlot(slot):
-                del self.slots[slot]
-                self.slot_bytes.pop(slot, None)
-            case CloseVp(partition, vp):
-                del self.vps[partition, vp]
-                self.interrupt_pages.pop((partition, vp), None)
-                for spec in self.routes.values():
-                    assert (spec.partition, spec.vp) != (partition, vp)
-            case CloseDoorbell(partition, port):
-                self.live_doorbells.remove((partition, port))
-                for spec in self.routes.values():
-                    assert (spec.partition, spec.port) != (partition, port)
-            case RemoveRoute(route):
-                del self.routes[route]
-                self.quiet_routes.discard(route)
-            case QuietRoute(route, quiet):
-                assert route in self.routes
-                (self.quiet_routes.add if quiet else self.quiet_routes.discard)(route)
-            case CloseReferencePage(partition):
-                del self.reference_pages[partition]
-            case SetReferencePage(partition, created_ns):
-                assert partition in self.reference_pages
-                self.reference_pages[partition] = created_ns
             case ArmTimers(when_ns):
                 self.vp_timer_ns = when_ns
-            case CloseWatch(partition):
-                del self.watches[partition]
-            case CloseStatisticsPage(page):
-                del self.statistics[page]
-            case CloseEndpoint(endpoint):
-                self.endpoints.remove(endpoint)
             case RefreshStatistics(after_ms):
                 assert self.statistics_timer_ns is None
                 self.statistics_timer_ns = self.now_ns + after_ms * 1_000_000
@@ -186,6 +147,8 @@ class World(CountedResources):
                 self.announced.append(effect)
             case Halt(reason):
                 self.halted = reason
+            case _:
+                self.change(effect)
 
     def started(self, partition: int) -> None:
         del self.starting[partition]

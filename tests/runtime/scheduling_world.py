@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from hypothesis import strategies as st
+
 from runtime.abi import WHOLE_PROCESSOR
-from runtime.hypervisor.scheduling import Decision, Policy
+from runtime.hypervisor.scheduling import SLICE_NS, Decision, Policy
 from runtime.hypervisor.scheduling_account import Member, Sample
 from runtime.hypervisor.scheduling_shares import Shares
 
 TICK_NS: Final = 1_000_000
+WEIGHTS: Final = st.integers(20, 1000)
 Work = Callable[[int], bool]  # ms -> whether its threads want to run; asked only while it is not held
 
 
@@ -139,3 +142,42 @@ def shares_of(used: Mapping[int, int]) -> dict[int, float]:
     """Percent of what was delivered."""
     total = sum(used.values())
     return {each: 100 * ns / total for each, ns in used.items()}
+
+
+def behind_max_ns(contenders: int) -> float:
+    return SLICE_NS * (sum(1 / each for each in range(1, contenders + 1)) + 2)
+
+
+def noisy_host(seed: int) -> Callable[[int, int], float]:
+    """Takes all of a processor, or a part, or nothing, for some ms each."""
+    takes = random.Random(seed).choices((0.0, 0.3, 1.0), (6, 3, 1), k=997)
+    return lambda processor, ms: takes[(ms // 3 + 131 * processor) % len(takes)]
+
+
+def world(*members: Member, processors: int = 1, seed: int | None = None, lateness_ms: int = 0) -> World:
+    """Everybody burns all it can."""
+    return World(
+        list(members),
+        {each.id: busy for each in members},
+        frozenset(range(processors)),
+        host_takes=noisy_host(seed) if seed is not None else lambda processor, ms: 0.0,
+        lateness_ms=lateness_ms,
+    )
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> list[Member]:
+    """Up to three levels; a parent burns, too."""
+    members: list[Member] = []
+    for id in range(draw(st.integers(2, 6))):
+        parents = [
+            None,
+            *(each.id for each in members if each.parent is None or members[each.parent].parent is None),
+        ]
+        works = draw(st.booleans())
+        members.append(member(id, draw(WEIGHTS), parent=draw(st.sampled_from(parents)), has_work=works))
+    parents_of_some = {each.parent for each in members}
+    return [
+        each if each.id in parents_of_some else member(each.id, each.shares.weight, parent=each.parent)
+        for each in members
+    ]

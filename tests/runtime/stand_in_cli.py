@@ -17,10 +17,10 @@ from runtime.cli import main
 from runtime.config.model import MachineConfig
 from runtime.exits import CommandError
 from runtime.machine.held_signals import obeyed_signals
-from runtime.machine.launch import RunOptions
 from runtime.machine.machine_control import ControlError
 from runtime.machine.management import serve_management
 from runtime.machine.management_wire import ManagementStatus
+from runtime.machine.run_options import RunOptions
 
 
 class Control:

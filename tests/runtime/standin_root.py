@@ -5,6 +5,7 @@ It speaks over the firmware descriptor that it was born with: [verb, values] in,
 
 import contextlib
 import os
+import signal
 import socket
 from typing import Any
 
@@ -41,6 +42,10 @@ def main(port: HypercallPort) -> int:
         verb, values = message
         if verb == "retire":
             return EXIT_RETIRED
+        if verb == "promise, then stop":
+            port.heartbeat(**values)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            return 0  # it may be continued, but is not to be heard of again
         if verb == "files of a second birth":
             answer: object = len(port.get_birth().files)
         else:

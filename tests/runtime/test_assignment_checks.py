@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.config.model import ConfigError, load
+from runtime.config.document import ConfigError
+from runtime.config.loading import load
 
 GOOD = """
 [machine]

@@ -2,6 +2,7 @@
 `tests/machine/test_blast.py` has real ones."""
 
 import random
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -17,11 +18,12 @@ from runtime.blast.machine_files import FAULTY, choose_target, prepare
 from runtime.blast.matrix import LEGEND, cell_text, rows, sentences
 from runtime.blast.page import blast_page, severity
 from runtime.blast.promises import PROMISES, Promise, broken, in_words
+from runtime.blast.trial import Order
 from runtime.chaos.checker import check
 from runtime.chaos.history import Ending, History
 from runtime.cli import main
 from runtime.config.architecture import Architecture
-from runtime.config.model import load
+from runtime.config.loading import load
 from runtime.exits import CommandError
 from tests.runtime.history_script import Script
 from tests.runtime.test_drawing import collected
@@ -297,6 +299,36 @@ def test_what_does_not_exist_is_refused_and_nothing_is_booted(
 ) -> None:
     assert main(["blast", str(CONFIG), *words]) == 2
     assert "--help" in capsys.readouterr().err
+
+
+def test_a_trial_that_raises_shows_nothing_and_the_others_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[Order] = []
+    fails_at = 2
+
+    def run(order: Order) -> Trial:
+        made.append(order)
+        if len(made) == fails_at:
+            raise ProcessLookupError(3, "No such process")
+        return trial(architecture=order.architecture, fault=order.fault, seed=order.seed)
+
+    monkeypatch.setattr("runtime.blast.campaign.run_trial", run)
+    monkeypatch.setattr(
+        signal, "signal", lambda *_: None
+    )  # the command would have this process end otherwise
+    command = ["blast", "configs/blast.toml", "--fault", "crash", "--architecture"]
+    assert main([*command, "disaggregated,hosted,microkernel"]) == 1
+    told = capsys.readouterr().out
+    assert len(made) == 3
+    failed = made[1].architecture
+    assert told.count("it could not be carried out: ProcessLookupError: [Errno 3] No such process (") == 1
+    assert f"? {failed}, crash, seed 1: it could not be carried out" in told
+    made.clear()
+    fails_at = 1  # at once: there is nothing to lose, and it would be so in each
+    with pytest.raises(ProcessLookupError):
+        main([*command, "hosted,microkernel"])
+    assert len(made) == 1
 
 
 def test_the_docs_promise_what_is_checked() -> None:

@@ -21,9 +21,9 @@ from runtime.chaos.faults.catalogue import FAULTS
 from runtime.chaos.faults.knobs import Knobs
 from runtime.chaos.faults.orders import Order
 from runtime.hypervisor.broker_faults import BrokerFaults
+from runtime.hypervisor.drift import Drift
 from runtime.hypervisor.loop import now_ns
 from runtime.hypervisor.reference_clock import MEASURED_NS_MIN, ReferenceClock, is_reliable
-from runtime.hypervisor.reference_time import Drift
 from tests.runtime.broker_in_process import BrokerInProcess, brokers
 from tests.runtime.broker_process import BrokerProcess, broker_process
 

@@ -1,6 +1,5 @@
 """Roots that die under a real broker, and the processes that take their place."""
 
-import contextlib
 import os
 import signal
 import time
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime import codec
 from runtime.abi import HypervisorGone
 from runtime.hypervisor.broker import EXIT_GRACE_MS
 from tests.runtime.broker_process import BrokerProcess, broker_process, is_alive, wait_readable, wait_until
@@ -163,9 +163,7 @@ def test_a_stopped_successor_is_replaced_too_and_is_dead_before_the_next_is_born
     _kill_root(broker)
     for _ in range(3):
         pid = broker.successor()["pid"]
-        broker.tell_root("heartbeat", within_ms=100)
-        with contextlib.suppress(ProcessLookupError):  # we may have been slower than its promise
-            os.kill(pid, signal.SIGSTOP)
+        codec.send_message(broker.firmware, ["promise, then stop", {"within_ms": 100}])
         broker.event("partition.exited", name="root", reason="hung: no heartbeat for 100 ms")
         assert not is_alive(pid)
     broker.successor()

@@ -7,21 +7,9 @@ import pytest
 from runtime.chaos.blocks import FOREIGN, MISDIRECTED, TORN, UNFILLED, ZEROS
 from runtime.chaos.checker import CheckError, Cut, check
 from runtime.chaos.history import Ending, Outcome
-from runtime.chaos.liveness import Gap, busy_ns, gaps_around
 from runtime.chaos.register_conflicts import Kind
-from runtime.chaos.verdict import EXPLAINED_MAX, Judgement, Verdict, summary
-from tests.runtime.history_script import Script
-
-SECOND = 1_000_000_000
-
-
-def kinds(verdict: Verdict) -> set[Kind]:
-    assert {violation.kind for violation in verdict.violations} == {k for k, n in verdict.counts.items() if n}
-    return {kind for kind, count in verdict.counts.items() if count}
-
-
-def judge(script: Script, **rules: object) -> set[Kind]:
-    return kinds(check([script.history()], **rules))  # type: ignore[arg-type]
+from runtime.chaos.verdict import EXPLAINED_MAX, Judgement, summary
+from tests.runtime.history_script import Script, judge, kinds
 
 
 def test_what_was_written_is_read_block_by_block() -> None:
@@ -323,49 +311,6 @@ def test_zeros_after_a_power_cut_are_those_that_it_left_where_the_discards_do_no
     assert kinds(check([before.history(), after.history()], cuts=cuts)) == set()
     before.flush(20, 30)
     assert kinds(check([before.history(), after.history()], cuts=cuts)) == {Kind.NOT_DURABLE}
-
-
-# -- everything ends in time
-
-
-def test_what_never_completes_is_hung_unless_the_run_was_cut() -> None:
-    script = Script()
-    script.write(0, 10)
-    script.read(20, 30, script.operations[0].version)
-    script.write(40, None)
-    assert kinds(check([script.history()])) == {Kind.HUNG}
-    cut_off = [script.history(Ending.NONE)]
-    assert kinds(check(cut_off)) == {Kind.HUNG}
-    assert check(cut_off, killed={1}).passed
-    assert check(cut_off, cuts=[Cut(100)]).passed
-    assert kinds(check([script.history(last_ns=9 * SECOND)], killed={1}, bound_s=5)) == {Kind.HUNG}
-
-
-def test_a_completion_beyond_the_bound_is_hung_too() -> None:
-    script = Script()
-    script.read(0, 3 * SECOND, ZEROS)
-    assert judge(script, bound_s=3) == set()
-    assert judge(script, bound_s=2.9) == {Kind.HUNG}
-
-
-def test_a_guest_that_gave_up_is_never_green() -> None:
-    """Its channel was closed: every request has an end, but the disk is gone."""
-    script = Script()
-    script.read(0, 10, ZEROS)
-    assert kinds(check([script.history(Ending.GAVE_UP)])) == {Kind.HUNG}
-    assert check([script.history(Ending.GAVE_UP)], cuts=[Cut(20)]).passed
-
-
-def test_the_longest_gap_counts_only_while_something_is_in_flight() -> None:
-    script = Script()
-    script.read(0, 10, ZEROS)
-    script.read(1000, 1020, ZEROS)
-    script.read(1005, 1100, ZEROS)
-    history = script.history()
-    assert check([history]).longest_gap == Gap(80, 1020)
-    assert busy_ns([history, history], 5000) == 10 + 100  # at once counts once
-    found = gaps_around(history, [1050, 500, 1019, 1020, 1100, 0])
-    assert found == [Gap(80, 1020), None, Gap(20, 1000), Gap(80, 1020), None, Gap(10, 0)]
 
 
 # -- the verdict itself

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.config.architecture import Architecture
-from runtime.config.model import SignalRoute, WaitingKind, load
+from runtime.config.loading import load
+from runtime.config.model import SignalRoute, WaitingKind
 from runtime.measure.compare_matrix import Variant, matrix, not_applicable, order_of, terms_of
 from runtime.measure.compare_noise import (
     Question,

@@ -9,14 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.config.cross_checks import ROOT_MEMORY_BYTES_MIN
-from runtime.config.model import (
-    BackendKind,
-    ConfigError,
-    SignalRoute,
-    WaitingKind,
-    load,
-    to_tables,
-)
+from runtime.config.devices import BackendKind
+from runtime.config.document import ConfigError
+from runtime.config.loading import load
+from runtime.config.model import SignalRoute, WaitingKind, to_tables
 from runtime.config.sizes import ByteSize, DiskSize, MemorySize, RingSize, format_size
 from tests.runtime.toml_writing import write_toml
 

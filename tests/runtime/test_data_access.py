@@ -13,7 +13,6 @@ from runtime.measure.data_access import View, deduce, survey
 from runtime.measure.trusted_code import CodeBytes, ProcessCode, added_in_turn, added_up, mapped_code
 
 IMAGE = Path("/disk.img")
-NOTHING: frozenset[int] = frozenset()
 
 
 def view(

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.config.model import ConfigError, load
+from runtime.config.document import ConfigError
+from runtime.config.loading import load
 from runtime.config.screen_address import ScreenAddress
 from runtime.drawing.png import png_of
 

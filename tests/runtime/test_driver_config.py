@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.config.model import ConfigError, load
+from runtime.config.document import ConfigError
+from runtime.config.loading import load
 from runtime.config.program_checks import DRIVER_ARGS_BYTES_MAX
 
 HEAD = '[machine]\nname = "m"\nmemory = "64MiB"\n[[root.device]]\nname = "d"\n'

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from runtime.config.model import ConfigError, load
+from runtime.config.document import ConfigError
+from runtime.config.loading import load
 from tests.runtime.toml_writing import write_toml
 
 UART: dict[str, Any] = {"kind": "uart"}

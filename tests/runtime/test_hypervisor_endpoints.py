@@ -4,7 +4,7 @@ import pytest
 
 from runtime.abi import GUEST_PRIVILEGES, HvStatus, HypercallCode, PartitionProperty, PortType
 from runtime.hypervisor.heartbeat import TAKE_OVER_MS_MAX
-from runtime.hypervisor.programs import Process
+from runtime.hypervisor.program import Process
 from runtime.hypervisor.replies import EndpointHandle
 from tests.runtime.hypervisor_world import World
 

@@ -66,7 +66,6 @@ def _childs_port(scene: Scene) -> Scene:
 
 _IO_PORT = {"type": int(InterceptType.IO_PORT), "parameter": 0x60}
 _STATS = {"type": int(StatsObject.HYPERVISOR)}
-_FOREIGN = {"gpfn": 0x900, "pages": 2, "flags": READ_WRITE}
 
 OBJECTS: dict[HypercallCode, Object] = {
     _C.CREATE_PARTITION: Object(

@@ -13,6 +13,7 @@ from runtime.abi import (
     Privilege,
     RegisterName,
 )
+from runtime.hypervisor.properties import WORKED_NS_MAX
 from tests.runtime.hypervisor_world import World
 from tests.runtime.plain_synic import take_message
 
@@ -43,7 +44,7 @@ def test_every_property_can_be_read_or_says_that_it_cannot() -> None:
         )
 
 
-def test_a_parent_is_told_what_its_own_children_with_a_cap_have_had_and_nobody_sets_it() -> None:
+def test_a_parent_is_told_what_its_own_children_with_a_cap_have_had_and_nobody_sets_what_that_is() -> None:
     world = World()
     capped, free, other = (world.child(privileges=ALL_PRIVILEGES) for _ in range(3))
     grandchild = world.child(parent=capped, pages=16)
@@ -57,6 +58,23 @@ def test_a_parent_is_told_what_its_own_children_with_a_cap_have_had_and_nobody_s
     assert refused == HvStatus.ACCESS_DENIED
     asked: dict[str, Any] = {"partition": capped, "value": {}, **told}
     assert world.status(1, _C.SET_PARTITION_PROPERTY_EX, **asked) == HvStatus.OPERATION_DENIED
+
+
+def test_a_parent_has_a_child_with_a_cap_pay_for_what_it_did_for_it_and_nobody_else_can() -> None:
+    world = World()
+    capped, free, other = (world.child(privileges=ALL_PRIVILEGES) for _ in range(3))
+    worked = world.machine.worked_ns
+    assert _set(world, capped, _P.CPU_CAP, 0x1000) == HvStatus.SUCCESS
+    for value in (5, 0, 7, WORKED_NS_MAX):
+        assert _set(world, capped, _P.CAPPED_TIME, value) == HvStatus.SUCCESS
+    assert worked == {capped: 12 + WORKED_NS_MAX}
+    assert _set(world, capped, _P.CAPPED_TIME, WORKED_NS_MAX + 1) == HvStatus.PROPERTY_VALUE_OUT_OF_RANGE
+    assert _set(world, free, _P.CAPPED_TIME, 5) == HvStatus.SUCCESS, "it owes nothing"
+    mine = {"property": int(_P.CAPPED_TIME), "value": 5}
+    for target in (capped, other):  # another's child, and itself
+        refused = world.status(other, _C.SET_PARTITION_PROPERTY, partition=target, **mine)
+        assert refused == HvStatus.ACCESS_DENIED
+    assert worked == {capped: 12 + WORKED_NS_MAX}
 
 
 def test_features_are_privileges_seen_from_the_other_side() -> None:

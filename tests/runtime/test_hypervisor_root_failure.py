@@ -18,8 +18,8 @@ from runtime.abi import (
     Route,
 )
 from runtime.hypervisor.machine import ROOT_FAILURES_MAX, ROOT_FAILURES_WITHIN_MS, RootFailurePolicy
-from runtime.hypervisor.partitions import Partition
-from runtime.hypervisor.programs import Process
+from runtime.hypervisor.partition import Partition
+from runtime.hypervisor.program import Process
 from runtime.hypervisor.replies import FilesHandle
 from tests.runtime.hypervisor_world import World
 from tests.runtime.plain_synic import take_message

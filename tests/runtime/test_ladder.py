@@ -25,6 +25,7 @@ from runtime.measure.sample import Order
 from runtime.measure.sampling import LIMIT_CHANGE_MAX, Take, has_changed, take_sample
 from runtime.measure.transport import Answer, NotInstalled, Transport
 from runtime.measure.transports.sockets import PipeTransport
+from tests.patience import until
 from tests.runtime.test_cli import REAL, partvisor
 
 ALLOWED = sorted(os.sched_getaffinity(0))
@@ -217,12 +218,8 @@ def test_cpus_are_kept_awake_by_what_gives_way_to_everything() -> None:
     with kept_awake(CPUS):
         spinners = set(psutil.Process().children()) - before
         assert len(spinners) == len(CPUS)
-        patience = 200
-        while any(os.sched_getscheduler(each.pid) != os.SCHED_IDLE for each in spinners) and patience:
-            patience -= 1
-            psutil.wait_procs(spinners, 0.02)
-        assert patience
-    assert set(psutil.Process().children()) == before
+        until(lambda: all(os.sched_getscheduler(each.pid) == os.SCHED_IDLE for each in spinners))
+    assert not spinners & set(psutil.Process().children())
 
 
 def test_what_a_process_has_used_is_read_from_outside() -> None:

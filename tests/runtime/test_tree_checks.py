@@ -9,10 +9,11 @@ import pytest
 from partitions.parent import CHILDREN_GRACE_MS
 from partitions.storage.passed_on import DATA_BYTES
 from runtime.abi import PARTITION_DEPTH_MAX, VPS_PER_PARTITION_MAX
-from runtime.config.model import ConfigError, load
+from runtime.config.document import ConfigError
+from runtime.config.loading import load
+from runtime.config.problem import Problem
 from runtime.config.tree_checks import PASSED_ON_BYTES
-from runtime.config.validate import Problem
-from runtime.machine.platform import STOP_GRACE_MS
+from runtime.machine.rebooting import STOP_GRACE_MS
 from tests.runtime.toml_writing import TomlWriter
 
 DISK = {"name": "disk0"}

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.config.model import ConfigError, MachineConfig, json_schema, load, read, to_tables
+from runtime.config.document import ConfigError, read
+from runtime.config.loading import load
+from runtime.config.model import MachineConfig, json_schema, to_tables
 from runtime.config.toml_lines import lines_of_values
 from runtime.config.validate import PROBLEMS_MAX, find_problems
 from tests.runtime.test_config import config_file, machine_tables, minimal

@@ -39,7 +39,7 @@ class Reporter:
 
 def reported(latencies: list[int]) -> dict[str, Any]:
     guest = Reporter()
-    with measuring(guest, "reads", transfer_bytes=4096, depth=2) as load:  # type: ignore[arg-type]
+    with measuring(guest, "reads", transfer_bytes=4096, depth=2) as load:
         for latency in latencies:
             load.latency.record(latency)
     assert [kind for kind, _ in guest.events] == ["measuring", PAUSES, "measured", PAUSES]
@@ -101,7 +101,7 @@ def test_a_load_without_requests_is_refused() -> None:
 
 def test_a_block_that_raises_reports_nothing() -> None:
     guest = Reporter()
-    with pytest.raises(ZeroDivisionError), measuring(guest, "x"):  # type: ignore[arg-type]
+    with pytest.raises(ZeroDivisionError), measuring(guest, "x"):
         raise ZeroDivisionError
     assert [kind for kind, _ in guest.events] == ["measuring", PAUSES]
 

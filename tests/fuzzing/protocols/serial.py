@@ -2,8 +2,9 @@
 
 from contextlib import suppress
 
+from bus.byte_pipe import decode_piece, encode_piece
 from bus.packets import PacketError
-from partitions.serial.wire import PIECE_BYTES_MAX, decode_piece, encode_piece
+from partitions.serial.wire import PIECE_BYTES_MAX
 from tests.fuzzing.pieces import cut, join
 from tests.fuzzing.targets import Side, target
 

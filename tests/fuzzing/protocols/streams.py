@@ -14,16 +14,17 @@ from uuid import UUID
 import pytest
 import trio
 
+from bus.byte_pipe import decode_piece
 from bus.memory import PAGE_BYTES
 from bus.native import Channel, RingCorrupt, RingFull
 from bus.packets import PacketError, PacketType, encode_pipe
 from partitions.streams.desk import COMMAND_BYTES_MAX, _read_line
 from partitions.streams.guest import Stream, StreamReset, StreamTimeout
 from partitions.streams.relay import StreamEnd, StreamRelay
-from partitions.streams.wire import END, decode_piece, name_of, parse_service
+from partitions.streams.wire import END, name_of, parse_service
 from tests.fuzzing.pieces import cut, join
 from tests.fuzzing.targets import Side, declare, target
-from tests.partitions.storage_pair import host_end
+from tests.partitions.storage_pair import guest_end, host_end
 from tests.partitions.test_streams import OpenedChannel
 
 _RING_BYTES: Final = 4 * PAGE_BYTES
@@ -40,16 +41,7 @@ def _rings() -> Iterator[tuple[Channel, Channel]]:
     """The guest's end, and the host's."""
     memory = mmap.mmap(-1, 2 * (PAGE_BYTES + _RING_BYTES))
     bells = os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK)
-    guest = Channel(
-        memory,
-        outgoing_offset=0,
-        outgoing_bytes=_RING_BYTES,
-        incoming_offset=PAGE_BYTES + _RING_BYTES,
-        incoming_bytes=_RING_BYTES,
-        signal_fd=bells[0],
-        wait_fd=bells[1],
-        reset=True,
-    )
+    guest = guest_end(memory, _RING_BYTES, *bells)
     host = host_end(memory, _RING_BYTES, *bells, "block")
     try:
         yield guest, host
