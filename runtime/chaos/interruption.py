@@ -65,8 +65,8 @@ def heeding(wait: Callable[[], Result]) -> Result:
     kept = _kept
     if kept is None or threading.current_thread() is not threading.main_thread():
         return wait()
-    kept.is_waiting = True
     try:
+        kept.is_waiting = True
         if kept.is_pending:
             kept.is_pending = False
             raise KeyboardInterrupt

@@ -181,8 +181,8 @@ def find_machines(bases: Iterable[Path] | None = None) -> list[MachineFolder]:
     """All machines of this user that run now, by name. Sweeps what dead ones left behind. `bases`: look only there."""
     machines = []
     for base in base_folders() if bases is None else bases:
-        with contextlib.suppress(FileNotFoundError, RunDirError), _locked_base(base, create=False):
-            machines += _sweep(base)
+        with contextlib.suppress(FileNotFoundError, RunDirError), _locked_base(base, create=False) as held:
+            machines += _sweep(base, held)
             with contextlib.suppress(OSError):
                 base.rmdir()  # only if it is empty
     return sorted(machines, key=lambda machine: (machine.name, machine.started_wall_ns))
@@ -223,23 +223,26 @@ def _create_at(base: Path, name: str) -> tuple[MachineFolder, int]:
         raise RunDirError(f"{base}: too long for a socket's path")
     for _ in range(_ATTEMPTS_MAX):
         try:
-            with _locked_base(base, create=True):
-                return _create_in(base, folder_name, name)
+            with _locked_base(base, create=True) as held:
+                return _create_in(base, held, folder_name, name)
         except FileNotFoundError:  # a janitor, who takes no lock, removed the empty base under us
             if not base.parent.is_dir():
                 raise
     raise RunDirError(f"{base} keeps vanishing")
 
 
-def _create_in(base: Path, folder_name: str, name: str) -> tuple[MachineFolder, int]:
-    """The base is locked, so nobody takes our folder for a leftover before its lock is held."""
-    for machine in _sweep(base):
+def _create_in(base: Path, held: Path, folder_name: str, name: str) -> tuple[MachineFolder, int]:
+    """The base is locked, so nobody takes our folder for a leftover before its lock is held.
+
+    FileNotFoundError: the base is not there any more.
+    """
+    for machine in _sweep(base, held):
         if machine.name == name:
             raise MachineExists(
                 f"machine {name!r} runs already (pid {machine.pid});"
                 f" stop it with: partvisor stop --machine {name}"
             )
-    path = base / folder_name
+    path = held / folder_name
     path.mkdir(mode=0o700)
     try:
         lock_fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -253,12 +256,15 @@ def _create_in(base: Path, folder_name: str, name: str) -> tuple[MachineFolder, 
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise
-    return MachineFolder(path, name, record.pid, record.started_wall_ns), lock_fd
+    return MachineFolder(base / folder_name, name, record.pid, record.started_wall_ns), lock_fd
 
 
 @contextlib.contextmanager
-def _locked_base(base: Path, *, create: bool) -> Iterator[None]:
-    """Hold the base folder's own lock: one process at a time creates or sweeps.
+def _locked_base(base: Path, *, create: bool) -> Iterator[Path]:
+    """Hold the base folder's own lock: one process at a time creates or sweeps. The path given leads to that folder.
+
+    Who takes no lock may remove the folder while it is empty, and the next machine makes another in its place: there
+    the lock says nothing, and `base` would lead there.
 
     FileNotFoundError: there is no such folder.
     """
@@ -282,7 +288,7 @@ def _locked_base(base: Path, *, create: bool) -> Iterator[None]:
             except FileNotFoundError:
                 still_there = False
             if still_there:
-                yield
+                yield Path(f"/proc/self/fd/{fd}")
                 return
         finally:
             os.close(fd)
@@ -291,17 +297,17 @@ def _locked_base(base: Path, *, create: bool) -> Iterator[None]:
     raise RunDirError(f"{base} keeps vanishing")
 
 
-def _sweep(base: Path) -> list[MachineFolder]:
+def _sweep(base: Path, held: Path) -> list[MachineFolder]:
     """The live machines under a locked base; the folders of dead ones are removed."""
     machines = []
-    for path in base.iterdir():
+    for path in held.iterdir():
         if not _FOLDER_PATTERN.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
             continue  # not ours
         record = _read_live_lock(path)
         if record is None:
             shutil.rmtree(path, ignore_errors=True)
         else:
-            machines.append(MachineFolder(path, record.name, record.pid, record.started_wall_ns))
+            machines.append(MachineFolder(base / path.name, record.name, record.pid, record.started_wall_ns))
     return machines
 
 

@@ -220,6 +220,20 @@ def test_a_lock_that_says_nonsense_is_still_a_lock(runtime_base: Path) -> None:
     assert not runtime_base.exists()
 
 
+def test_the_lock_of_a_base_that_was_replaced_gives_no_right_to_the_new_one(runtime_base: Path) -> None:
+    """Another machine is being made there at this moment: its folder has no lock yet."""
+    with rundir._locked_base(runtime_base, create=True) as held:
+        runtime_base.rmdir()
+        (runtime_base / "other.00000000").mkdir(parents=True)
+        assert rundir._sweep(runtime_base, held) == []
+        with pytest.raises(FileNotFoundError):
+            rundir._create_in(runtime_base, held, "one.00000000", "one")
+        assert [path.name for path in runtime_base.iterdir()] == ["other.00000000"]
+    runtime_base.chmod(0o700)
+    assert find_machines() == []
+    assert not runtime_base.exists()
+
+
 def test_machines_that_come_and_go_at_once_do_not_hurt_each_other(runtime_base: Path) -> None:
     """Threads make and drop machines and look for them, so that the base folder appears and vanishes all
     the time. While a machine is held it is found."""
