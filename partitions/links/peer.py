@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from bus.memory import PAGE_BYTES, MemorySlot
-from bus.native import Channel, Waiting
+from bus.native import Channel, RingError, Waiting
+from bus.packets import DESCRIPTOR_BYTES, TRAILER_BYTES
 from bus.synic import VMBUS_SINT, page_flag
 from partitions.child import Partition
 from partitions.links.link_device import LINK_INTERFACE
@@ -15,6 +16,8 @@ from partitions.vsc.channel import GuestChannel
 from partitions.vsc.conversation import VmbusError
 from runtime.abi import HypercallError
 
+LEAVING_NS_MAX: Final = 10_000_000_000
+_PACKET_BYTES_MAX: Final = 0xFFFF * 8 + TRAILER_BYTES  # the length has 16 bits, in units of 8
 _IDLE_RING_BYTES: Final = (
     PAGE_BYTES  # of who borrows the other's rings: it has to bring some, and never uses them
 )
@@ -22,9 +25,19 @@ _IDLE_RING_BYTES: Final = (
 
 @contextlib.contextmanager
 def open_switch(partition: Partition, name: str) -> Iterator[Channel]:
-    """The channel to the root's switch `name`, behind which is the other guest."""
+    """The channel to the root's switch `name`, behind which is the other guest.
+
+    It is left when all that was sent has gone over, though the other guest opens its port later: what is still in
+    the ring of a closed channel is lost. It waits LEAVING_NS_MAX at most, for the other guest may have left first; and
+    in a ring above 512 KiB for all but the last packets.
+    """
     with partition.open_channel(name, SWITCH_INTERFACE, 0) as opened:
         yield opened.channel
+        emptied = (
+            partition.devices[name]["ring_bytes"] - DESCRIPTOR_BYTES
+        )  # room that is there with no packet only
+        with contextlib.suppress(RingError):  # closed or broken already
+            opened.channel.wait_writable(min(emptied, _PACKET_BYTES_MAX), LEAVING_NS_MAX)
 
 
 @contextlib.contextmanager

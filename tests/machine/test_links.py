@@ -46,15 +46,26 @@ def server(partition):
         with contextlib.suppress(RingClosed):  # the client may have left, and its rings with it, before we read on
             while (packet := channel.reply_and_receive(reply, identity))[3] != b"over" * 2:
                 reply, identity = packet[3][::-1], packet[2]
+
+def late(partition):
+    if partition.args["role"] == "server":
+        time.sleep(0.3)
+    with _open(partition) as channel:
+        if partition.args["role"] == "client":
+            channel.send(b"farewell")
+        else:
+            partition.report("heard", word=channel.receive()[3].decode())
 """
 
 
-def two_guests(kind: str, device: str, route: str, stays: bool = False, **more: str) -> str:
+def two_guests(
+    kind: str, device: str, route: str, stays: bool = False, program: str | None = None, **more: str
+) -> str:
     partitions = [
         f"""
 [[partition]]
 name = "{role}"
-program = "talk:{role}"
+program = "talk:{program or role}"
 memory = "16MiB"
 args = {{ role = "{role}", device = "{device}", stays = {str(stays).lower()} }}
 [[partition.device]]
@@ -83,6 +94,14 @@ def test_two_guests_talk_to_each_other(boot: Boot, kind: str, device: str) -> No
         machine.errors,
         [e["fields"]["text"] for e in machine.events if e["kind"] == "output"],
     )
+
+
+@pytest.mark.usefixtures("talk")
+def test_what_was_sent_arrives_though_its_sender_has_left(boot: Boot) -> None:
+    """Before the other guest opens its port."""
+    machine = boot(two_guests("switch", "switch0", "broker", program="late"))
+    assert machine.wait_for("guest.heard", "server")["fields"]["word"] == "farewell"
+    assert machine.wait() == 0
 
 
 def mappings_of(pid: int) -> set[str]:
