@@ -226,10 +226,9 @@ class PartitionProperty(enum.IntEnum):
     EXIT_STATUS = 0x8F00_0002  # see `ExitStatus`; read only; NO_DATA before the process has ended
     OUTLIVES_PROCESS = 0x8F00_0003  # 1: stays ACTIVE when its process ends, and its parent may start another
     END_PROCESS = 0x8F00_0004  # 1: its process is killed, if it has one; reads as 0
-    CAPPED_TIME = (
-        0x8F00_0005  # read, by the Ex call: ns that each child with a cap has had so far, by id; set, by
-    )
-    # the plain call: ns that the parent has worked because of this child, which pays for them if it has a cap
+    # Read, by the Ex call: ns that each child with a cap has had so far, by id. Set, by the plain call: ns that the
+    # parent has worked because of this child, which pays for them if it has a cap.
+    CAPPED_TIME = 0x8F00_0005
 
 
 class PortProperty(enum.IntEnum):
